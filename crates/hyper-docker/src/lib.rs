@@ -1,0 +1,2 @@
+//! The Docker Engine API over the engine.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Containers, their state, and the supervisors that run them.
+#![forbid(unsafe_code)]

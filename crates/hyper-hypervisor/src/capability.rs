@@ -1,0 +1,46 @@
+//! What a hypervisor can do, as data.
+
+use serde::{Deserialize, Serialize};
+
+/// How strong the wall between guest and host is; ordered, strongest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wall {
+    /// Containers share the host's kernel.
+    SharedKernel,
+    /// An application kernel in user space serves the system calls (gVisor).
+    ApplicationKernel,
+    /// A whole Linux kernel as a user process; the jail around it is the wall.
+    UserModeKernel,
+    /// A CPU emulator runs the guest; no hardware separates it from the host.
+    Emulated,
+    /// The CPU's virtualization separates guest and host.
+    Hardware,
+}
+
+/// How the guest sees a disk made of several extents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskModel {
+    /// One device, extents back to back.
+    Stitched,
+    /// One device for each extent.
+    DevicePerExtent,
+}
+
+/// What one hypervisor can do on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    pub wall: Wall,
+    pub disk_model: DiskModel,
+    /// Block devices a guest can have.
+    pub max_disks: usize,
+    /// Disks can be added to a running guest.
+    pub disk_hotplug: bool,
+    pub max_vcpus: u32,
+    pub max_nics: usize,
+    /// The whole guest can be stopped and continued.
+    pub pause: bool,
+    /// Smallest memory in bytes that the hypervisor accepts.
+    pub min_memory_bytes: u64,
+}

@@ -1,0 +1,55 @@
+//! What a guest is made of.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The guest kernel and the initramfs that holds the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestKernel {
+    pub kernel: PathBuf,
+    pub initramfs: PathBuf,
+    /// Appended to the command line the hypervisor itself needs; no secrets here.
+    pub extra_cmdline: Vec<String>,
+}
+
+/// One file that is (part of) a disk. Lengths are multiples of 4096 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extent {
+    pub path: PathBuf,
+    pub bytes: u64,
+}
+
+/// A block device; its place in [`VmConfig::disks`] is its identity in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    pub extents: Vec<Extent>,
+    pub read_only: bool,
+    /// Host caches may be lost with the host: for disks that die with their container.
+    pub ephemeral: bool,
+}
+
+/// A network device backed by a tap that is already open.
+#[derive(Debug, Clone)]
+pub struct Nic {
+    pub tap: Arc<OwnedFd>,
+    /// `02:…`, lower case.
+    pub mac: String,
+    pub mtu: u32,
+}
+
+/// A guest to launch.
+#[derive(Debug, Clone)]
+pub struct VmConfig {
+    /// Pod id: names cgroup, process title and files; `[a-zA-Z0-9_.-]{1,128}`.
+    pub id: String,
+    pub kernel: GuestKernel,
+    pub vcpus: u32,
+    pub memory_bytes: u64,
+    pub disks: Vec<Disk>,
+    pub nics: Vec<Nic>,
+    /// Private directory of this pod on the host, owned by the caller; removed by the caller.
+    pub run_dir: PathBuf,
+    /// Parent cgroup of the pod, relative to each hierarchy's root; `None`: the hypervisor's own.
+    pub cgroup: Option<String>,
+}

@@ -1,0 +1,27 @@
+//! The port: what the supervisor needs of a hypervisor, and nothing that names one.
+//!
+//! ```text
+//! Hypervisor::launch(VmConfig) ──► Vm: running ──pause──► paused ──resume──► running
+//!                                      │ kill, guest power-off, crash
+//!                                      ▼
+//!                                   VmExit (once, from Vm::wait)
+//! ```
+//!
+//! Invariants:
+//! - Differences between hypervisors are [`Capabilities`]; asking for what is not there is
+//!   [`VmError::Unsupported`], never a silent substitute.
+//! - Whatever `launch` acquired (process, cgroup, files, namespaces) is released when the [`Vm`]
+//!   is dropped or `launch` fails; `Vm::kill` returns only when the process is gone.
+//! - A guest's bytes reach the host only through the link and the console, both bounded.
+
+mod capability;
+mod config;
+mod error;
+mod probe;
+mod vm;
+
+pub use capability::{Capabilities, DiskModel, Wall};
+pub use config::{Disk, Extent, GuestKernel, Nic, VmConfig};
+pub use error::VmError;
+pub use probe::{Finding, Probe};
+pub use vm::{Carrier, Hypervisor, Vm, VmExit, VmUsage};

@@ -1,0 +1,90 @@
+//! The two traits: what launches guests, and one guest.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{Capabilities, Probe, VmConfig, VmError};
+
+/// The byte stream that carries the link.
+pub trait Carrier: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Carrier for T {}
+
+/// Launches guests. Cheap to make; holds no guest.
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// The word users pick it by, e.g. `uml`.
+    fn name(&self) -> &'static str;
+
+    /// What it can do on this host.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Looks whether it works here, by trying where that is the only way to know.
+    async fn probe(&self) -> Probe;
+
+    /// Starts the hypervisor process on `config` and returns when its link can be used; the guest
+    /// may still be booting. Errors leave nothing behind.
+    async fn launch(&self, config: VmConfig) -> Result<Box<dyn Vm>, VmError>;
+
+    /// Guest device nodes of a disk of [`VmConfig::disks`]: one, or one per extent, as
+    /// [`Capabilities::disk_model`] says. `disks` are all disks of the guest, in order.
+    fn guest_devices(&self, disks: &[crate::Disk], disk: usize) -> Vec<String>;
+}
+
+/// One running guest.
+#[async_trait]
+pub trait Vm: Send + Sync {
+    /// The link's stream; `Some` once.
+    fn take_link(&mut self) -> Option<Box<dyn Carrier>>;
+
+    /// Last bytes of the guest kernel's console (at most 64 KiB), for error reports.
+    fn console(&self) -> String;
+
+    /// Process id of the hypervisor on the host.
+    fn pid(&self) -> u32;
+
+    /// Stops all vCPUs.
+    async fn pause(&self) -> Result<(), VmError>;
+
+    /// Continues after [`Vm::pause`].
+    async fn resume(&self) -> Result<(), VmError>;
+
+    /// Adds a disk to the running guest and returns its device nodes.
+    async fn add_disk(&self, disk: crate::Disk) -> Result<Vec<String>, VmError>;
+
+    /// What the hypervisor process uses on the host.
+    async fn usage(&self) -> Result<VmUsage, VmError>;
+
+    /// Waits until the hypervisor process has ended, however often it is called.
+    async fn wait(&self) -> VmExit;
+
+    /// Ends the guest at once; returns when the process is gone. Fine to call again.
+    async fn kill(&self);
+}
+
+/// How a guest ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "how")]
+pub enum VmExit {
+    /// The guest powered off.
+    PoweredOff,
+    /// The guest kernel panicked; `message` is its panic line.
+    Panicked { message: String },
+    /// [`Vm::kill`] was called.
+    Killed,
+    /// Another signal ended the process; `oom` when the host's OOM killer is to blame.
+    Signaled { signal: i32, oom: bool },
+    /// The hypervisor itself failed.
+    Failed { code: i32, detail: String },
+}
+
+/// What a hypervisor process uses on the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmUsage {
+    pub cpu: Duration,
+    pub resident_bytes: u64,
+    /// Bytes that no other process shares.
+    pub private_bytes: u64,
+}

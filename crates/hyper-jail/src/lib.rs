@@ -1,0 +1,1 @@
+//! Runs a hypervisor process with nothing but what it needs.

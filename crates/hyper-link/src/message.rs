@@ -1,0 +1,280 @@
+//! What supervisor and agent say to each other on stream 0, as JSON.
+//!
+//! The supervisor asks ([`Request`]), the agent answers ([`Reply`]) and reports ([`Event`]).
+//! JSON, because a pod's requests are few and small, the OCI spec inside them is JSON already,
+//! and unknown fields of a newer peer are skipped. Every byte that comes from the guest is
+//! hostile: a message is at most [`MAX_MESSAGE`] long, and nothing in it is used as a host path.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest encoded control message in bytes; a longer one ends the link.
+pub const MAX_MESSAGE: usize = 4 << 20;
+
+/// What the supervisor asks of the agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "op")]
+pub enum Request {
+    /// First request of every pod (and after a restore): identity, clock, entropy, network.
+    ConfigurePod(PodConfig),
+    /// Makes a container's root file system and its first process, not yet running.
+    CreateContainer(Box<CreateContainer>),
+    /// Lets the created container's first process run.
+    StartContainer { container: String },
+    /// Runs one more process in a running container.
+    Exec(Box<Exec>),
+    /// Sends `signal` (a number) to a process, or with `all` to every process of the container.
+    Signal { process: ProcessId, signal: i32, all: bool },
+    /// Sets the size of the process's terminal.
+    Resize { process: ProcessId, rows: u16, columns: u16 },
+    /// Freezes (or thaws) all processes of a container through its cgroup.
+    Freeze { container: String, frozen: bool },
+    /// Changes the limits of a container; the OCI `linux.resources` object.
+    Update { container: String, resources: serde_json::Value },
+    /// Guest process ids of the container.
+    Processes { container: String },
+    /// Counters of a container's cgroup, and of the guest as a whole.
+    Stats { container: String },
+    /// Removes a container that has exited: mounts, cgroup, stream ends.
+    DeleteContainer { container: String },
+    /// Forgets an exec that has exited.
+    DeleteExec { process: ProcessId },
+    /// Sets the guest's clock; nanoseconds since the Unix epoch.
+    SetTime { unix_ns: i64 },
+    /// Is the agent alive?
+    Ping,
+    /// Ends every process, unmounts, syncs, and powers the guest off after replying.
+    Shutdown,
+}
+
+/// One process of a pod: the first process of a container, or an exec in it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProcessId {
+    pub container: String,
+    /// `None` for the container's first process.
+    pub exec: Option<String>,
+}
+
+/// Identity of the pod; see [`Request::ConfigurePod`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PodConfig {
+    pub hostname: String,
+    /// Nanoseconds since the Unix epoch.
+    pub unix_ns: i64,
+    /// Fresh random bytes from the host, as hex, credited to the guest's pool.
+    pub entropy: String,
+    pub interfaces: Vec<Interface>,
+    pub routes: Vec<Route>,
+    /// Sysctls of the guest as a whole, e.g. `net.ipv4.ip_forward`.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// One network interface, found by its MAC address.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Interface {
+    pub mac: String,
+    /// Name to give it, e.g. `eth0`.
+    pub name: String,
+    pub mtu: u32,
+    /// Addresses with prefix length, e.g. `10.1.2.3/24`, `fd00::3/64`.
+    pub addresses: Vec<String>,
+}
+
+/// One route; `destination` is `default` or a prefix such as `10.0.0.0/8`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    pub destination: String,
+    pub gateway: Option<String>,
+    pub interface: String,
+}
+
+/// See [`Request::CreateContainer`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CreateContainer {
+    pub container: String,
+    /// OCI runtime-spec `config.json`. `root.path` is ignored: the root comes from `rootfs`.
+    pub spec: serde_json::Value,
+    pub rootfs: Rootfs,
+    /// Files written into the container before it starts (resolv.conf, hosts, hostname, configs).
+    pub files: Vec<FileInjection>,
+    pub streams: Streams,
+}
+
+/// Where a container's root file system comes from, in the guest's words.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rootfs {
+    /// The read-only EROFS image: its metadata device.
+    pub image: GuestDisk,
+    /// Layer devices in order, when the hypervisor cannot show image and layers as one disk.
+    pub layers: Vec<GuestDisk>,
+    /// The writable ext4 disk; `None` gives a tmpfs upper.
+    pub upper: Option<GuestDisk>,
+    /// Mount the merged root read-only.
+    pub read_only: bool,
+}
+
+/// A disk as the guest finds it. Disks carry no names in a guest: position is identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestDisk {
+    /// Device node in the guest, e.g. `/dev/vda`, `/dev/ubdb`.
+    pub device: String,
+    /// Length in bytes of what is on it (the device may be longer).
+    pub bytes: u64,
+}
+
+/// A regular file put into a container's root, below it whatever symlinks say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FileInjection {
+    /// Absolute path in the container.
+    pub path: String,
+    /// Contents, base64. At most 1 MiB decoded.
+    pub content: String,
+    pub mode: u32,
+    pub read_only: bool,
+}
+
+/// Stream ids, chosen by the supervisor, for a process's stdio; see `Mux`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Streams {
+    /// `None`: the process reads end-of-file at once.
+    pub stdin: Option<u32>,
+    pub stdout: Option<u32>,
+    /// `None` with a terminal: all output is on `stdout`.
+    pub stderr: Option<u32>,
+}
+
+/// See [`Request::Exec`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Exec {
+    pub process: ProcessId,
+    /// OCI runtime-spec `process` object (args, env, cwd, user, terminal, capabilities, …).
+    pub spec: serde_json::Value,
+    pub streams: Streams,
+}
+
+/// What the agent answers. `Error` may answer any request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum Reply {
+    Done,
+    /// Answers `StartContainer` and `Exec` (and `CreateContainer`): the process's id in the guest.
+    Started { pid: u32 },
+    Processes { processes: Vec<u32> },
+    Stats(Box<Stats>),
+    Error(Failure),
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    pub kind: FailureKind,
+    /// Names object and value, lower case; for people.
+    pub message: String,
+}
+
+/// Kinds of failure that callers treat differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// No such container or process.
+    NotFound,
+    /// It is there already, or not in a state that allows the request.
+    Conflict,
+    /// The program is not in the image: exit code 127.
+    CommandNotFound,
+    /// The program is there but cannot be executed: exit code 126.
+    NotExecutable,
+    /// User or group of the spec is not in the image.
+    UnknownUser,
+    /// The spec asks for something the guest cannot do.
+    Unsupported,
+    InvalidArgument,
+    Internal,
+    /// Written by a newer agent.
+    #[serde(other)]
+    Other,
+}
+
+/// What the agent reports on its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum Event {
+    /// A process ended. Sent after its last output byte was queued on its streams.
+    Exited {
+        process: ProcessId,
+        /// Exit code, or 128 + signal number.
+        code: i32,
+        unix_ns: i64,
+        /// The kernel's OOM killer ended a process of this container since it started.
+        oom_killed: bool,
+    },
+    /// The OOM killer struck in the container.
+    Oom { container: String },
+}
+
+/// Counters; zero where the guest cannot tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stats {
+    pub cpu_usage_us: u64,
+    pub cpu_user_us: u64,
+    pub cpu_system_us: u64,
+    pub cpu_throttled_us: u64,
+    pub memory_bytes: u64,
+    pub memory_peak_bytes: u64,
+    /// 0 = no limit.
+    pub memory_limit_bytes: u64,
+    pub memory_inactive_file_bytes: u64,
+    pub oom_kills: u64,
+    pub processes: u64,
+    pub processes_limit: u64,
+    pub read_bytes: u64,
+    pub write_bytes: u64,
+    pub read_operations: u64,
+    pub write_operations: u64,
+    /// The guest as a whole, from /proc/meminfo.
+    pub guest_memory_total_bytes: u64,
+    pub guest_memory_available_bytes: u64,
+    pub guest_memory_free_bytes: u64,
+    pub networks: Vec<NetworkStats>,
+}
+
+/// Counters of one interface, from /proc/net/dev.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkStats {
+    pub name: String,
+    pub rx_bytes: u64,
+    pub rx_packets: u64,
+    pub rx_errors: u64,
+    pub rx_dropped: u64,
+    pub tx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_errors: u64,
+    pub tx_dropped: u64,
+}
+
+/// The agent's first words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentHello {
+    /// Versions of this protocol that the agent speaks, lowest and highest.
+    pub min_version: u16,
+    pub max_version: u16,
+    /// Version of the agent program.
+    pub agent: String,
+    /// `uname -r` of the guest.
+    pub kernel: String,
+    /// What this agent and kernel can do, e.g. `exec`, `seccomp`, `cgroup2`.
+    pub capabilities: Vec<String>,
+    /// Guest uptime in µs when the agent was ready.
+    pub ready_us: u64,
+}
+
+/// The supervisor's answer: the version both use from here on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SupervisorHello {
+    pub version: u16,
+}

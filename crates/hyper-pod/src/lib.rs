@@ -1,0 +1,2 @@
+//! The supervisor of one pod.
+#![forbid(unsafe_code)]

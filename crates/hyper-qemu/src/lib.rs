@@ -1,0 +1,2 @@
+//! Port adapter: QEMU, with KVM where it works, else TCG.
+#![forbid(unsafe_code)]

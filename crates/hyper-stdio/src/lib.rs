@@ -1,0 +1,2 @@
+//! A container's output: durable logs and attached clients.
+#![forbid(unsafe_code)]

@@ -1,0 +1,21 @@
+//! Keys in `config.json`'s `annotations` that steer a pod. Values are strings.
+
+/// Hypervisor of the pod: `auto`, `kvm`, `uml`, `qemu`.
+pub const HYPERVISOR: &str = "io.hyper.hypervisor";
+/// Path of another guest kernel.
+pub const KERNEL: &str = "io.hyper.kernel";
+/// Path of another initramfs.
+pub const INITRAMFS: &str = "io.hyper.initramfs";
+/// Words appended to the guest kernel's command line.
+pub const KERNEL_ARGS: &str = "io.hyper.kernel-args";
+/// Virtual CPUs of the pod, a number.
+pub const VCPUS: &str = "io.hyper.vcpus";
+/// Memory of the guest in bytes, a number; default: the container's limit plus the overhead.
+pub const MEMORY: &str = "io.hyper.memory";
+/// The weakest acceptable wall, as in `hyper_hypervisor::Wall` (kebab-case).
+pub const MIN_ISOLATION: &str = "io.hyper.min-isolation";
+
+/// `sandbox` or `container`: containerd's CRI plugin.
+pub const CRI_CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+/// Pod that a `container` belongs to: containerd's CRI plugin. hyperd uses the same keys.
+pub const CRI_SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";

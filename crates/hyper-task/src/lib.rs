@@ -1,0 +1,14 @@
+//! What hyperd and the supervisor agree on beside containerd's Task API.
+//!
+//! - [`annotation`]: keys in a container's `config.json` that steer the pod.
+//! - [`rootfs`]: how a root file system of our image store is named in a Task `Create` request.
+//! - [`stdio`]: the URIs that say where a process's output goes.
+//! - [`pod`]: `hyper.pod.v1`, the small service beside the Task API.
+//!
+//! Plain data: no I/O. Both sides depend on this crate, so neither depends on the other.
+#![forbid(unsafe_code)]
+
+pub mod annotation;
+pub mod pod;
+pub mod rootfs;
+pub mod stdio;

@@ -1,0 +1,109 @@
+//! `hyper.pod.v1`: what the Task API lacks, on a Unix socket in the container's bundle.
+//!
+//! The supervisor listens on `BUNDLE/`[`SOCKET`] for every container it runs. A client connects,
+//! sends one [`Call`] as a JSON line and reads one [`Answer`] as a JSON line. After an accepted
+//! [`Call::Attach`] both sides speak frames until either closes:
+//!
+//! ```text
+//! [stream u8][0 0 0][length u32 big endian][bytes]      Docker's stdcopy header
+//! client → supervisor: stream 0, length 0 = end of stdin
+//! supervisor → client: stream 1 stdout (or terminal), 2 stderr; closes after the last byte
+//! ```
+//! A client that just disconnects does not end the container's stdin.
+
+use serde::{Deserialize, Serialize};
+
+/// Name of the socket in the bundle.
+pub const SOCKET: &str = "pod.sock";
+/// File in the bundle with the last [`ExitRecord`], written before the exit is announced.
+pub const EXIT_FILE: &str = "exit.json";
+/// Longest frame payload in bytes.
+pub const MAX_FRAME: usize = 64 << 10;
+/// Longest JSON line in bytes.
+pub const MAX_LINE: usize = 1 << 20;
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "call")]
+pub enum Call {
+    /// Joins the streams of the container's first process or of an exec, from now on. May come
+    /// before the process is started: then no output is missed.
+    Attach { exec: Option<String>, stdin: bool, stdout: bool, stderr: bool },
+    /// [`Answer::Phases`].
+    Phases,
+    /// [`Answer::Pod`].
+    Pod,
+}
+
+/// What the supervisor answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "answer")]
+pub enum Answer {
+    /// Frames follow.
+    Attached,
+    Phases(Phases),
+    Pod(Box<PodReport>),
+    Error { message: String },
+}
+
+/// When things happened, nanoseconds since the Unix epoch; `None`: not yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Phases {
+    /// The supervisor's first instruction.
+    pub supervisor_started: Option<i64>,
+    /// The Task `Create` request arrived.
+    pub create_received: Option<i64>,
+    /// The hypervisor process was started.
+    pub hypervisor_started: Option<i64>,
+    /// The agent said hello.
+    pub agent_ready: Option<i64>,
+    /// The container exists in the guest.
+    pub container_created: Option<i64>,
+    /// The Task `Start` request arrived.
+    pub start_received: Option<i64>,
+    /// The first process runs.
+    pub process_started: Option<i64>,
+    /// The first process ended.
+    pub process_exited: Option<i64>,
+    /// The guest and its hypervisor are gone.
+    pub guest_gone: Option<i64>,
+}
+
+/// The pod as its supervisor sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PodReport {
+    pub id: String,
+    pub hypervisor: String,
+    /// Kebab-case name of the wall, e.g. `user-mode-kernel`.
+    pub wall: String,
+    /// `uname -r` of the guest.
+    pub guest_kernel: String,
+    pub hypervisor_pid: u32,
+    pub supervisor_pid: u32,
+    pub vcpus: u32,
+    pub memory_bytes: u64,
+    pub containers: Vec<String>,
+    /// Bytes that only this process holds: hypervisor, then supervisor.
+    pub hypervisor_private_bytes: u64,
+    pub hypervisor_resident_bytes: u64,
+    pub supervisor_private_bytes: u64,
+    pub supervisor_resident_bytes: u64,
+    pub guest_memory_total_bytes: u64,
+    pub guest_memory_used_bytes: u64,
+    /// Tail of the guest kernel's console.
+    pub console: String,
+}
+
+/// How a container's first process ended; survives the supervisor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExitRecord {
+    /// Exit code, or 128 + signal.
+    pub code: i32,
+    pub unix_ns: i64,
+    pub oom_killed: bool,
+    /// Why, when it was not the process itself: `guest panicked: …`, `hypervisor killed by signal 9`.
+    pub reason: Option<String>,
+}

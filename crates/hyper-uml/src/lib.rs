@@ -1,0 +1,2 @@
+//! Port adapter: user-mode Linux.
+#![forbid(unsafe_code)]
