@@ -48,6 +48,29 @@ pub enum Request {
     Shutdown,
 }
 
+impl Request {
+    /// Name of the request as it is on the wire, for texts.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::ConfigurePod(_) => "configure_pod",
+            Self::CreateContainer(_) => "create_container",
+            Self::StartContainer { .. } => "start_container",
+            Self::Exec(_) => "exec",
+            Self::Signal { .. } => "signal",
+            Self::Resize { .. } => "resize",
+            Self::Freeze { .. } => "freeze",
+            Self::Update { .. } => "update",
+            Self::Processes { .. } => "processes",
+            Self::Stats { .. } => "stats",
+            Self::DeleteContainer { .. } => "delete_container",
+            Self::DeleteExec { .. } => "delete_exec",
+            Self::SetTime { .. } => "set_time",
+            Self::Ping => "ping",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
 /// One process of a pod: the first process of a container, or an exec in it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessId {
