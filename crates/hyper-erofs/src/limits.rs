@@ -10,6 +10,8 @@ pub const MAX_PATH: usize = 4095;
 pub const MAX_XATTR_VALUE: usize = 65535;
 /// Longest xattr name in bytes, prefix included (`XATTR_NAME_MAX`).
 pub const MAX_XATTR_NAME: usize = 255;
+/// Most xattrs of one inode; with the bound below, what EROFS adds to each (7 bytes at most) fits as well.
+pub const MAX_XATTRS: usize = 1024;
 /// Most bytes of xattrs an EROFS inode can hold inline (16-bit count of 4-byte units), less its header.
 pub const MAX_INODE_XATTR_BYTES: usize = 240 * 1024;
 
@@ -47,6 +49,13 @@ impl Default for Limits {
             max_hole_bytes: 4 << 30,
             max_stream_bytes: 300 << 30,
         }
+    }
+}
+
+impl Limits {
+    /// Bytes of xattrs of one entry that are both allowed and possible.
+    pub(crate) fn xattr_bytes(&self) -> u64 {
+        self.max_xattr_bytes.min(MAX_INODE_XATTR_BYTES) as u64
     }
 }
 

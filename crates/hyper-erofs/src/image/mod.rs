@@ -6,7 +6,26 @@
 //! ```
 //! The image can be used in two ways: all parts stitched to one disk (mount it without options), or each part a
 //! block device of its own (`-o device=/dev/ubdb,device=/dev/ubdc`, in the order of [`ImageLayout::blobs`]).
+//!
+//! Both work from the same bytes because files are plain extents at absolute block numbers: without `device=` Linux
+//! takes the primary device as "flattened" and reads those numbers there (`flatdev` in fs/erofs/super.c, Linux 6.4);
+//! with it, `erofs_map_dev` (fs/erofs/data.c) looks up the device whose `uniaddr … + blocks` holds the number.
+//!
+//! The metadata itself, block numbers from 0:
+//! ```text
+//!  │ 1 KiB unused │ superblock │ device table │ inodes, each with its xattrs and its tail │ shared xattrs │ directory blocks │
+//! ```
+//! Format: Documentation/filesystems/erofs.rst and fs/erofs/erofs_fs.h of Linux.
 
+mod directory;
+mod emit;
+mod format;
+mod plan;
+mod xattr;
+
+use crate::tree::Tree;
+use sha2::{Digest, Sha256};
+use std::io::Write;
 use thiserror::Error;
 
 /// A layer's blob as the image refers to it.
@@ -96,4 +115,60 @@ pub enum ImageError {
         /// Of what.
         what: &'static str,
     },
+}
+
+/// Writes the image of `tree`; see [`Tree::write_metadata`].
+pub(crate) fn write<W: Write>(
+    tree: &Tree<'_>,
+    out: W,
+    blobs: &[BlobRef],
+    options: &ImageOptions,
+) -> Result<ImageLayout, ImageError> {
+    check_blobs(tree, blobs)?;
+    let plan = plan::Plan::new(tree, options)?;
+    let mut offset = plan.meta_blocks() * crate::BLOCK_SIZE;
+    let meta_len = offset;
+    let mut placed = Vec::new();
+    for layer in plan.used_layers() {
+        let BlobRef { id, len } = &blobs[layer];
+        placed.push(PlacedBlob { layer, id: id.clone(), offset, len: *len });
+        offset += len;
+    }
+    let layout = ImageLayout { meta_len, blobs: placed, uuid: uuid(tree, blobs, options) };
+    if layout.total_len() / crate::BLOCK_SIZE >= u64::from(u32::MAX) {
+        return Err(ImageError::TooLarge { what: "blocks" });
+    }
+    emit::emit(&plan, &layout, options, out)?;
+    Ok(layout)
+}
+
+fn check_blobs(tree: &Tree<'_>, blobs: &[BlobRef]) -> Result<(), ImageError> {
+    if blobs.len() != tree.layers.len() {
+        return Err(ImageError::BlobCount { blobs: blobs.len(), layers: tree.layers.len() });
+    }
+    for (blob, layer) in blobs.iter().zip(&tree.layers) {
+        if blob.len != layer.blob_len() {
+            let (id, found, expected) = (blob.id.clone(), blob.len, layer.blob_len());
+            return Err(ImageError::BlobLength { id, found, expected });
+        }
+    }
+    Ok(())
+}
+
+/// A UUID of everything the image is made from: version 8 (RFC 9562, "custom"), the rest a SHA-256.
+fn uuid(tree: &Tree<'_>, blobs: &[BlobRef], options: &ImageOptions) -> [u8; 16] {
+    let mut hash = Sha256::new_with_prefix(b"hyper-erofs image 1");
+    hash.update([u8::from(options.device_table)]);
+    for (blob, layer) in blobs.iter().zip(&tree.layers) {
+        let index = layer.encode();
+        hash.update((blob.id.len() as u64).to_le_bytes());
+        hash.update(&blob.id);
+        hash.update((index.len() as u64).to_le_bytes());
+        hash.update(&index);
+    }
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&hash.finalize()[..16]);
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
 }
