@@ -94,7 +94,6 @@ pub(crate) fn start(name: &str, program: &Path) -> Result<Keeper, JailError> {
     let child = Command::new(program)
         .arg(name)
         .env_clear()
-        .current_dir("/")
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -106,11 +105,14 @@ pub(crate) fn start(name: &str, program: &Path) -> Result<Keeper, JailError> {
         pid.ok_or_else(|| JailError::LauncherDied { name: name.to_owned(), doing: "starting" })?;
     let pidfd =
         pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(broken("open the launcher's pidfd"))?;
-    let watch = |fd, doing| {
-        AsyncFd::register(fd).map_err(|source| JailError::Io {
+    let watch = |fd: OwnedFd, doing| {
+        // SAFETY: an OwnedFd is the same open descriptor from here until it is dropped, and
+        // AsyncFd drops it after it has deregistered it.
+        let registered = unsafe { AsyncFd::register(fd) };
+        registered.map_err(|error| JailError::Io {
             name: name.to_owned(),
             doing,
-            source,
+            source: error.into(),
         })
     };
     Ok(Keeper {
