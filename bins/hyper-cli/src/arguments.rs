@@ -1,0 +1,306 @@
+//! Commands and flags: Docker's names and forms.
+
+mod create;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use create::{CreateFlags, variable};
+
+/// Runs containers, each pod in a kernel of its own.
+#[derive(Debug, Parser)]
+#[command(name = "hyper", version, about, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    /// Address of hyperd [default: unix:///run/hyper/hyper.sock, started when not running]
+    #[arg(short = 'H', long, env = "HYPER_HOST", global = true, value_name = "URL")]
+    pub host: Option<String>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create and run a new container from an image
+    Run(RunFlags),
+    /// Create a new container
+    Create(CreateOnlyFlags),
+    /// Start stopped containers
+    Start(StartFlags),
+    /// Stop running containers
+    Stop(StopFlags),
+    /// Send a signal to running containers
+    Kill(KillFlags),
+    /// Remove containers
+    Rm(RmFlags),
+    /// List containers
+    Ps(PsFlags),
+    /// Run a command in a running container
+    Exec(ExecFlags),
+    /// Attach to a running container
+    Attach(AttachFlags),
+    /// Show a container's output
+    Logs(LogsFlags),
+    /// Wait until containers stop, then print their exit codes
+    Wait { #[arg(required = true)] containers: Vec<String> },
+    /// Freeze all processes of containers
+    Pause { #[arg(required = true)] containers: Vec<String> },
+    /// Thaw paused containers
+    Unpause { #[arg(required = true)] containers: Vec<String> },
+    /// Show everything about containers or images
+    Inspect(InspectFlags),
+    /// Download an image from a registry
+    Pull(PullFlags),
+    /// Load images from a docker-archive or an OCI layout
+    Load(LoadFlags),
+    /// List images
+    Images(ImagesFlags),
+    /// Remove images
+    Rmi(RmiFlags),
+    /// Show what happens in the engine
+    Events(EventsFlags),
+    /// Show the engine's state
+    Info { #[arg(short, long)] format: Option<String> },
+    /// Show the versions of client and engine
+    Version { #[arg(short, long)] format: Option<String> },
+    /// Check what this host offers, and say what to do about the rest
+    Doctor { /// Print JSON
+        #[arg(long)] json: bool },
+    /// Measure
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Time `run --rm IMAGE true` phase by phase for each runtime, beside `docker run`
+    Start(BenchStartFlags),
+}
+
+#[derive(Debug, Args)]
+pub struct RunFlags {
+    #[command(flatten)]
+    pub create: CreateFlags,
+    /// Run in the background and print the container's id
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Keys that detach from a terminal [default: ctrl-p,ctrl-q]
+    #[arg(long)]
+    pub detach_keys: Option<String>,
+    /// Pass signals on to the container
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub sig_proxy: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CreateOnlyFlags {
+    #[command(flatten)]
+    pub create: CreateFlags,
+}
+
+#[derive(Debug, Args)]
+pub struct StartFlags {
+    /// Attach output and pass signals on
+    #[arg(short, long)]
+    pub attach: bool,
+    /// Attach standard input
+    #[arg(short, long)]
+    pub interactive: bool,
+    #[arg(long)]
+    pub detach_keys: Option<String>,
+    #[arg(required = true)]
+    pub containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct StopFlags {
+    /// Seconds to wait before the kill
+    #[arg(short, long = "time", visible_alias = "timeout")]
+    pub time: Option<i64>,
+    #[arg(short, long)]
+    pub signal: Option<String>,
+    #[arg(required = true)]
+    pub containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct KillFlags {
+    #[arg(short, long, default_value = "KILL")]
+    pub signal: String,
+    #[arg(required = true)]
+    pub containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RmFlags {
+    /// Kill running containers first
+    #[arg(short, long)]
+    pub force: bool,
+    /// Remove anonymous volumes as well
+    #[arg(short, long)]
+    pub volumes: bool,
+    #[arg(required = true)]
+    pub containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PsFlags {
+    /// Stopped containers too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// The latest N containers, in any state
+    #[arg(short = 'n', long)]
+    pub last: Option<u32>,
+    /// The latest container
+    #[arg(short, long)]
+    pub latest: bool,
+    /// KEY=VALUE, e.g. status=running, name=web, label=app
+    #[arg(short, long)]
+    pub filter: Vec<String>,
+    /// `table`, `json`, or a Go template
+    #[arg(long)]
+    pub format: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ExecFlags {
+    #[arg(short, long)]
+    pub detach: bool,
+    #[arg(short, long)]
+    pub interactive: bool,
+    #[arg(short, long)]
+    pub tty: bool,
+    #[arg(short, long)]
+    pub env: Vec<String>,
+    #[arg(short, long)]
+    pub user: Option<String>,
+    #[arg(short, long)]
+    pub workdir: Option<String>,
+    #[arg(long)]
+    pub privileged: bool,
+    #[arg(long)]
+    pub detach_keys: Option<String>,
+    pub container: String,
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct AttachFlags {
+    #[arg(long)]
+    pub no_stdin: bool,
+    #[arg(long)]
+    pub detach_keys: Option<String>,
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub sig_proxy: bool,
+    pub container: String,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsFlags {
+    #[arg(short, long)]
+    pub follow: bool,
+    #[arg(short, long)]
+    pub timestamps: bool,
+    /// Lines from the end, or `all`
+    #[arg(short = 'n', long, default_value = "all")]
+    pub tail: String,
+    /// RFC 3339 time, Unix seconds, or an age such as 10m
+    #[arg(long)]
+    pub since: Option<String>,
+    #[arg(long)]
+    pub until: Option<String>,
+    pub container: String,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectFlags {
+    /// Go template
+    #[arg(short, long)]
+    pub format: Option<String>,
+    /// `container` or `image`
+    #[arg(long = "type")]
+    pub kind: Option<String>,
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PullFlags {
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// OS/ARCH[/VARIANT]
+    #[arg(long)]
+    pub platform: Option<String>,
+    pub image: String,
+}
+
+#[derive(Debug, Args)]
+pub struct LoadFlags {
+    /// File to read instead of standard input
+    #[arg(short, long)]
+    pub input: Option<std::path::PathBuf>,
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ImagesFlags {
+    #[arg(short, long)]
+    pub all: bool,
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[arg(long)]
+    pub no_trunc: bool,
+    #[arg(long)]
+    pub digests: bool,
+    #[arg(short, long)]
+    pub filter: Vec<String>,
+    #[arg(long)]
+    pub format: Option<String>,
+    /// REPOSITORY[:TAG]
+    pub repository: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RmiFlags {
+    #[arg(short, long)]
+    pub force: bool,
+    #[arg(long)]
+    pub no_prune: bool,
+    #[arg(required = true)]
+    pub images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct EventsFlags {
+    #[arg(long)]
+    pub since: Option<String>,
+    #[arg(long)]
+    pub until: Option<String>,
+    #[arg(short, long)]
+    pub filter: Vec<String>,
+    #[arg(long)]
+    pub format: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchStartFlags {
+    /// Measured runs of each runtime, after one warm-up
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub runs: u32,
+    /// Runtimes to measure
+    #[arg(long, value_delimiter = ',', default_value = "uml,qemu")]
+    pub runtime: Vec<String>,
+    #[arg(long, default_value = "busybox")]
+    pub image: String,
+    /// Docker engine to measure beside ours, when it answers
+    #[arg(long, default_value = "unix:///var/run/docker.sock")]
+    pub docker: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}

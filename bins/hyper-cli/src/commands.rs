@@ -1,0 +1,100 @@
+//! One module per command (or family of commands).
+
+mod bench;
+mod container;
+mod doctor;
+mod events;
+mod exec;
+mod image;
+mod inspect;
+mod logs;
+mod pull;
+mod run;
+mod session;
+mod system;
+
+use crate::arguments::{BenchCommand, Cli, Command};
+use crate::client::ClientError;
+use crate::daemon;
+
+/// Runs one command; `Ok` is the exit code.
+pub async fn run(cli: Cli) -> anyhow::Result<i32> {
+    if let Command::Doctor { json } = cli.command {
+        return doctor::doctor(json);
+    }
+    let client = &daemon::connect(cli.host.as_deref()).await?;
+    match cli.command {
+        Command::Run(flags) => run::run(client, flags).await,
+        Command::Create(flags) => run::create(client, flags).await,
+        Command::Start(flags) => container::start(client, flags).await,
+        Command::Stop(flags) => container::stop(client, flags).await,
+        Command::Kill(flags) => container::kill(client, flags).await,
+        Command::Rm(flags) => container::remove(client, flags).await,
+        Command::Ps(flags) => container::list(client, flags).await,
+        Command::Exec(flags) => exec::exec(client, flags).await,
+        Command::Attach(flags) => run::attach(client, flags).await,
+        Command::Logs(flags) => logs::logs(client, flags).await,
+        Command::Wait { containers } => container::wait(client, containers).await,
+        Command::Pause { containers } => container::post_each(client, containers, "pause").await,
+        Command::Unpause { containers } => container::post_each(client, containers, "unpause").await,
+        Command::Inspect(flags) => inspect::inspect(client, flags).await,
+        Command::Pull(flags) => pull::pull_command(client, flags).await,
+        Command::Load(flags) => image::load(client, flags).await,
+        Command::Images(flags) => image::list(client, flags).await,
+        Command::Rmi(flags) => image::remove(client, flags).await,
+        Command::Events(flags) => events::events(client, flags).await,
+        Command::Info { format } => system::info(client, format).await,
+        Command::Version { format } => system::version(client, format).await,
+        Command::Bench(BenchCommand::Start(flags)) => bench::start(client, flags).await,
+        Command::Doctor { .. } => Ok(0),
+    }
+}
+
+/// The container could not be created or started.
+#[derive(Debug, thiserror::Error)]
+#[error("{stage}")]
+pub struct RunFailed {
+    pub stage: &'static str,
+    /// 125, 126 or 127.
+    pub code: u8,
+    #[source]
+    pub source: ClientError,
+}
+
+impl RunFailed {
+    /// Docker's mapping from the engine's words to an exit code.
+    pub fn new(stage: &'static str, source: ClientError) -> Self {
+        let text = source.to_string();
+        let code = if ["executable file not found", "no such file or directory", "command not found"]
+            .iter()
+            .any(|words| text.contains(words))
+        {
+            127
+        } else if ["permission denied", "not executable", "is a directory", "exec format error"]
+            .iter()
+            .any(|words| text.contains(words))
+        {
+            126
+        } else {
+            125
+        };
+        Self { stage, code, source }
+    }
+}
+
+/// Exit code for an error.
+pub fn failure_code(error: &anyhow::Error) -> u8 {
+    error.downcast_ref::<RunFailed>().map_or(1, |failed| failed.code)
+}
+
+/// What the user can do about an error, when the engine has not said it already.
+pub fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    let client = error.chain().find_map(|cause| cause.downcast_ref::<ClientError>())?;
+    match client {
+        ClientError::Connect { source, .. } => Some(match source.kind() {
+            std::io::ErrorKind::PermissionDenied => "run as root, or join the group of the socket",
+            _ => "is hyperd running there? start it with `hyperd -H unix://…`",
+        }),
+        _ => None,
+    }
+}

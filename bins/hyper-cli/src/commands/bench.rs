@@ -1,0 +1,233 @@
+//! `bench start`: how long `run --rm IMAGE true` takes, phase by phase, each runtime in turn.
+//!
+//! Runs are interleaved (A B C A B C …) so that a noisy host is noisy for all. The wall time is
+//! that of the whole client process, as a user feels it; phases are the engine's own stamps.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use serde_json::{Map, Value, json};
+
+use crate::arguments::BenchStartFlags;
+use crate::client::{Client, quote};
+
+/// Name of a phase and the two stamps it lies between.
+const PHASES: [(&str, &str, &str); 7] = [
+    ("API to supervisor", "requested", "supervisor_started"),
+    ("supervisor to hypervisor exec", "supervisor_started", "hypervisor_started"),
+    ("hypervisor exec to agent ready", "hypervisor_started", "agent_ready"),
+    ("agent ready to process start", "agent_ready", "process_started"),
+    ("process start to exit", "process_started", "process_exited"),
+    ("exit to guest gone", "process_exited", "guest_gone"),
+    ("guest gone to clean", "guest_gone", "removed"),
+];
+
+pub async fn start(client: &Client, flags: BenchStartFlags) -> anyhow::Result<i32> {
+    let mut subjects: Vec<Subject> = flags.runtime.iter().map(|name| Subject::ours(name)).collect();
+    if docker_answers(&flags.docker) {
+        subjects.push(Subject::docker());
+    } else {
+        eprintln!("bench: no docker engine answers at {}: measured without", flags.docker);
+    }
+    for round in 0..=flags.runs {
+        for subject in &mut subjects {
+            let outcome = subject.run(client, &flags).await;
+            if round > 0 {
+                match outcome {
+                    Ok(sample) => subject.samples.push(sample),
+                    Err(error) => subject.failures.push(format!("{error:#}")),
+                }
+            }
+        }
+        eprint!("\rbench: round {round} of {}", flags.runs);
+    }
+    eprintln!();
+    if flags.json {
+        let all: Vec<_> = subjects.iter().map(Subject::to_json).collect();
+        println!("{}", serde_json::to_string_pretty(&all)?);
+    } else {
+        for subject in &subjects {
+            subject.print();
+        }
+        compare(&subjects);
+    }
+    Ok(i32::from(subjects.iter().any(|subject| subject.samples.is_empty())))
+}
+
+/// One thing that is measured.
+struct Subject {
+    name: String,
+    runtime: Option<String>,
+    samples: Vec<Sample>,
+    failures: Vec<String>,
+}
+
+/// One run: wall time, and phases by name, all in ms.
+struct Sample {
+    wall: f64,
+    phases: Vec<(&'static str, f64)>,
+}
+
+impl Subject {
+    fn ours(runtime: &str) -> Self {
+        Self {
+            name: format!("hyper {runtime}"),
+            runtime: Some(runtime.to_owned()),
+            samples: Vec::new(),
+            failures: Vec::new(),
+        }
+    }
+
+    fn docker() -> Self {
+        Self { name: "docker".into(), runtime: None, samples: Vec::new(), failures: Vec::new() }
+    }
+
+    async fn run(&self, client: &Client, flags: &BenchStartFlags) -> anyhow::Result<Sample> {
+        let mut command = match &self.runtime {
+            Some(runtime) => {
+                let mut command = Command::new(std::env::current_exe().context("own program")?);
+                let socket = format!("unix://{}", client.socket().display());
+                command.args(["-H", &socket, "run", "--rm", "--runtime", runtime]);
+                command
+            }
+            None => {
+                let mut command = Command::new("docker");
+                command.args(["-H", &flags.docker, "run", "--rm"]);
+                command
+            }
+        };
+        let name = format!("bench-{}-{}", std::process::id(), self.samples.len() + self.failures.len());
+        let started = Instant::now();
+        let output = command
+            .args(["--name", &name, &flags.image, "true"])
+            .stdin(Stdio::null())
+            .output()
+            .context("start the client")?;
+        let wall = started.elapsed().as_secs_f64() * 1e3;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            bail!("{}: {}", output.status, text.trim());
+        }
+        let phases = if self.runtime.is_some() { phases(client, &name).await? } else { Vec::new() };
+        Ok(Sample { wall, phases })
+    }
+
+    fn walls(&self) -> Vec<f64> {
+        sorted(self.samples.iter().map(|sample| sample.wall))
+    }
+
+    fn phase(&self, name: &str) -> Vec<f64> {
+        sorted(self.samples.iter().flat_map(|sample| {
+            sample.phases.iter().filter(|(phase, _)| *phase == name).map(|(_, ms)| *ms)
+        }))
+    }
+
+    fn print(&self) {
+        let walls = self.walls();
+        println!(
+            "{}: {} runs, {} failed; median {:.1} ms, p95 {:.1} ms",
+            self.name,
+            self.samples.len(),
+            self.failures.len(),
+            quantile(&walls, 0.5),
+            quantile(&walls, 0.95)
+        );
+        for (phase, _, _) in PHASES {
+            let values = self.phase(phase);
+            if !values.is_empty() {
+                println!(
+                    "  {phase:<32} median {:7.1} ms   p95 {:7.1} ms",
+                    quantile(&values, 0.5),
+                    quantile(&values, 0.95)
+                );
+            }
+        }
+        if let Some(failure) = self.failures.first() {
+            println!("  first failure: {failure}");
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let summary = |values: &[f64]| json!({"median_ms": quantile(values, 0.5), "p95_ms": quantile(values, 0.95)});
+        let phases: Map<String, Value> = PHASES
+            .iter()
+            .map(|(phase, _, _)| ((*phase).to_owned(), self.phase(phase)))
+            .filter(|(_, values)| !values.is_empty())
+            .map(|(phase, values)| (phase, summary(&values)))
+            .collect();
+        let walls = self.walls();
+        json!({
+            "name": self.name,
+            "runs": self.samples.len(),
+            "failures": self.failures,
+            "wall": summary(&walls),
+            "wall_ms": walls,
+            "phases": phases,
+        })
+    }
+}
+
+fn compare(subjects: &[Subject]) {
+    let Some(docker) = subjects.iter().find(|subject| subject.runtime.is_none()) else { return };
+    let reference = quantile(&docker.walls(), 0.5);
+    for subject in subjects.iter().filter(|subject| subject.runtime.is_some()) {
+        let ratio = quantile(&subject.walls(), 0.5) / reference;
+        println!("{} takes {ratio:.2} × docker (medians)", subject.name);
+    }
+}
+
+async fn phases(client: &Client, container: &str) -> anyhow::Result<Vec<(&'static str, f64)>> {
+    let stamps = client
+        .get(&format!("/hyper/v1/phases?container={}", quote(container)))
+        .await
+        .context("ask the engine for the phases")?;
+    let stamp = |key: &str| stamps[key].as_i64();
+    #[expect(clippy::cast_precision_loss, reason = "differences of stamps are small")]
+    Ok(PHASES
+        .iter()
+        .filter_map(|(name, from, to)| {
+            Some((*name, (stamp(to)? - stamp(from)?) as f64 / 1e6))
+        })
+        .collect())
+}
+
+fn docker_answers(host: &str) -> bool {
+    Command::new("docker")
+        .args(["-H", host, "version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// Nearest-rank quantile of sorted values; NaN of none.
+fn quantile(values: &[f64], q: f64) -> f64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index into a small list"
+    )]
+    let rank = ((values.len() as f64 * q).ceil() as usize).clamp(1, values.len().max(1));
+    values.get(rank - 1).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod test {
+    use super::quantile;
+
+    #[test]
+    fn quantiles_are_nearest_rank() {
+        let values: Vec<f64> = (1..=20).map(f64::from).collect();
+        assert!((quantile(&values, 0.5) - 10.0).abs() < f64::EPSILON);
+        assert!((quantile(&values, 0.95) - 19.0).abs() < f64::EPSILON);
+        assert!(quantile(&[], 0.5).is_nan());
+    }
+}

@@ -1,0 +1,62 @@
+//! `doctor`: what this host offers. The supervisor looks, because only it knows hypervisors.
+
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+pub fn doctor(json: bool) -> anyhow::Result<i32> {
+    let name = "containerd-shim-hyper-v2";
+    let program = std::env::current_exe()
+        .ok()
+        .map(|exe| exe.with_file_name(name))
+        .filter(|path| path.exists())
+        .unwrap_or_else(|| name.into());
+    let output = Command::new(&program)
+        .arg("probe")
+        .output()
+        .with_context(|| format!("run `{} probe`", program.display()))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        bail!("`{} probe` failed ({}): {}", program.display(), output.status, text.trim());
+    }
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("`{} probe` sent no JSON", program.display()))?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        show(&report);
+    }
+    Ok(i32::from(report["usable"] != true))
+}
+
+fn show(report: &Value) {
+    for hypervisor in report["hypervisors"].as_array().into_iter().flatten() {
+        let usable = hypervisor["usable"] == true;
+        println!(
+            "{} {} (wall: {}){}",
+            if usable { "works  " } else { "missing" },
+            hypervisor["name"].as_str().unwrap_or("-"),
+            hypervisor["wall"].as_str().unwrap_or("-"),
+            hypervisor["version"].as_str().map(|v| format!(", {v}")).unwrap_or_default(),
+        );
+        print_findings(&hypervisor["findings"]);
+    }
+    println!("host");
+    print_findings(&report["host"]);
+    match report["auto"].as_str() {
+        Some(name) => println!("runtime `auto` means `{name}` on this host"),
+        None => println!("no hypervisor works on this host: see above"),
+    }
+}
+
+fn print_findings(findings: &Value) {
+    for finding in findings.as_array().into_iter().flatten() {
+        println!(
+            "  {} {}: {}",
+            if finding["ok"] == true { "ok" } else { "--" },
+            finding["what"].as_str().unwrap_or("-"),
+            finding["detail"].as_str().unwrap_or("-"),
+        );
+    }
+}

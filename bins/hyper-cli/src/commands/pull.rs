@@ -1,0 +1,194 @@
+//! `pull`: an image from a registry, with a bar for each layer.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, bail};
+use base64::Engine;
+use bytes::BytesMut;
+use docker_credential::{CredentialRetrievalError, DockerCredential};
+use http_body_util::BodyExt;
+use hyper::Method;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::arguments::PullFlags;
+use crate::client::{Body, Client, quote};
+use crate::terminal;
+
+/// Longest line of progress accepted.
+const MAX_LINE: usize = 1 << 20;
+
+pub async fn pull_command(client: &Client, flags: PullFlags) -> anyhow::Result<i32> {
+    pull(client, &flags.image, flags.platform.as_deref(), flags.quiet, false).await?;
+    if flags.quiet {
+        println!("{}", flags.image);
+    }
+    Ok(0)
+}
+
+/// Pulls `image`. Progress goes to standard output, or to standard error when that belongs to a
+/// container's output.
+pub async fn pull(
+    client: &Client,
+    image: &str,
+    platform: Option<&str>,
+    quiet: bool,
+    on_stderr: bool,
+) -> anyhow::Result<()> {
+    let (name, tag) = split(image);
+    let mut path = format!("/images/create?fromImage={}&tag={}", quote(name), quote(tag));
+    if let Some(platform) = platform {
+        path.push_str(&format!("&platform={}", quote(platform)));
+    }
+    let body = credentials(name)?.map_or(Body::None, Body::Auth);
+    let response = client.send(Method::POST, &path, body).await?;
+    let mut progress = Progress::new(quiet, on_stderr);
+    let mut body = response.into_body();
+    let mut buffer = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.context("read the progress")?.into_data() else { continue };
+        buffer.extend_from_slice(&data);
+        while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+            let line = buffer.split_to(end + 1);
+            progress.show(&line).with_context(|| format!("pull `{image}`"))?;
+        }
+        if buffer.len() > MAX_LINE {
+            bail!("pull `{image}`: hyperd sent a line of progress that does not end");
+        }
+    }
+    progress.show(&buffer).with_context(|| format!("pull `{image}`"))
+}
+
+/// The user's credentials for the image's registry, from `~/.docker/config.json` and its helpers,
+/// as the `X-Registry-Auth` header has them.
+fn credentials(name: &str) -> anyhow::Result<Option<String>> {
+    let server = match name.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        _ => "https://index.docker.io/v1/",
+    };
+    let auth = match docker_credential::get_credential(server) {
+        Ok(DockerCredential::UsernamePassword(user, password)) => {
+            json!({"username": user, "password": password, "serveraddress": server})
+        }
+        Ok(DockerCredential::IdentityToken(token)) => {
+            json!({"identitytoken": token, "serveraddress": server})
+        }
+        Err(
+            CredentialRetrievalError::ConfigNotFound
+            | CredentialRetrievalError::ConfigReadError
+            | CredentialRetrievalError::NoCredentialConfigured,
+        ) => return Ok(None),
+        Err(error) => bail!("credentials for `{server}`: {error}"),
+    };
+    Ok(Some(base64::engine::general_purpose::URL_SAFE.encode(auth.to_string())))
+}
+
+/// `name` and tag or digest; `latest` when there is neither.
+fn split(image: &str) -> (&str, &str) {
+    if let Some((name, digest)) = image.split_once('@') {
+        return (name, digest);
+    }
+    match image.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, tag),
+        _ => (image, "latest"),
+    }
+}
+
+/// Shows the engine's progress lines: bars on a terminal, changes of state elsewhere.
+struct Progress {
+    quiet: bool,
+    on_stderr: bool,
+    bars: Option<MultiProgress>,
+    layers: HashMap<String, (ProgressBar, String)>,
+}
+
+impl Progress {
+    fn new(quiet: bool, on_stderr: bool) -> Self {
+        let bars = (!quiet && terminal::stdout_is_terminal()).then(MultiProgress::new);
+        Self { quiet, on_stderr, bars, layers: HashMap::new() }
+    }
+
+    fn show(&mut self, line: &[u8]) -> anyhow::Result<()> {
+        if line.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let line: Value = serde_json::from_slice(line).context("progress that is not JSON")?;
+        if let Some(error) =
+            line["errorDetail"]["message"].as_str().or_else(|| line["error"].as_str())
+        {
+            bail!("{error}");
+        }
+        if self.quiet {
+            return Ok(());
+        }
+        let status = line["status"].as_str().unwrap_or_default();
+        match line["id"].as_str() {
+            Some(id) if line.get("progressDetail").is_some() => self.layer(id, status, &line),
+            Some(id) => self.print(&format!("{id}: {status}")),
+            None => self.print(status),
+        }
+        Ok(())
+    }
+
+    fn layer(&mut self, id: &str, status: &str, line: &Value) {
+        let detail = &line["progressDetail"];
+        let (current, total) = (detail["current"].as_u64(), detail["total"].as_u64());
+        if !self.layers.contains_key(id) {
+            let bar = match &self.bars {
+                Some(bars) => bars.add(ProgressBar::new(1)),
+                None => ProgressBar::hidden(),
+            };
+            bar.set_prefix(id.to_owned());
+            self.layers.insert(id.to_owned(), (bar, String::new()));
+        }
+        let Some((bar, shown)) = self.layers.get_mut(id) else { return };
+        if shown != status {
+            status.clone_into(shown);
+            if self.bars.is_none() {
+                let text = format!("{id}: {status}");
+                self.print(&text);
+                return;
+            }
+            let template = if total.is_some() {
+                "{prefix}: {msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}"
+            } else {
+                "{prefix}: {msg}"
+            };
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.set_message(status.to_owned());
+        }
+        if let Some(total) = total {
+            bar.set_length(total);
+        }
+        if let Some(current) = current {
+            bar.set_position(current);
+        } else if status.ends_with("complete") || status == "Already exists" {
+            bar.finish();
+        }
+    }
+
+    fn print(&self, text: &str) {
+        match &self.bars {
+            Some(bars) => {
+                // Only fails when the terminal is gone.
+                let _ = bars.println(text);
+            }
+            None if self.on_stderr => eprintln!("{text}"),
+            None => println!("{text}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::split;
+
+    #[test]
+    fn port_is_no_tag() {
+        assert_eq!(split("127.0.0.1:5000/busybox"), ("127.0.0.1:5000/busybox", "latest"));
+        assert_eq!(split("127.0.0.1:5000/busybox:1"), ("127.0.0.1:5000/busybox", "1"));
+        assert_eq!(split("a@sha256:00"), ("a", "sha256:00"));
+    }
+}
