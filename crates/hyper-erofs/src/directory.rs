@@ -252,7 +252,6 @@ impl<W: Write> Walk<'_, W> {
             }
         }
         let xattrs = self.usage.xattrs(xattrs).map_err(|source| self.limit(path, source))?;
-        #[expect(clippy::cast_possible_truncation, reason = "masked to 12 bits")]
         let mode = (stat.st_mode & 0o7777) as u16;
         let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
         let mtime = Timestamp { seconds: stat.st_mtime, nanoseconds };

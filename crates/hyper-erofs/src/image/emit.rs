@@ -188,7 +188,6 @@ impl<W: Write> Sequence<W> {
         const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
         while self.position < position {
             let count = (position - self.position).min(BLOCK);
-            #[expect(clippy::cast_possible_truncation, reason = "at most a block")]
             self.put(&ZEROS[..count as usize])?;
         }
         Ok(())

@@ -163,7 +163,7 @@ impl<R: Read> Reader<R> {
                     self.input.skip(size)?;
                     self.input.skip(padding(size))?;
                 }
-                _ => return self.entry(&raw, local, long_name, long_link).map(Some),
+                _ => return self.entry(&raw, &local, long_name, long_link).map(Some),
             }
         }
         Ok(None)
@@ -242,7 +242,7 @@ impl<R: Read> Reader<R> {
     fn entry(
         &mut self,
         raw: &RawHeader,
-        local: Pax,
+        local: &Pax,
         long_name: Option<Vec<u8>>,
         long_link: Option<Vec<u8>>,
     ) -> Result<Header, TarError> {
@@ -282,7 +282,7 @@ impl<R: Read> Reader<R> {
         };
         if let HeaderKind::File { size } = &mut header.kind {
             self.content = Content { stored, padding: padding(stored), position: 0, size: stored, map: None };
-            if let Some(map) = self.sparse_map(raw, &local)? {
+            if let Some(map) = self.sparse_map(raw, local)? {
                 self.holes = self.holes.saturating_add(map.holes());
                 LimitExceeded::check("bytes of holes", self.holes, self.limits.max_hole_bytes)
                     .map_err(|source| self.over_limit(source))?;

@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn malformed_records_are_refused() {
         for bad in [
-            &b"6 a=b\n"[..],     // one too long for its bytes
+            &b"7 a=b\n"[..],     // one too long for its bytes
             b"5 a=b\n",          // does not end in a newline
             b"999999 path=x\n",  // longer than the header
             b"0 \n",
