@@ -10,8 +10,8 @@
 //! [`Hub::ended`] the process can no longer be held up: a client that takes nothing for
 //! [`LINGER`] is dropped.
 
-use std::sync::Mutex as StdMutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -159,7 +159,7 @@ impl Hub {
     /// # Errors
     /// The sink's.
     pub async fn feed_stdin(&self, mut sink: impl AsyncWrite + Unpin) -> io::Result<()> {
-        let taken = self.stdin_end.lock().unwrap_or_else(|poison| poison.into_inner()).take();
+        let taken = self.stdin_end.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut input) = taken else { return sink.shutdown().await };
         while let Some(Some(data)) = input.recv().await {
             sink.write_all(&data).await?;
@@ -173,7 +173,7 @@ impl Hub {
 
     /// The process reads no stdin: what clients send is refused from here on.
     pub fn refuse_stdin(&self) {
-        self.stdin_end.lock().unwrap_or_else(|poison| poison.into_inner()).take();
+        self.stdin_end.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// The process has ended: slow clients no longer hold its output up for ever.
@@ -222,7 +222,7 @@ impl Hub {
     }
 
     fn clients(&self) -> std::sync::MutexGuard<'_, Option<Vec<Client>>> {
-        self.clients.lock().unwrap_or_else(|poison| poison.into_inner())
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -86,7 +86,7 @@ mod test {
     #[test]
     fn long_lines_are_cut_at_16_kib() {
         let exact = [vec![b'x'; MAX_ENTRY], b"\n".to_vec()].concat();
-        assert_eq!(split(&[&exact]), [exact.clone()]);
+        assert_eq!(split(&[&exact]), std::slice::from_ref(&exact));
         let long = [vec![b'x'; 2 * MAX_ENTRY + 1], b"\ny\n".to_vec()].concat();
         let lengths: Vec<usize> = split(&[&long]).iter().map(Vec::len).collect();
         assert_eq!(lengths, [MAX_ENTRY, MAX_ENTRY, 2, 2]);

@@ -85,11 +85,9 @@ impl LogWriter {
     }
 
     fn flush(&mut self, batch: &mut Vec<u8>, count: &mut u64) {
-        if !batch.is_empty() {
-            if let Err((error, whole)) = self.append(batch) {
-                let written = batch[..whole].iter().filter(|byte| **byte == b'\n').count() as u64;
-                self.lose(count.saturating_sub(written), (batch.len() - whole) as u64, &error);
-            }
+        if let Err((error, whole)) = self.append(batch) {
+            let written = batch[..whole].iter().filter(|byte| **byte == b'\n').count() as u64;
+            self.lose(count.saturating_sub(written), (batch.len() - whole) as u64, &error);
         }
         batch.clear();
         *count = 0;
@@ -97,6 +95,9 @@ impl LogWriter {
 
     /// Writes `batch`; an error says how many of its bytes, in whole lines, are in the file.
     fn append(&mut self, batch: &[u8]) -> Result<(), (io::Error, usize)> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         if self.file.is_none() {
             let (file, size) = append_to(&self.config.path).map_err(|error| (error, 0))?;
             (self.file, self.size) = (Some(file), size);
