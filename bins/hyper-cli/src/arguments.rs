@@ -40,11 +40,20 @@ pub enum Command {
     /// Show a container's output
     Logs(LogsFlags),
     /// Wait until containers stop, then print their exit codes
-    Wait { #[arg(required = true)] containers: Vec<String> },
+    Wait {
+        #[arg(required = true)]
+        containers: Vec<String>,
+    },
     /// Freeze all processes of containers
-    Pause { #[arg(required = true)] containers: Vec<String> },
+    Pause {
+        #[arg(required = true)]
+        containers: Vec<String>,
+    },
     /// Thaw paused containers
-    Unpause { #[arg(required = true)] containers: Vec<String> },
+    Unpause {
+        #[arg(required = true)]
+        containers: Vec<String>,
+    },
     /// Show everything about containers or images
     Inspect(InspectFlags),
     /// Download an image from a registry
@@ -58,12 +67,21 @@ pub enum Command {
     /// Show what happens in the engine
     Events(EventsFlags),
     /// Show the engine's state
-    Info { #[arg(short, long)] format: Option<String> },
+    Info {
+        #[arg(short, long)]
+        format: Option<String>,
+    },
     /// Show the versions of client and engine
-    Version { #[arg(short, long)] format: Option<String> },
+    Version {
+        #[arg(short, long)]
+        format: Option<String>,
+    },
     /// Check what this host offers, and say what to do about the rest
-    Doctor { /// Print JSON
-        #[arg(long)] json: bool },
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Measure
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -36,7 +36,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::Logs(flags) => logs::logs(client, flags).await,
         Command::Wait { containers } => container::wait(client, containers).await,
         Command::Pause { containers } => container::post_each(client, containers, "pause").await,
-        Command::Unpause { containers } => container::post_each(client, containers, "unpause").await,
+        Command::Unpause { containers } => {
+            container::post_each(client, containers, "unpause").await
+        }
         Command::Inspect(flags) => inspect::inspect(client, flags).await,
         Command::Pull(flags) => pull::pull_command(client, flags).await,
         Command::Load(flags) => image::load(client, flags).await,
@@ -65,19 +67,20 @@ impl RunFailed {
     /// Docker's mapping from the engine's words to an exit code.
     pub fn new(stage: &'static str, source: ClientError) -> Self {
         let text = source.to_string();
-        let code = if ["executable file not found", "no such file or directory", "command not found"]
-            .iter()
-            .any(|words| text.contains(words))
-        {
-            127
-        } else if ["permission denied", "not executable", "is a directory", "exec format error"]
-            .iter()
-            .any(|words| text.contains(words))
-        {
-            126
-        } else {
-            125
-        };
+        let code =
+            if ["executable file not found", "no such file or directory", "command not found"]
+                .iter()
+                .any(|words| text.contains(words))
+            {
+                127
+            } else if ["permission denied", "not executable", "is a directory", "exec format error"]
+                .iter()
+                .any(|words| text.contains(words))
+            {
+                126
+            } else {
+                125
+            };
         Self { stage, code, source }
     }
 }

@@ -20,7 +20,12 @@ pub fn print_rows(
             let header = columns.iter().map(|(header, _)| (*header).to_owned()).collect();
             let lines = rows
                 .iter()
-                .map(|row| columns.iter().map(|(_, key)| row.get(key).cloned().unwrap_or_default()).collect())
+                .map(|row| {
+                    columns
+                        .iter()
+                        .map(|(_, key)| row.get(key).cloned().unwrap_or_default())
+                        .collect()
+                })
                 .collect::<Vec<_>>();
             print_aligned(std::iter::once(header).chain(lines));
         }
@@ -47,7 +52,9 @@ pub fn print_rows(
                 lines.push(template.render(&serde_json::to_value(row)?)?);
             }
             if table {
-                print_aligned(lines.iter().map(|line| line.split('\t').map(str::to_owned).collect()));
+                print_aligned(
+                    lines.iter().map(|line| line.split('\t').map(str::to_owned).collect()),
+                );
             } else {
                 for line in lines {
                     println!("{line}");
@@ -171,9 +178,7 @@ fn join(arguments: &[gtmpl::Value]) -> Result<gtmpl::Value, FuncError> {
 /// `3 minutes ago` without the `ago`, as Docker says it.
 pub fn age(seconds: i64) -> String {
     let seconds = seconds.max(0);
-    let count = |n: i64, unit: &str| {
-        format!("{n} {unit}{}", if n == 1 { "" } else { "s" })
-    };
+    let count = |n: i64, unit: &str| format!("{n} {unit}{}", if n == 1 { "" } else { "s" });
     match seconds {
         0 => "Less than a second".to_owned(),
         1 => "1 second".to_owned(),
@@ -218,7 +223,8 @@ mod test {
 
     #[test]
     fn templates_reach_nested_fields() {
-        let format = Format::parse("{{.State.ExitCode}} {{json .Labels}}\\t{{upper .Name}}").unwrap();
+        let format =
+            Format::parse("{{.State.ExitCode}} {{json .Labels}}\\t{{upper .Name}}").unwrap();
         let value = json!({"State": {"ExitCode": 17}, "Labels": {"a": "b"}, "Name": "x"});
         assert_eq!(format.render(&value).unwrap(), "17 {\"a\":\"b\"}\tX");
     }

@@ -45,7 +45,8 @@ async fn send_input(mut writer: OwnedWriteHalf, wanted: bool) {
         let mut stdin = std::io::stdin().lock();
         let mut buffer = vec![0; CHUNK];
         while let Ok(length) = stdin.read(&mut buffer) {
-            if length == 0 || sender.blocking_send(Bytes::copy_from_slice(&buffer[..length])).is_err()
+            if length == 0
+                || sender.blocking_send(Bytes::copy_from_slice(&buffer[..length])).is_err()
             {
                 return;
             }
@@ -117,9 +118,6 @@ fn write_to(descriptor: u8, bytes: &[u8]) -> anyhow::Result<()> {
         std::io::stderr().lock().write_all(bytes).context("write to standard error")
     } else {
         let mut stdout = std::io::stdout().lock();
-        stdout
-            .write_all(bytes)
-            .and_then(|()| stdout.flush())
-            .context("write to standard output")
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).context("write to standard output")
     }
 }

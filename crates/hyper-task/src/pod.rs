@@ -43,7 +43,9 @@ pub enum Answer {
     Attached,
     Phases(Phases),
     Pod(Box<PodReport>),
-    Error { message: String },
+    Error {
+        message: String,
+    },
 }
 
 /// When things happened, nanoseconds since the Unix epoch; `None`: not yet.

@@ -1,1 +1,57 @@
-//! End-to-end tests.
+//! What the end-to-end tests share: a hyperd of their own, a real registry, real clients.
+//!
+//! Every test binary starts its own hyperd below a temporary directory, so nothing of the
+//! system's is touched and tests of several checkouts can run at once. Programs and guest files
+//! are those of `make build`. Images are made from Debian packages by `images/build`.
+#![forbid(unsafe_code)]
+
+mod command;
+mod engine;
+mod host;
+mod registry;
+
+pub use command::{Outcome, run};
+pub use engine::Engine;
+pub use host::Host;
+pub use registry::Registry;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// The runtimes that every host of the tests has.
+pub const RUNTIMES: [&str; 2] = ["uml", "qemu"];
+
+/// The checkout.
+pub fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("tests/e2e lies in the checkout").to_owned()
+}
+
+/// A program of `make build`.
+pub fn program(name: &str) -> PathBuf {
+    let path = root().join("target/release").join(name);
+    assert!(path.exists(), "`{}` is missing: run `make build`", path.display());
+    path
+}
+
+/// The OCI archive of an image recipe (`busybox`, `python`), made from Debian packages.
+pub fn image(name: &str) -> PathBuf {
+    let path = root().join("target/images").join(format!("{name}.tar"));
+    let out = path.display().to_string();
+    run(
+        &root().join("images/build").display().to_string(),
+        &[name, &out],
+        Duration::from_secs(600),
+    )
+    .succeeded();
+    path
+}
+
+/// Waits until `ready` says so; panics with `what` after `deadline`.
+pub fn eventually(what: &str, deadline: Duration, mut ready: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !ready() {
+        assert!(started.elapsed() < deadline, "not within {deadline:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -203,7 +203,8 @@ impl CreateFlags {
                 .into();
         }
         if !self.ulimit.is_empty() {
-            host["Ulimits"] = self.ulimit.iter().map(|limit| ulimit(limit)).collect::<Result<_, _>>()?;
+            host["Ulimits"] =
+                self.ulimit.iter().map(|limit| ulimit(limit)).collect::<Result<_, _>>()?;
         }
         if let Some(policy) = &self.restart {
             host["RestartPolicy"] = restart(policy)?;
@@ -315,7 +316,9 @@ fn ulimit(word: &str) -> anyhow::Result<Value> {
     let parse = || -> Option<Value> {
         let (name, limits) = word.split_once('=')?;
         let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
-        Some(json!({"Name": name, "Soft": soft.parse::<i64>().ok()?, "Hard": hard.parse::<i64>().ok()?}))
+        Some(
+            json!({"Name": name, "Soft": soft.parse::<i64>().ok()?, "Hard": hard.parse::<i64>().ok()?}),
+        )
     };
     parse().with_context(|| format!("--ulimit `{word}` is not of the form NAME=SOFT[:HARD]"))
 }

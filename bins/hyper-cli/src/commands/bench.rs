@@ -97,7 +97,8 @@ impl Subject {
                 command
             }
         };
-        let name = format!("bench-{}-{}", std::process::id(), self.samples.len() + self.failures.len());
+        let name =
+            format!("bench-{}-{}", std::process::id(), self.samples.len() + self.failures.len());
         let started = Instant::now();
         let output = command
             .args(["--name", &name, &flags.image, "true"])
@@ -186,9 +187,7 @@ async fn phases(client: &Client, container: &str) -> anyhow::Result<Vec<(&'stati
     #[expect(clippy::cast_precision_loss, reason = "differences of stamps are small")]
     Ok(PHASES
         .iter()
-        .filter_map(|(name, from, to)| {
-            Some((*name, (stamp(to)? - stamp(from)?) as f64 / 1e6))
-        })
+        .filter_map(|(name, from, to)| Some((*name, (stamp(to)? - stamp(from)?) as f64 / 1e6)))
         .collect())
 }
 

@@ -48,8 +48,7 @@ pub async fn kill(client: &Client, flags: KillFlags) -> anyhow::Result<i32> {
 }
 
 pub async fn remove(client: &Client, flags: RmFlags) -> anyhow::Result<i32> {
-    let query =
-        format!("?force={}&v={}", u8::from(flags.force), u8::from(flags.volumes));
+    let query = format!("?force={}&v={}", u8::from(flags.force), u8::from(flags.volumes));
     let mut code = 0;
     for name in flags.containers {
         let path = format!("/containers/{}{query}", quote(&name));
@@ -175,7 +174,11 @@ fn row(item: &Value, whole: bool) -> BTreeMap<&'static str, String> {
         ("ID", if whole { id } else { id.chars().take(12).collect() }),
         ("Image", text("Image")),
         ("Command", format!("\"{}\"", short(&command, 20))),
-        ("CreatedAt", OffsetDateTime::from_unix_timestamp(created).map_or_else(|_| String::new(), |at| at.to_string())),
+        (
+            "CreatedAt",
+            OffsetDateTime::from_unix_timestamp(created)
+                .map_or_else(|_| String::new(), |at| at.to_string()),
+        ),
         ("RunningFor", format!("{} ago", output::age(now - created))),
         ("Status", text("Status")),
         ("State", text("State")),

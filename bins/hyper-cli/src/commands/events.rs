@@ -39,7 +39,8 @@ pub async fn events(client: &Client, flags: EventsFlags) -> anyhow::Result<i32> 
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let event: Value = serde_json::from_slice(&line).context("an event that is not JSON")?;
+            let event: Value =
+                serde_json::from_slice(&line).context("an event that is not JSON")?;
             match &format {
                 Some(format) => println!("{}", format.render(&event)?),
                 None if json => println!("{event}"),

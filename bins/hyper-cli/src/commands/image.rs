@@ -31,7 +31,9 @@ pub async fn load(client: &Client, flags: LoadFlags) -> anyhow::Result<i32> {
         let mut buffer = vec![0; 256 << 10];
         loop {
             let length = source.read(&mut buffer)?;
-            if length == 0 || sender.blocking_send(Bytes::copy_from_slice(&buffer[..length])).is_err() {
+            if length == 0
+                || sender.blocking_send(Bytes::copy_from_slice(&buffer[..length])).is_err()
+            {
                 return Ok(());
             }
         }
@@ -61,7 +63,8 @@ fn show(line: &[u8]) -> anyhow::Result<()> {
         return Ok(());
     }
     let line: Value = serde_json::from_slice(line).context("an answer that is not JSON")?;
-    if let Some(error) = line["errorDetail"]["message"].as_str().or_else(|| line["error"].as_str()) {
+    if let Some(error) = line["errorDetail"]["message"].as_str().or_else(|| line["error"].as_str())
+    {
         bail!("load: {error}");
     }
     if let Some(text) = line["stream"].as_str() {
@@ -105,7 +108,13 @@ pub async fn list(client: &Client, flags: ImagesFlags) -> anyhow::Result<i32> {
 /// One row for each tag; `<none>` for an image without.
 fn rows_of(item: &Value, flags: &ImagesFlags) -> Vec<BTreeMap<&'static str, String>> {
     let strings = |key: &str| -> Vec<String> {
-        item[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+        item[key]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
     };
     let digest = strings("RepoDigests")
         .first()
@@ -126,7 +135,10 @@ fn rows_of(item: &Value, flags: &ImagesFlags) -> Vec<BTreeMap<&'static str, Stri
                 ("Repository", repository.to_owned()),
                 ("Tag", tag.to_owned()),
                 ("Digest", digest.clone()),
-                ("ID", if flags.no_trunc { id.to_owned() } else { bare.chars().take(12).collect() }),
+                (
+                    "ID",
+                    if flags.no_trunc { id.to_owned() } else { bare.chars().take(12).collect() },
+                ),
                 ("CreatedSince", format!("{} ago", output::age(now - created))),
                 ("Size", output::size(item["Size"].as_i64().unwrap_or_default())),
             ])
@@ -135,8 +147,7 @@ fn rows_of(item: &Value, flags: &ImagesFlags) -> Vec<BTreeMap<&'static str, Stri
 }
 
 pub async fn remove(client: &Client, flags: RmiFlags) -> anyhow::Result<i32> {
-    let query =
-        format!("?force={}&noprune={}", u8::from(flags.force), u8::from(flags.no_prune));
+    let query = format!("?force={}&noprune={}", u8::from(flags.force), u8::from(flags.no_prune));
     let mut code = 0;
     for name in &flags.images {
         let path = format!("/images/{}{query}", quote(name).replace("%2F", "/"));

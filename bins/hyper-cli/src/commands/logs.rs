@@ -50,8 +50,9 @@ pub fn moment(text: &str) -> anyhow::Result<String> {
     if text.parse::<f64>().is_ok() {
         return Ok(text.to_owned());
     }
-    let age = span(text)
-        .with_context(|| format!("`{text}` is not an RFC 3339 time, Unix seconds or an age like 1h30m"))?;
+    let age = span(text).with_context(|| {
+        format!("`{text}` is not an RFC 3339 time, Unix seconds or an age like 1h30m")
+    })?;
     let at = OffsetDateTime::now_utc() - age;
     Ok(format!("{}.{:09}", at.unix_timestamp(), at.nanosecond()))
 }

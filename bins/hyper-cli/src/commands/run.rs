@@ -71,7 +71,12 @@ pub struct Session<'a> {
 impl Session<'_> {
     /// Attaches, starts the container if asked, copies until it ends; returns its exit code, or
     /// 0 when the user detached.
-    pub async fn run(&self, client: &Client, condition: &str, begin_it: bool) -> anyhow::Result<i32> {
+    pub async fn run(
+        &self,
+        client: &Client,
+        condition: &str,
+        begin_it: bool,
+    ) -> anyhow::Result<i32> {
         let id = self.id;
         let mut path = format!(
             "/containers/{id}/attach?stream=1&stdout=1&stderr=1&stdin={}",
@@ -86,11 +91,7 @@ impl Session<'_> {
             .map_err(|error| RunFailed::new("attach to the container", error))?;
         // Asked before the start, so that even a container that ends at once is seen.
         let waiting = client
-            .send(
-                Method::POST,
-                &format!("/containers/{id}/wait?condition={condition}"),
-                Body::None,
-            )
+            .send(Method::POST, &format!("/containers/{id}/wait?condition={condition}"), Body::None)
             .await?;
         let signals = self.sig_proxy.then(|| pass_signals(client, id.to_owned()));
         if begin_it {

@@ -1,0 +1,170 @@
+//! A hyperd of the test's own, and the two clients that talk to it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::command::{Outcome, run_command};
+use crate::{eventually, image, program};
+
+/// Time for one client command; emulated guests on a busy machine are slow.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// A running hyperd. Dropped: its containers are removed, it is stopped, its files go.
+#[derive(Debug)]
+pub struct Engine {
+    dir: TempDir,
+    daemon: Child,
+    flags: Vec<String>,
+}
+
+impl Engine {
+    /// Starts a hyperd with nothing in it.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a hyperd with more flags.
+    pub fn start_with(flags: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("hyper-e2e-").tempdir().expect("directory");
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let daemon = spawn(dir.path(), &flags);
+        let engine = Self { dir, daemon, flags };
+        engine.await_ready();
+        engine
+    }
+
+    /// Starts a hyperd that has the busybox image.
+    pub fn with_busybox() -> Self {
+        let engine = Self::start();
+        engine.hyper(&["load", "-q", "-i", &image("busybox").display().to_string()]).succeeded();
+        engine
+    }
+
+    /// `unix://…` of its socket.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("hyper.sock")
+    }
+
+    /// Directory of this engine; all its files are below.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What hyperd has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("hyperd.log")).unwrap_or_default()
+    }
+
+    /// `kill -9`, and nothing else.
+    pub fn kill_daemon(&mut self) {
+        self.daemon.kill().expect("kill hyperd");
+        self.daemon.wait().expect("reap hyperd");
+    }
+
+    /// Starts hyperd again on the same directories.
+    pub fn restart(&mut self) {
+        self.daemon = spawn(self.dir.path(), &self.flags);
+        self.await_ready();
+    }
+
+    /// Runs our client.
+    #[track_caller]
+    pub fn hyper(&self, arguments: &[&str]) -> Outcome {
+        run_command(self.hyper_command(arguments), Vec::new(), DEADLINE)
+    }
+
+    /// Runs our client with `input` on its standard input.
+    #[track_caller]
+    pub fn hyper_with_input(&self, arguments: &[&str], input: Vec<u8>) -> Outcome {
+        run_command(self.hyper_command(arguments), input, DEADLINE)
+    }
+
+    /// Our client, not yet started.
+    pub fn hyper_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program("hyper"));
+        command.args(["-H", &self.host()]).args(arguments);
+        command
+    }
+
+    /// Runs Docker's own client.
+    #[track_caller]
+    pub fn docker(&self, arguments: &[&str]) -> Outcome {
+        run_command(self.docker_command(arguments), Vec::new(), DEADLINE)
+    }
+
+    /// Docker's own client, not yet started.
+    pub fn docker_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command.args(["-H", &self.host()]).args(arguments);
+        command
+    }
+
+    /// One field of `inspect`.
+    #[track_caller]
+    pub fn inspect(&self, name: &str, template: &str) -> String {
+        self.hyper(&["inspect", "--format", template, name]).succeeded().text()
+    }
+
+    fn await_ready(&self) {
+        eventually("hyperd answers", Duration::from_secs(20), || {
+            run_command(self.hyper_command(&["version"]), Vec::new(), DEADLINE).code == 0
+        });
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<_> = log.lines().rev().take(40).collect();
+            eprintln!("--- last lines of hyperd's log");
+            for line in tail.iter().rev() {
+                eprintln!("{line}");
+            }
+        }
+        if self.daemon.try_wait().is_ok_and(|status| status.is_some()) {
+            self.daemon = spawn(self.dir.path(), &self.flags);
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        let command = self.hyper_command(&["ps", "-aq"]);
+        let ids = run_command(command, Vec::new(), DEADLINE).text();
+        for id in ids.split_whitespace() {
+            drop(run_command(self.hyper_command(&["rm", "-f", id]), Vec::new(), DEADLINE));
+        }
+        let pid = rustix::process::Pid::from_child(&self.daemon);
+        // Already gone is fine.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.daemon.wait();
+    }
+}
+
+fn spawn(dir: &Path, flags: &[String]) -> Child {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("hyperd.log"))
+        .expect("open hyperd's log");
+    Command::new(program("hyperd"))
+        .arg("-H")
+        .arg(format!("unix://{}", dir.join("hyper.sock").display()))
+        .arg("--data-root")
+        .arg(dir.join("data"))
+        .arg("--exec-root")
+        .arg(dir.join("exec"))
+        .arg("--pidfile")
+        .arg(dir.join("hyperd.pid"))
+        .args(flags)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("start hyperd")
+}

@@ -1,0 +1,131 @@
+//! The same supervisor under Debian's containerd.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use hyper_e2e::{Host, Outcome, RUNTIMES, eventually, image, program, run};
+use tempfile::TempDir;
+
+/// A containerd of the test's own.
+struct Containerd {
+    dir: TempDir,
+    process: Child,
+}
+
+impl Containerd {
+    fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("hyper-ctr-").tempdir().expect("directory");
+        let root = dir.path();
+        let config = format!(
+            "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\ndisabled_plugins = [\
+             \"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\", \
+             \"io.containerd.snapshotter.v1.btrfs\", \"io.containerd.snapshotter.v1.devmapper\", \
+             \"io.containerd.snapshotter.v1.zfs\", \"io.containerd.snapshotter.v1.aufs\"]\n\
+             [grpc]\naddress = \"{0}/containerd.sock\"\n[ttrpc]\naddress = \"{0}/ttrpc.sock\"\n",
+            root.display()
+        );
+        std::fs::write(root.join("config.toml"), config).expect("write the configuration");
+        let log = File::create(root.join("log")).expect("log");
+        let shims = program("containerd-shim-hyper-v2");
+        let path = std::env::var("PATH").expect("PATH");
+        let process = Command::new("containerd")
+            .args(["--config", &root.join("config.toml").display().to_string()])
+            .env("PATH", format!("{}:{path}", shims.parent().expect("directory").display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("start containerd");
+        let containerd = Self { dir, process };
+        eventually("containerd answers", Duration::from_secs(30), || {
+            containerd.ctr(&["version"]).code == 0
+        });
+        containerd
+    }
+
+    fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
+    #[track_caller]
+    fn ctr(&self, arguments: &[&str]) -> Outcome {
+        let address = self.root().join("containerd.sock").display().to_string();
+        let mut all = vec!["--address", address.as_str()];
+        all.extend(arguments);
+        run("ctr", &all, Duration::from_secs(120))
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.root().join("log")).unwrap_or_default();
+            let tail: Vec<_> = log.lines().rev().take(30).collect();
+            for line in tail.iter().rev() {
+                eprintln!("{line}");
+            }
+        }
+        let pid = rustix::process::Pid::from_child(&self.process);
+        // Already gone is fine.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn ctr_run_prints_from_inside_the_guest_and_leaves_nothing() {
+    let containerd = Containerd::start();
+    containerd.ctr(&["image", "import", &image("busybox").display().to_string()]).succeeded();
+    let reference = "docker.io/library/busybox:latest";
+    let marker = containerd.root().display().to_string();
+    let before = Host::look(&marker);
+    let ctr_run = |id: &str, extra: &[&str], command: &[&str]| {
+        let mut all = vec!["run", "--rm", "--runtime", "io.containerd.hyper.v2"];
+        all.extend(extra);
+        all.extend([reference, id]);
+        all.extend(command);
+        containerd.ctr(&all)
+    };
+    let host = run("uname", &["-r"], Duration::from_secs(5)).text();
+    for runtime in RUNTIMES {
+        let pick = format!("io.hyper.hypervisor={runtime}");
+        let guest = ctr_run("a", &["--annotation", &pick], &["uname", "-r"]).succeeded().text();
+        assert!(!guest.is_empty());
+        assert_ne!(guest, host, "{runtime}");
+        ctr_run("b", &["--annotation", &pick], &["sh", "-c", "exit 17"]).exited(17);
+    }
+    // Writes go to the guest's own disk.
+    let text = ctr_run("c", &[], &["sh", "-c", "echo x > /y && cat /y"]).succeeded().text();
+    assert_eq!(text, "x");
+    eventually("all is as before", Duration::from_secs(15), || Host::look(&marker) == before);
+}
+
+#[test]
+fn ctr_exec_and_kill_work() {
+    let containerd = Containerd::start();
+    containerd.ctr(&["image", "import", &image("busybox").display().to_string()]).succeeded();
+    let reference = "docker.io/library/busybox:latest";
+    containerd
+        .ctr(&[
+            "run",
+            "-d",
+            "--runtime",
+            "io.containerd.hyper.v2",
+            reference,
+            "long",
+            "sleep",
+            "600",
+        ])
+        .succeeded();
+    let exec = containerd.ctr(&["task", "exec", "--exec-id", "e1", "long", "echo", "from exec"]);
+    assert_eq!(exec.succeeded().text(), "from exec");
+    containerd.ctr(&["task", "exec", "--exec-id", "e2", "long", "sh", "-c", "exit 3"]).exited(3);
+    containerd.ctr(&["task", "kill", "-s", "9", "long"]).succeeded();
+    eventually("the task has stopped", Duration::from_secs(15), || {
+        containerd.ctr(&["task", "ls"]).text().contains("STOPPED")
+    });
+    containerd.ctr(&["task", "rm", "long"]);
+    containerd.ctr(&["container", "rm", "long"]).succeeded();
+}
