@@ -1,0 +1,107 @@
+//! Copies a file's data and leaves its holes: lseek(2) `SEEK_DATA`, `SEEK_HOLE`.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
+use rustix::io::Errno;
+
+/// Copies `from` to `to`, which must not exist, readable by its owner only.
+///
+/// # Errors
+/// The system's; `to` is then removed.
+pub fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
+    let source = File::open(from)?;
+    let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    copy(&source, &target).inspect_err(|_| {
+        // Half a file system is worse than none; there is nothing else to do about it.
+        let _ = std::fs::remove_file(to);
+    })
+}
+
+fn copy(source: &File, target: &File) -> io::Result<()> {
+    if ioctl_ficlone(target, source).is_ok() {
+        return Ok(());
+    }
+    let length = source.metadata()?.len();
+    target.set_len(length)?;
+    let mut at = 0;
+    while at < length {
+        let start = match seek(source, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            // No data after this place.
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        at = seek(source, SeekFrom::Hole(start))?;
+        range(source, target, start, at)?;
+    }
+    Ok(())
+}
+
+fn range(source: &File, target: &File, start: u64, end: u64) -> io::Result<()> {
+    let (mut from, mut to) = (start, start);
+    while from < end {
+        let rest = usize::try_from(end - from).unwrap_or(usize::MAX);
+        match copy_file_range(source, Some(&mut from), target, Some(&mut to), rest) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            // Other file systems, old kernels: through memory.
+            Err(_) => return through_memory(source, target, from, end),
+        }
+    }
+    Ok(())
+}
+
+fn through_memory(source: &File, target: &File, start: u64, end: u64) -> io::Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    let mut at = start;
+    while at < end {
+        let want = buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+        let read = source.read_at(&mut buffer[..want], at)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        target.write_all_at(&buffer[..read], at)?;
+        at += read as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn data_is_copied_and_holes_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        let file = File::create(&from).unwrap();
+        file.set_len(1 << 30).unwrap();
+        file.write_all_at(b"first", 0).unwrap();
+        file.write_all_at(&[7; 300_000], 500 << 20).unwrap();
+        copy_sparse(&from, &to).unwrap();
+        let copy = File::open(&to).unwrap();
+        assert_eq!(copy.metadata().unwrap().len(), 1 << 30);
+        assert!(copy.metadata().unwrap().blocks() < 4096, "sparse");
+        let mut bytes = vec![0; 300_001];
+        copy.read_exact_at(&mut bytes, 500 << 20).unwrap();
+        assert!(bytes[..300_000].iter().all(|byte| *byte == 7) && bytes[300_000] == 0);
+        assert!(copy_sparse(&from, &to).is_err(), "an existing file is not touched");
+        assert!(to.exists());
+    }
+
+    #[test]
+    fn the_way_through_memory_copies_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::write(&from, vec![3; 600_000]).unwrap();
+        let target = File::create(&to).unwrap();
+        through_memory(&File::open(&from).unwrap(), &target, 4096, 600_000).unwrap();
+        let copied = std::fs::read(&to).unwrap();
+        assert_eq!((copied.len(), copied[0], copied[4096]), (600_000, 0, 3));
+    }
+}
