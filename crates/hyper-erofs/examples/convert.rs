@@ -4,7 +4,9 @@
 //! Result: `blobN`, `indexN`, `meta`, `disk` (all stitched, sparse copy made by `--stitch`), `devices` (order of blobs).
 
 use anyhow::{Context, bail};
-use hyper_erofs::{BlobRef, ImageOptions, LayerIndex, Limits, convert_directory, convert_layer, merge};
+use hyper_erofs::{
+    BlobRef, ImageOptions, LayerIndex, Limits, convert_directory, convert_layer, merge,
+};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,13 +16,16 @@ fn main() -> anyhow::Result<()> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     let stitch = take_flag(&mut arguments, "--stitch");
     let device_table = !take_flag(&mut arguments, "--no-device-table");
-    let [out, layers @ ..] = &arguments[..] else { bail!("usage: convert [--stitch] OUTDIR LAYER…") };
+    let [out, layers @ ..] = &arguments[..] else {
+        bail!("usage: convert [--stitch] OUTDIR LAYER…")
+    };
     let out = PathBuf::from(out);
     fs::create_dir_all(&out)?;
     let mut indexes = Vec::new();
     let mut blobs = Vec::new();
     for (number, layer) in layers.iter().enumerate() {
-        let index = timed(&format!("convert {layer}"), || convert(Path::new(layer), &blob(&out, number)))?;
+        let index =
+            timed(&format!("convert {layer}"), || convert(Path::new(layer), &blob(&out, number)))?;
         fs::write(out.join(format!("index{number}")), index.encode())?;
         blobs.push(BlobRef { id: format!("blob{number}"), len: index.blob_len() });
         indexes.push(index);

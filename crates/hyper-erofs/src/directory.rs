@@ -77,7 +77,8 @@ pub fn convert_directory<W: Write>(
     limits: &Limits,
 ) -> Result<LayerIndex, DirectoryError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let opened = fs::open(root, flags, Mode::empty()).and_then(|fd| fs::fstat(&fd).map(|stat| (fd, stat)));
+    let opened =
+        fs::open(root, flags, Mode::empty()).and_then(|fd| fs::fstat(&fd).map(|stat| (fd, stat)));
     let (root_fd, stat) = opened.map_err(|errno| DirectoryError::Io {
         action: "open",
         path: root.to_owned(),
@@ -135,11 +136,12 @@ impl<W: Write> Walk<'_, W> {
             for name in names {
                 let separator: &[u8] = if path.is_empty() { b"" } else { b"/" };
                 let child = [&path, separator, &name].concat();
-                path::normalise(&child, self.usage.limits.max_depth)
-                    .map_err(|error| match error {
+                path::normalise(&child, self.usage.limits.max_depth).map_err(
+                    |error| match error {
                         path::PathError::Limit(source) => self.limit(&child, source),
                         _ => self.changed(&child),
-                    })?;
+                    },
+                )?;
                 let stat = fs::statat(&fd, OsStr::from_bytes(&name), fs::AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(|errno| self.io("stat", &child, errno))?;
                 self.usage.entry(child.len()).map_err(|source| self.limit(&child, source))?;
@@ -177,22 +179,26 @@ impl<W: Write> Walk<'_, W> {
         }
         let kind = match file_type {
             FileType::RegularFile => {
-                let fd = self.open_same(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, stat)?;
+                let fd = self.open_same(
+                    &path,
+                    OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+                    stat,
+                )?;
                 let (attributes, marks) = self.attributes(&path, &fd, stat)?;
-                if marks.whiteout {
-                    Kind::Whiteout
-                } else {
-                    self.regular(&path, &fd, attributes)?
-                }
+                if marks.whiteout { Kind::Whiteout } else { self.regular(&path, &fd, attributes)? }
             }
             FileType::Symlink => {
                 let fd = self.open_same(&path, OFlags::PATH, stat)?;
                 let target = fs::readlinkat(&fd, "", Vec::new())
                     .map_err(|errno| self.io("read the link", &path, errno))?
                     .into_bytes();
-                LimitExceeded::check("bytes in a symbolic link", target.len() as u64, MAX_PATH as u64)
-                    .and_then(|()| self.usage.bytes(target.len()))
-                    .map_err(|source| self.limit(&path, source))?;
+                LimitExceeded::check(
+                    "bytes in a symbolic link",
+                    target.len() as u64,
+                    MAX_PATH as u64,
+                )
+                .and_then(|()| self.usage.bytes(target.len()))
+                .map_err(|source| self.limit(&path, source))?;
                 let (attributes, _) = self.attributes(&path, &fd, stat)?;
                 Kind::Symlink { attributes, target }
             }
@@ -211,14 +217,21 @@ impl<W: Write> Walk<'_, W> {
         Ok(())
     }
 
-    fn regular(&mut self, path: &[u8], fd: &OwnedFd, attributes: Attributes) -> Result<Kind, DirectoryError> {
+    fn regular(
+        &mut self,
+        path: &[u8],
+        fd: &OwnedFd,
+        attributes: Attributes,
+    ) -> Result<Kind, DirectoryError> {
         let stat = fs::fstat(fd).map_err(|errno| self.io("stat", path, errno))?;
         let size = stat.st_size.cast_unsigned();
         self.usage.data(size).map_err(|source| self.limit(path, source))?;
-        let copied = self.blob.append(size, |buffer| loop {
-            match rustix::io::read(fd, &mut *buffer) {
-                Err(Errno::INTR) => {}
-                result => return result,
+        let copied = self.blob.append(size, |buffer| {
+            loop {
+                match rustix::io::read(fd, &mut *buffer) {
+                    Err(Errno::INTR) => {}
+                    result => return result,
+                }
             }
         });
         let data = copied.map_err(|error| match error {
@@ -305,7 +318,11 @@ impl<W: Write> Walk<'_, W> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         // A link as the last component is opened itself (O_PATH) or refused (O_NOFOLLOW); NO_SYMLINKS would refuse both.
-        let resolve = if flags.contains(OFlags::PATH) { resolve } else { resolve | ResolveFlags::NO_SYMLINKS };
+        let resolve = if flags.contains(OFlags::PATH) {
+            resolve
+        } else {
+            resolve | ResolveFlags::NO_SYMLINKS
+        };
         loop {
             match fs::openat2(&self.root, name, flags, Mode::empty(), resolve) {
                 Ok(fd) => return Ok(fd),
@@ -320,7 +337,12 @@ impl<W: Write> Walk<'_, W> {
     }
 
     /// Opens `path` and makes sure it still is the file that `stat` describes.
-    fn open_same(&self, path: &[u8], flags: OFlags, stat: &Stat) -> Result<OwnedFd, DirectoryError> {
+    fn open_same(
+        &self,
+        path: &[u8],
+        flags: OFlags,
+        stat: &Stat,
+    ) -> Result<OwnedFd, DirectoryError> {
         let fd = self.open(path, flags)?;
         let now = fs::fstat(borrow(&fd)).map_err(|errno| self.io("stat", path, errno))?;
         let is_same = (now.st_dev, now.st_ino, now.st_mode, now.st_rdev)

@@ -6,12 +6,12 @@
 //! - A character device 0:0 is overlayfs' whiteout, and becomes one.
 //! - `trusted.overlay.*` and `user.overlay.*` xattrs are dropped: in the guest they would be orders to overlayfs.
 
+use crate::BLOCK_SIZE;
 use crate::blob::{BlobWriter, CopyError, MAX_BLOB_BLOCKS};
 use crate::index::{Attributes, Entry, Kind, LayerIndex, Xattr};
 use crate::limits::{LimitExceeded, Limits, MAX_PATH, MAX_XATTRS};
 use crate::path::{self, PathError};
 use crate::tar::{Header, HeaderKind, Reader, TarError};
-use crate::BLOCK_SIZE;
 use std::io::{Read, Write};
 use thiserror::Error;
 
@@ -139,10 +139,15 @@ fn convert_entry<R: Read, W: Write>(
     }
     if let Some(hidden) = name.strip_prefix(WHITEOUT) {
         if matches!(hidden, b"" | b"." | b"..") {
-            return Err(EntryError::Invalid("a whiteout of nothing, of its directory or of its parent"));
+            return Err(EntryError::Invalid(
+                "a whiteout of nothing, of its directory or of its parent",
+            ));
         }
         let separator: &[u8] = if parent.is_empty() { b"" } else { b"/" };
-        return Ok(Some(Entry { path: [parent, separator, hidden].concat(), kind: Kind::Whiteout }));
+        return Ok(Some(Entry {
+            path: [parent, separator, hidden].concat(),
+            kind: Kind::Whiteout,
+        }));
     }
     if path.is_empty() && header.kind != HeaderKind::Directory {
         return Err(EntryError::Invalid("the root must be a directory"));
@@ -157,11 +162,16 @@ fn convert_entry<R: Read, W: Write>(
     let kind = match header.kind {
         HeaderKind::File { size } => {
             usage.data(size)?;
-            let data = blob.append(size, |buffer| reader.read_data(buffer)).map_err(|error| match error {
-                CopyError::Read(error) => EntryError::Tar(error),
-                CopyError::Write(error) => EntryError::Blob(error),
-                CopyError::Short => EntryError::Invalid("its content is shorter than its size"),
-            })?;
+            let data =
+                blob.append(size, |buffer| reader.read_data(buffer)).map_err(
+                    |error| match error {
+                        CopyError::Read(error) => EntryError::Tar(error),
+                        CopyError::Write(error) => EntryError::Blob(error),
+                        CopyError::Short => {
+                            EntryError::Invalid("its content is shorter than its size")
+                        }
+                    },
+                )?;
             Kind::File { attributes, data }
         }
         HeaderKind::Directory => Kind::Directory { attributes },
@@ -227,13 +237,21 @@ impl<'l> Usage<'l> {
 
     pub(crate) fn bytes(&mut self, len: usize) -> Result<(), LimitExceeded> {
         self.index_bytes += len as u64;
-        LimitExceeded::check("bytes of names and xattrs", self.index_bytes, self.limits.max_index_bytes)
+        LimitExceeded::check(
+            "bytes of names and xattrs",
+            self.index_bytes,
+            self.limits.max_index_bytes,
+        )
     }
 
     pub(crate) fn data(&mut self, size: u64) -> Result<(), LimitExceeded> {
         self.data_bytes = self.data_bytes.saturating_add(size);
         self.blocks = self.blocks.saturating_add(size.div_ceil(BLOCK_SIZE));
-        LimitExceeded::check("bytes of file contents", self.data_bytes, self.limits.max_data_bytes)?;
+        LimitExceeded::check(
+            "bytes of file contents",
+            self.data_bytes,
+            self.limits.max_data_bytes,
+        )?;
         LimitExceeded::check("blocks in a blob", self.blocks, MAX_BLOB_BLOCKS)
     }
 
@@ -248,7 +266,11 @@ impl<'l> Usage<'l> {
         xattrs.retain(|xattr| overlay_attribute(&xattr.name).is_none());
         LimitExceeded::check("xattrs of one entry", xattrs.len() as u64, MAX_XATTRS as u64)?;
         let bytes: usize = xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum();
-        LimitExceeded::check("bytes of xattrs of one entry", bytes as u64, self.limits.xattr_bytes())?;
+        LimitExceeded::check(
+            "bytes of xattrs of one entry",
+            bytes as u64,
+            self.limits.xattr_bytes(),
+        )?;
         self.bytes(bytes)?;
         Ok(xattrs)
     }

@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn blocks_hold_what_fits() {
         // 12 + 244 bytes each: sixteen fill a block to the last byte.
-        let names: Vec<Vec<u8>> = (0..33).map(|number| format!("{number:0244}").into_bytes()).collect();
+        let names: Vec<Vec<u8>> =
+            (0..33).map(|number| format!("{number:0244}").into_bytes()).collect();
         let entries: Vec<Dirent<'_>> = names.iter().map(|name| Dirent { name, inode: 0 }).collect();
         let lens: Vec<usize> = blocks(&entries).map(<[_]>::len).collect();
         assert_eq!(lens, [16, 16, 1]);

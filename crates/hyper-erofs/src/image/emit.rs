@@ -1,6 +1,8 @@
 //! Writes the planned image, front to back.
 
-use super::format::{self, BLOCK, DEVICE_TABLE_OFFSET, DataLayout, InodeRecord, SUPER_OFFSET, Superblock};
+use super::format::{
+    self, BLOCK, DEVICE_TABLE_OFFSET, DataLayout, InodeRecord, SUPER_OFFSET, Superblock,
+};
 use super::plan::{Placed, Plan};
 use super::{ImageError, ImageLayout, ImageOptions, directory, xattr};
 use crate::tree::{NodeKind, ROOT};
@@ -16,7 +18,8 @@ pub(super) fn emit<W: Write>(
     options: &ImageOptions,
     out: W,
 ) -> Result<(), ImageError> {
-    let mut out = Sequence { out, buffer: Vec::with_capacity(BUFFER + 8192), position: 0, sealed: false };
+    let mut out =
+        Sequence { out, buffer: Vec::with_capacity(BUFFER + 8192), position: 0, sealed: false };
     head(plan, layout, options, &mut out)?;
     let mut bytes = Vec::new();
     for (number, placed) in plan.inodes.iter().enumerate() {
@@ -44,7 +47,8 @@ fn head<W: Write>(
 ) -> Result<(), ImageError> {
     let has_table = options.device_table && !layout.blobs.is_empty();
     let primary = if has_table { layout.meta_len } else { layout.total_len() };
-    let devices = u16::try_from(layout.blobs.len()).map_err(|_| ImageError::TooLarge { what: "layers" })?;
+    let devices =
+        u16::try_from(layout.blobs.len()).map_err(|_| ImageError::TooLarge { what: "layers" })?;
     let has_shared = plan.shared.size() > 0;
     let superblock = Superblock {
         root: u16::try_from(plan.nid(ROOT)).map_err(|_| ImageError::TooLarge { what: "layers" })?,
@@ -60,7 +64,11 @@ fn head<W: Write>(
     if has_table {
         for blob in &layout.blobs {
             let blocks = block_number(blob.len / BLOCK)?;
-            out.put(&format::device_slot(&tag(&blob.id), blocks, block_number(blob.offset / BLOCK)?))?;
+            out.put(&format::device_slot(
+                &tag(&blob.id),
+                blocks,
+                block_number(blob.offset / BLOCK)?,
+            ))?;
         }
     }
     Ok(())
@@ -70,7 +78,9 @@ fn head<W: Write>(
 fn tag(id: &str) -> Vec<u8> {
     match id.strip_prefix("sha256:") {
         Some(digest) if digest.len() == 64 => digest.as_bytes().to_vec(),
-        _ => Sha256::digest(id).iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect(),
+        _ => {
+            Sha256::digest(id).iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect()
+        }
     }
 }
 
@@ -134,7 +144,11 @@ fn file_address(
 }
 
 /// The blocks of a directory or link that do not lie with its inode.
-fn outside<W: Write>(plan: &Plan<'_, '_>, placed: &Placed, out: &mut Sequence<W>) -> io::Result<()> {
+fn outside<W: Write>(
+    plan: &Plan<'_, '_>,
+    placed: &Placed,
+    out: &mut Sequence<W>,
+) -> io::Result<()> {
     let kind = plan.tree.node(placed.id).kind;
     match kind {
         NodeKind::Symlink { target } if placed.layout == DataLayout::Plain => {

@@ -44,7 +44,10 @@ impl<'a> Stored<'a> {
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
-        #[expect(clippy::cast_possible_truncation, reason = "names of at most 255, values of at most 65535 bytes")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "names of at most 255, values of at most 65535 bytes"
+        )]
         let (name_len, value_len) = (self.name.len() as u8, self.value.len() as u16);
         out.extend_from_slice(&[name_len, self.prefix]);
         out.extend_from_slice(&value_len.to_le_bytes());
@@ -76,7 +79,8 @@ impl<'a> SharedXattrs<'a> {
             let is_worth = uses[&stored] > 1 || stored.size() > LARGE;
             // Numbers have 32 bits: 16 GiB of xattrs, far above what limits allow; what is beyond stays with its inode.
             if let (true, Ok(number)) = (is_worth, u32::try_from(shared.size / 4))
-                && let std::collections::hash_map::Entry::Vacant(vacant) = shared.numbers.entry(stored)
+                && let std::collections::hash_map::Entry::Vacant(vacant) =
+                    shared.numbers.entry(stored)
             {
                 vacant.insert(number);
                 shared.area.push(stored);
@@ -91,7 +95,10 @@ impl<'a> SharedXattrs<'a> {
         self.size
     }
 
-    pub(super) fn encode(&self, mut each: impl FnMut(&[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+    pub(super) fn encode(
+        &self,
+        mut each: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
         let mut bytes = Vec::new();
         for stored in &self.area {
             bytes.clear();

@@ -11,9 +11,7 @@
 use super::{Attributes, Entry, FileData, Kind, LayerIndex, Timestamp, Xattr};
 use crate::BLOCK_SIZE;
 use crate::blob::MAX_BLOB_BLOCKS;
-use crate::limits::{
-    LimitExceeded, Limits, MAX_PATH, MAX_XATTR_NAME, MAX_XATTR_VALUE, MAX_XATTRS,
-};
+use crate::limits::{LimitExceeded, Limits, MAX_PATH, MAX_XATTR_NAME, MAX_XATTR_VALUE, MAX_XATTRS};
 use crate::path;
 use thiserror::Error;
 
@@ -79,12 +77,14 @@ impl LayerIndex {
     /// # Errors
     /// [`IndexError`]: none of them is worth retrying; the layer has to be converted again.
     pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Self, IndexError> {
-        let (head, payload) =
-            bytes.split_first_chunk::<HEAD>().ok_or(IndexError::Damaged("shorter than its head"))?;
+        let (head, payload) = bytes
+            .split_first_chunk::<HEAD>()
+            .ok_or(IndexError::Damaged("shorter than its head"))?;
         if &head[..8] != MAGIC {
             return Err(IndexError::Magic);
         }
-        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         if word(8) != VERSION {
             return Err(IndexError::Version { found: word(8), expected: VERSION });
         }
@@ -97,7 +97,11 @@ impl LayerIndex {
         }
         let mut decoder = Decoder { rest: payload, entry: 0, limits, bytes: 0 };
         let index = decoder.index()?;
-        if decoder.rest.is_empty() { Ok(index) } else { Err(decoder.invalid("bytes after the last entry")) }
+        if decoder.rest.is_empty() {
+            Ok(index)
+        } else {
+            Err(decoder.invalid("bytes after the last entry"))
+        }
     }
 }
 
@@ -154,7 +158,10 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 
 fn put_number(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
-        #[expect(clippy::cast_possible_truncation, reason = "the low seven bits are what is meant")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the low seven bits are what is meant"
+        )]
         out.push(number as u8 | 0x80);
         number >>= 7;
     }
@@ -192,7 +199,9 @@ impl Decoder<'_> {
     fn entry(&mut self, previous: &[u8], blob_blocks: u64) -> Result<Entry, IndexError> {
         let kind = self.byte()?;
         let shared = usize::try_from(self.number()?).unwrap_or(usize::MAX);
-        let shared = previous.get(..shared).ok_or_else(|| self.invalid("prefix longer than the path before"))?;
+        let shared = previous
+            .get(..shared)
+            .ok_or_else(|| self.invalid("prefix longer than the path before"))?;
         let path = [shared, self.bytes(MAX_PATH)?].concat();
         self.check_path(&path)?;
         self.account(path.len())?;
@@ -295,7 +304,11 @@ impl Decoder<'_> {
 
     fn account(&mut self, len: usize) -> Result<(), IndexError> {
         self.bytes += len as u64;
-        Ok(LimitExceeded::check("bytes of names and xattrs", self.bytes, self.limits.max_index_bytes)?)
+        Ok(LimitExceeded::check(
+            "bytes of names and xattrs",
+            self.bytes,
+            self.limits.max_index_bytes,
+        )?)
     }
 
     fn bytes(&mut self, max: usize) -> Result<&[u8], IndexError> {

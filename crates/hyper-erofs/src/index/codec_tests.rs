@@ -26,9 +26,12 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
 fn kind() -> impl Strategy<Value = Kind> {
     prop_oneof![
         attributes().prop_map(|attributes| Kind::Directory { attributes }),
-        (attributes(), 1..100_000u64, 0..900u64)
-            .prop_map(|(attributes, size, block)| Kind::File { attributes, data: FileData { size, block } }),
-        (attributes(), name()).prop_map(|(attributes, target)| Kind::Symlink { attributes, target }),
+        (attributes(), 1..100_000u64, 0..900u64).prop_map(|(attributes, size, block)| Kind::File {
+            attributes,
+            data: FileData { size, block }
+        }),
+        (attributes(), name())
+            .prop_map(|(attributes, target)| Kind::Symlink { attributes, target }),
         name().prop_map(|target| Kind::HardLink { target }),
         (attributes(), 0..1u32 << 12, 0..1u32 << 20)
             .prop_map(|(attributes, major, minor)| Kind::CharDevice { attributes, major, minor }),

@@ -17,7 +17,9 @@ pub enum TarError {
         source: std::io::Error,
     },
     /// The stream ended inside an entry.
-    #[error("the archive ends in the middle of entry {entry:?}, {missing} bytes or more are missing")]
+    #[error(
+        "the archive ends in the middle of entry {entry:?}, {missing} bytes or more are missing"
+    )]
     Truncated {
         /// The entry.
         entry: String,

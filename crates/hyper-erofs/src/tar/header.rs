@@ -161,7 +161,11 @@ mod tests {
         assert_eq!(with(124, &[0x80, 0xff, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]).size(), Err(BadNumber));
         assert_eq!(with(124, &[0xff; 12]).size(), Err(BadNumber), "negative size");
         assert_eq!(with(136, &[0xff; 12]).mtime().unwrap().seconds, -1);
-        assert_eq!(with(108, &[0x80, 0, 0, 1, 0, 0, 0, 0]).uid(), Err(BadNumber), "uid over 32 bits");
+        assert_eq!(
+            with(108, &[0x80, 0, 0, 1, 0, 0, 0, 0]).uid(),
+            Err(BadNumber),
+            "uid over 32 bits"
+        );
     }
 
     #[test]

@@ -148,7 +148,8 @@ impl<R: Read> Reader<R> {
                         b'L' => long_name = Some(until_nul(&bytes).to_vec()),
                         b'K' => long_link = Some(until_nul(&bytes).to_vec()),
                         b'g' => {
-                            let merged = self.global.parse(&bytes).and_then(|()| self.global.check_global());
+                            let merged =
+                                self.global.parse(&bytes).and_then(|()| self.global.check_global());
                             merged.map_err(|what| self.malformed(what))?;
                         }
                         _ => {
@@ -246,9 +247,13 @@ impl<R: Read> Reader<R> {
         long_name: Option<Vec<u8>>,
         long_link: Option<Vec<u8>>,
     ) -> Result<Header, TarError> {
-        let path = long_name.or(local.sparse.name.clone()).or(local.path.clone()).unwrap_or_else(|| raw.name());
+        let path = long_name
+            .or(local.sparse.name.clone())
+            .or(local.path.clone())
+            .unwrap_or_else(|| raw.name());
         self.input.entry = String::from_utf8_lossy(&path).into_owned();
-        let bad = |BadNumber| TarError::Malformed { entry: self.input.entry.clone(), what: BAD_NUMBER };
+        let bad =
+            |BadNumber| TarError::Malformed { entry: self.input.entry.clone(), what: BAD_NUMBER };
         let target = long_link.or(local.link_path.clone()).unwrap_or_else(|| raw.link_name());
         let stored = local.size.map_or_else(|| raw.size(), Ok).map_err(bad)?;
         let kind = match raw.type_flag() {
@@ -277,11 +282,22 @@ impl<R: Read> Reader<R> {
             mode: raw.mode().map_err(bad)?,
             uid: local.uid.or(self.global.uid).map_or_else(|| raw.uid(), Ok).map_err(bad)?,
             gid: local.gid.or(self.global.gid).map_or_else(|| raw.gid(), Ok).map_err(bad)?,
-            mtime: local.mtime.or(self.global.mtime).map_or_else(|| raw.mtime(), Ok).map_err(bad)?,
-            xattrs: self.global.xattrs.iter().cloned().chain(local.xattrs.iter().cloned()).collect(),
+            mtime: local
+                .mtime
+                .or(self.global.mtime)
+                .map_or_else(|| raw.mtime(), Ok)
+                .map_err(bad)?,
+            xattrs: self
+                .global
+                .xattrs
+                .iter()
+                .cloned()
+                .chain(local.xattrs.iter().cloned())
+                .collect(),
         };
         if let HeaderKind::File { size } = &mut header.kind {
-            self.content = Content { stored, padding: padding(stored), position: 0, size: stored, map: None };
+            self.content =
+                Content { stored, padding: padding(stored), position: 0, size: stored, map: None };
             if let Some(map) = self.sparse_map(raw, local)? {
                 self.holes = self.holes.saturating_add(map.holes());
                 LimitExceeded::check("bytes of holes", self.holes, self.limits.max_hole_bytes)
@@ -305,7 +321,8 @@ impl<R: Read> Reader<R> {
             },
             _ => return Err(self.malformed("a sparse map in an unknown format")),
         };
-        let real_size = real_size.ok_or_else(|| self.malformed("a sparse map without the size of the file"))?;
+        let real_size =
+            real_size.ok_or_else(|| self.malformed("a sparse map without the size of the file"))?;
         SparseMap::new(segments, real_size, self.content.stored)
             .map(Some)
             .map_err(|what| self.malformed(what))
@@ -349,11 +366,18 @@ impl<R: Read> Reader<R> {
             }
             numbers.push(number);
         }
-        Ok(numbers[1..].chunks_exact(2).map(|pair| Segment { offset: pair[0], len: pair[1] }).collect())
+        Ok(numbers[1..]
+            .chunks_exact(2)
+            .map(|pair| Segment { offset: pair[0], len: pair[1] })
+            .collect())
     }
 
     /// Moves one block of the stored content to `bytes`, dropping the lines already read from its front.
-    fn take_map_block(&mut self, bytes: &mut Vec<u8>, line_start: &mut usize) -> Result<(), TarError> {
+    fn take_map_block(
+        &mut self,
+        bytes: &mut Vec<u8>,
+        line_start: &mut usize,
+    ) -> Result<(), TarError> {
         bytes.drain(..*line_start);
         *line_start = 0;
         // A line is a number of at most 20 digits.

@@ -40,7 +40,8 @@ impl Pax {
         // Some writers pad the last record with NULs.
         while records.first().is_some_and(|byte| *byte != 0) {
             let (record, rest) = split_record(records)?;
-            let equals = record.iter().position(|byte| *byte == b'=').ok_or("a record without `=`")?;
+            let equals =
+                record.iter().position(|byte| *byte == b'=').ok_or("a record without `=`")?;
             self.record(&record[..equals], &record[equals + 1..])?;
             records = rest;
         }
@@ -58,7 +59,11 @@ impl Pax {
             && self.link_path.is_none()
             && self.size.is_none()
             && self.sparse == PaxSparse::default();
-        if is_plain { Ok(()) } else { Err("a global header with the name, size or sparse map of one entry") }
+        if is_plain {
+            Ok(())
+        } else {
+            Err("a global header with the name, size or sparse map of one entry")
+        }
     }
 
     fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
@@ -85,7 +90,11 @@ impl Pax {
                 }
             }
             b"GNU.sparse.numbytes" => {
-                let offset = self.sparse.pending_offset.take().ok_or("a sparse length without its offset")?;
+                let offset = self
+                    .sparse
+                    .pending_offset
+                    .take()
+                    .ok_or("a sparse length without its offset")?;
                 let len = decimal(value)?;
                 self.sparse.map.get_or_insert_default().push(Segment { offset, len });
             }
@@ -133,7 +142,10 @@ pub(super) fn decimal(value: &[u8]) -> Result<u64, &'static str> {
         return Err(BAD);
     }
     value.iter().try_fold(0u64, |number, digit| {
-        number.checked_mul(10).and_then(|number| number.checked_add(u64::from(digit - b'0'))).ok_or(BAD)
+        number
+            .checked_mul(10)
+            .and_then(|number| number.checked_add(u64::from(digit - b'0')))
+            .ok_or(BAD)
     })
 }
 
@@ -209,7 +221,8 @@ mod tests {
 
     #[test]
     fn times() {
-        let time = |text: &str| timestamp(text.as_bytes()).map(|time| (time.seconds, time.nanoseconds));
+        let time =
+            |text: &str| timestamp(text.as_bytes()).map(|time| (time.seconds, time.nanoseconds));
         assert_eq!(time("1350244992.023960108"), Ok((1_350_244_992, 23_960_108)));
         assert_eq!(time("5"), Ok((5, 0)));
         assert_eq!(time("5.1234567899"), Ok((5, 123_456_789)));
@@ -223,12 +236,12 @@ mod tests {
     #[test]
     fn malformed_records_are_refused() {
         for bad in [
-            &b"7 a=b\n"[..],     // one too long for its bytes
-            b"5 a=b\n",          // does not end in a newline
-            b"999999 path=x\n",  // longer than the header
+            &b"7 a=b\n"[..],    // one too long for its bytes
+            b"5 a=b\n",         // does not end in a newline
+            b"999999 path=x\n", // longer than the header
             b"0 \n",
             b"x path=x\n",
-            b"7 path\n",         // no equals sign
+            b"7 path\n", // no equals sign
             b"99999999999999999999999 a=b\n",
             b"-9 path=x\n",
         ] {
@@ -245,10 +258,11 @@ mod tests {
         let pax = parse(&record("GNU.sparse.map", b"0,512,4096,10")).unwrap();
         let expected = vec![Segment { offset: 0, len: 512 }, Segment { offset: 4096, len: 10 }];
         assert_eq!(pax.sparse.map.as_ref(), Some(&expected));
-        let records: Vec<u8> = [("offset", "0"), ("numbytes", "512"), ("offset", "4096"), ("numbytes", "10")]
-            .iter()
-            .flat_map(|(key, value)| record(&format!("GNU.sparse.{key}"), value.as_bytes()))
-            .collect();
+        let records: Vec<u8> =
+            [("offset", "0"), ("numbytes", "512"), ("offset", "4096"), ("numbytes", "10")]
+                .iter()
+                .flat_map(|(key, value)| record(&format!("GNU.sparse.{key}"), value.as_bytes()))
+                .collect();
         assert_eq!(parse(&records).unwrap().sparse.map, Some(expected));
         assert!(parse(&record("GNU.sparse.offset", b"0")).is_err());
         assert!(parse(&record("GNU.sparse.map", b"0,512,4096")).is_err());

@@ -51,7 +51,8 @@ impl SparseMap {
 
     /// What is at `position`: bytes of hole, or bytes of content, up to the next change.
     pub(super) fn run(&self, position: u64) -> Run {
-        let index = self.segments.partition_point(|segment| segment.offset + segment.len <= position);
+        let index =
+            self.segments.partition_point(|segment| segment.offset + segment.len <= position);
         match self.segments.get(index) {
             Some(segment) if segment.offset <= position => {
                 Run::Content(segment.offset + segment.len - position)

@@ -55,7 +55,9 @@ pub enum MergeError {
         path: String,
     },
     /// A directory would have to be made, below a symbolic link, with a name longer than 255 bytes.
-    #[error("layer {layer}: {path:?} leads through a symbolic link to a name of more than 255 bytes")]
+    #[error(
+        "layer {layer}: {path:?} leads through a symbolic link to a name of more than 255 bytes"
+    )]
     NameTooLong {
         /// Number of the layer.
         layer: usize,
@@ -209,10 +211,10 @@ impl<'a> Applying<'_, 'a> {
         let mut links = 0;
         let mut pending: Vec<&'a [u8]> = components(path).rev().collect();
         while let Some(name) = pending.pop() {
-            self.steps = self.steps.checked_sub(1).ok_or_else(|| MergeError::TooManySteps {
-                layer: self.layer,
-                path: shown(path),
-            })?;
+            self.steps = self
+                .steps
+                .checked_sub(1)
+                .ok_or_else(|| MergeError::TooManySteps { layer: self.layer, path: shown(path) })?;
             match name {
                 b"." => continue,
                 b".." => {
@@ -245,7 +247,9 @@ impl<'a> Applying<'_, 'a> {
                     continue;
                 }
                 // A file where a directory is needed gives way, as under an overlay.
-                Some(_) | None if missing == Missing::Create => self.new_directory(current, name)?,
+                Some(_) | None if missing == Missing::Create => {
+                    self.new_directory(current, name)?
+                }
                 Some(_) | None => return Ok(None),
             };
             above.push(current);

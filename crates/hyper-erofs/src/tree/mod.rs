@@ -10,8 +10,8 @@ mod merge;
 pub use lookup::{Follow, LookupError};
 pub use merge::{MergeError, merge};
 
-use crate::index::{Attributes, FileData, LayerIndex};
 use crate::image::{self, BlobRef, ImageError, ImageLayout, ImageOptions};
+use crate::index::{Attributes, FileData, LayerIndex};
 use std::collections::BTreeMap;
 use std::io::Write;
 
@@ -126,7 +126,8 @@ impl<'a> Tree<'a> {
         let inode = &self.inodes[id as usize];
         let (kind, links) = match &inode.content {
             Content::Directory(children) => {
-                let subdirectories = children.values().filter(|id| self.children(**id).is_some()).count();
+                let subdirectories =
+                    children.values().filter(|id| self.children(**id).is_some()).count();
                 (NodeKind::Directory, 2 + u32::try_from(subdirectories).unwrap_or(u32::MAX - 2))
             }
             Content::Other(kind) => (*kind, inode.links),
