@@ -1,0 +1,31 @@
+//! One container: what it is, what it is doing, and the task that owns it.
+//!
+//! - [`spec`]: what it was created as; stored, never changed but for its name and limits.
+//! - [`state`]: what it is doing; stored at every change.
+//! - [`actor`]: the one task that changes either; everyone else reads the published [`View`].
+//! - [`create`]: from a request to a spec.
+//! - [`start`]: from a spec to a running pod.
+
+pub(crate) mod actor;
+pub(crate) mod create;
+pub mod spec;
+pub(crate) mod start;
+pub mod state;
+
+use std::sync::Arc;
+
+use crate::supervisor::Pod;
+use spec::Spec;
+use state::State;
+
+/// A container at one moment; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub spec: Arc<Spec>,
+    pub name: String,
+    pub state: State,
+    /// The container is gone; this is the last view of it.
+    pub removed: bool,
+    /// The pod, while it runs.
+    pub(crate) pod: Option<Arc<Pod>>,
+}

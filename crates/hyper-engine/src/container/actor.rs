@@ -1,0 +1,567 @@
+//! The one task that changes a container.
+//!
+//! Requests come through a queue, one at a time; what takes long (start, the wait for the end,
+//! cleaning) is a future beside the queue, so that a container being started can be killed.
+//!
+//! ```text
+//!   Idle ──Start──▶ Starting ──ok──▶ Up ──ended──▶ Cleaning ──▶ Idle
+//!     ▲                │ failed                        │
+//!     └────────────────┘ (already cleaned)             └─ auto-remove, forced removal ─▶ gone
+//! ```
+//! Every change is stored before it is published. Dropping a request's reply does not undo it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::View;
+use super::spec::{Limits, Spec};
+use super::start::{self, Started};
+use super::state::{Event, Exit, State, Status};
+use crate::attach::Slot;
+use crate::core::Core;
+use crate::event::Kind;
+use crate::phases::{self, Record};
+use crate::supervisor::Pod;
+use crate::{Error, Result, oci};
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// Requests to one container.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Start(Reply<()>),
+    Kill {
+        signal: i32,
+        reply: Reply<()>,
+    },
+    Pause(Reply<()>),
+    Unpause(Reply<()>),
+    Rename {
+        name: String,
+        reply: Reply<()>,
+    },
+    Update {
+        limits: Limits,
+        reply: Reply<()>,
+    },
+    Remove {
+        force: bool,
+        reply: Reply<()>,
+    },
+    /// The next end is followed by a start: `--rm` is to wait.
+    HoldRemoval,
+}
+
+/// Requests that may wait for one container.
+pub(crate) const QUEUE: usize = 64;
+/// How long attached clients may take to read the rest of the output.
+const DRAIN: Duration = Duration::from_secs(3600);
+/// The same, once somebody waits for the container to be cleaned.
+const HURRIED_DRAIN: Duration = Duration::from_secs(2);
+/// From SIGKILL to the end; then the supervisor itself is killed.
+const KILL: Duration = Duration::from_secs(10);
+const SIGKILL: i32 = 9;
+
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+enum Work {
+    Idle,
+    Starting { done: Boxed<Result<Started>>, replies: Vec<Reply<()>> },
+    Up { pod: Arc<Pod>, ended: AbortOnDropHandle<Exit> },
+    Cleaning { done: Boxed<Record>, hurry: Arc<Notify> },
+}
+
+enum Done {
+    Started(Result<Started>),
+    Ended(Exit),
+    Cleaned(Record),
+}
+
+impl Work {
+    /// The next thing that happens without being asked for. Safe to cancel.
+    async fn next(&mut self) -> Done {
+        match self {
+            Self::Idle => std::future::pending().await,
+            Self::Starting { done, .. } => Done::Started(done.await),
+            Self::Up { ended, .. } => Done::Ended(ended.await.unwrap_or_else(|error| Exit {
+                code: 255,
+                unix_ns: hyper_stdio::now_ns(),
+                oom_killed: false,
+                reason: format!("hyperd lost the pod: {error}"),
+            })),
+            Self::Cleaning { done, .. } => Done::Cleaned(done.await),
+        }
+    }
+}
+
+pub(crate) struct Actor {
+    core: Arc<Core>,
+    spec: Arc<Spec>,
+    name: String,
+    state: State,
+    commands: mpsc::Receiver<Command>,
+    view: watch::Sender<View>,
+    slot: Arc<Slot>,
+    work: Work,
+    /// Wait until the work in hand is done.
+    deferred: VecDeque<Command>,
+    /// Removals asked for while the container was up.
+    removals: Vec<Reply<()>>,
+    hold_removal: bool,
+    phases: Record,
+}
+
+/// What an actor begins with.
+pub(crate) struct Begin {
+    pub core: Arc<Core>,
+    pub spec: Arc<Spec>,
+    pub name: String,
+    pub state: State,
+    pub commands: mpsc::Receiver<Command>,
+    pub view: watch::Sender<View>,
+    pub slot: Arc<Slot>,
+    /// A pod that runs already, found after a restart of hyperd.
+    pub pod: Option<Arc<Pod>>,
+    pub phases: Record,
+}
+
+impl Actor {
+    pub fn new(begin: Begin) -> Self {
+        let Begin { core, spec, name, state, commands, view, slot, pod, phases } = begin;
+        let work = match pod {
+            Some(pod) => {
+                let waiting = pod.clone();
+                let ended = tokio::spawn(async move { waiting.wait().await });
+                Work::Up { pod, ended: AbortOnDropHandle::new(ended) }
+            }
+            None => Work::Idle,
+        };
+        Self {
+            core,
+            spec,
+            name,
+            state,
+            commands,
+            view,
+            slot,
+            work,
+            deferred: VecDeque::new(),
+            removals: Vec::new(),
+            hold_removal: false,
+            phases,
+        }
+    }
+
+    /// Runs until the container is removed or the engine is dropped.
+    pub async fn run(mut self) {
+        loop {
+            if matches!(self.work, Work::Idle | Work::Up { .. })
+                && let Some(command) = self.deferred.pop_front()
+            {
+                if self.command(command).await {
+                    return;
+                }
+                continue;
+            }
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => if self.command(command).await { return },
+                    None => return,
+                },
+                done = self.work.next() => match done {
+                    Done::Started(result) => self.started(result).await,
+                    Done::Ended(exit) => self.ended(exit).await,
+                    Done::Cleaned(phases) => if self.cleaned(phases).await { return },
+                },
+            }
+        }
+    }
+
+    /// True: the container is gone.
+    async fn command(&mut self, command: Command) -> bool {
+        match command {
+            Command::Start(reply) => self.start(reply),
+            Command::Kill { signal, reply } => self.kill(signal, reply).await,
+            Command::Pause(reply) => {
+                let result = self.pause().await;
+                let _ = reply.send(result);
+            }
+            Command::Unpause(reply) => {
+                let result = self.unpause().await;
+                let _ = reply.send(result);
+            }
+            Command::Rename { name, reply } => {
+                let result = self.rename(name).await;
+                let _ = reply.send(result);
+            }
+            Command::Update { limits, reply } => {
+                let result = self.update(limits).await;
+                let _ = reply.send(result);
+            }
+            Command::Remove { force, reply } => return self.remove(force, reply).await,
+            Command::HoldRemoval => self.hold_removal = true,
+        }
+        false
+    }
+
+    fn start(&mut self, reply: Reply<()>) {
+        match &mut self.work {
+            Work::Idle => {
+                self.hold_removal = false;
+                if let Err(error) = self.state.apply(Event::StartAsked) {
+                    let _ = reply.send(Err(Error::Conflict(error.to_string())));
+                    return;
+                }
+                self.phases = Record {
+                    id: self.spec.id.clone(),
+                    name: self.name.clone(),
+                    image: self.spec.image.clone(),
+                    runtime: self.core.runtime(&self.spec.host.runtime),
+                    create_accepted: self.phases.create_accepted,
+                    create_done: self.phases.create_done,
+                    start_accepted: phases::now(),
+                    ..Record::default()
+                };
+                self.publish(None);
+                let done = start::start(
+                    self.core.clone(),
+                    self.spec.clone(),
+                    self.slot.clone(),
+                    self.phases.clone(),
+                );
+                self.work = Work::Starting { done: Box::pin(done), replies: vec![reply] };
+            }
+            Work::Starting { replies, .. } => replies.push(reply),
+            Work::Up { .. } => {
+                let what = format!("container {} is already running", self.name);
+                let _ = reply.send(match self.state.status {
+                    Status::Paused => Err(Error::Conflict(format!(
+                        "cannot start container {}: it is paused: unpause it instead",
+                        self.name
+                    ))),
+                    _ => Err(Error::NotModified(what)),
+                });
+            }
+            Work::Cleaning { hurry, .. } => {
+                hurry.notify_one();
+                self.deferred.push_back(Command::Start(reply));
+            }
+        }
+    }
+
+    async fn started(&mut self, result: Result<Started>) {
+        let Work::Starting { replies, .. } = std::mem::replace(&mut self.work, Work::Idle) else {
+            return;
+        };
+        match result {
+            Ok(Started { pod, pid, unix_ns, ended, phases }) => {
+                self.phases = phases;
+                self.change(Event::Started { pid, unix_ns }, Some(pod.clone())).await;
+                self.work = Work::Up { pod, ended };
+                self.event("start", []);
+                for reply in replies {
+                    let _ = reply.send(Ok(()));
+                }
+            }
+            Err(error) => self.start_failed(error, replies).await,
+        }
+    }
+
+    async fn start_failed(&mut self, error: Error, replies: Vec<Reply<()>>) {
+        let exit_code = match &error {
+            Error::Program { fault, .. } => fault.exit_code(),
+            _ => 128,
+        };
+        let why = error.chain();
+        self.change(Event::StartFailed { exit_code, why: why.clone() }, None).await;
+        self.event("die", [("exitCode", exit_code.to_string())]);
+        let mut error = Some(error);
+        for reply in replies {
+            let _ = reply.send(Err(error.take().unwrap_or_else(|| Error::Conflict(why.clone()))));
+        }
+        if self.spec.host.auto_remove {
+            let (reply, _) = oneshot::channel();
+            self.deferred.push_back(Command::Remove { force: true, reply });
+        }
+    }
+
+    async fn ended(&mut self, exit: Exit) {
+        self.phases.exit_seen = phases::now();
+        let code = exit.code;
+        if !exit.reason.is_empty() {
+            tracing::warn!(container = self.spec.id, code, reason = exit.reason, "container ended");
+        }
+        self.change(Event::Ended(exit), None).await;
+        self.slot.reset();
+        self.event("die", [("exitCode", code.to_string())]);
+        let Work::Up { pod, .. } = std::mem::replace(&mut self.work, Work::Idle) else { return };
+        self.core.end_execs(&self.spec.id);
+        let hurry = Arc::new(Notify::new());
+        if !self.removals.is_empty() {
+            hurry.notify_one();
+        }
+        let done = clean(pod, self.phases.clone(), hurry.clone());
+        self.work = Work::Cleaning { done: Box::pin(done), hurry };
+    }
+
+    /// True: the container is gone.
+    async fn cleaned(&mut self, phases: Record) -> bool {
+        self.work = Work::Idle;
+        self.phases = phases;
+        let auto = self.spec.host.auto_remove && !self.hold_removal;
+        if auto || !self.removals.is_empty() {
+            self.gone().await;
+            return true;
+        }
+        self.core.finished.push(self.phases.clone());
+        false
+    }
+
+    async fn kill(&mut self, signal: i32, reply: Reply<()>) {
+        let result = match &mut self.work {
+            Work::Up { pod, .. } => {
+                let pod = pod.clone();
+                self.signal(&pod, signal).await
+            }
+            Work::Starting { .. } if signal == SIGKILL => {
+                self.cancel_start("it was killed while it was started").await;
+                Ok(())
+            }
+            Work::Starting { .. } => {
+                self.deferred.push_back(Command::Kill { signal, reply });
+                return;
+            }
+            Work::Idle | Work::Cleaning { .. } => Err(Error::Conflict(format!(
+                "cannot kill container: {}: container {} is not running",
+                self.name, self.spec.id
+            ))),
+        };
+        let _ = reply.send(result);
+    }
+
+    async fn signal(&mut self, pod: &Arc<Pod>, signal: i32) -> Result<()> {
+        pod.kill(None, signal, false).await?;
+        self.event("kill", [("signal", signal.to_string())]);
+        // A frozen process does not see its stop signal.
+        let ends = signal == SIGKILL || signal == crate::signal::of(&self.spec.stop_signal);
+        if ends && self.state.status == Status::Paused {
+            pod.resume().await?;
+            self.change(Event::Unpaused, Some(pod.clone())).await;
+        }
+        Ok(())
+    }
+
+    async fn cancel_start(&mut self, why: &str) {
+        let Work::Starting { done, replies } = std::mem::replace(&mut self.work, Work::Idle) else {
+            return;
+        };
+        drop(done);
+        self.slot.reset();
+        start::discard(&self.core, &self.spec.id).await;
+        self.start_failed(Error::Conflict(format!("container {}: {why}", self.name)), replies)
+            .await;
+    }
+
+    async fn pause(&mut self) -> Result<()> {
+        match (&self.work, self.state.status) {
+            (Work::Up { pod, .. }, Status::Running) => {
+                let pod = pod.clone();
+                pod.pause().await?;
+                self.change(Event::Paused, Some(pod)).await;
+                self.event("pause", []);
+                Ok(())
+            }
+            (_, Status::Paused) => {
+                Err(Error::Conflict(format!("Container {} is already paused", self.spec.id)))
+            }
+            _ => Err(Error::Conflict(format!("Container {} is not running", self.spec.id))),
+        }
+    }
+
+    async fn unpause(&mut self) -> Result<()> {
+        match (&self.work, self.state.status) {
+            (Work::Up { pod, .. }, Status::Paused) => {
+                let pod = pod.clone();
+                pod.resume().await?;
+                self.change(Event::Unpaused, Some(pod)).await;
+                self.event("unpause", []);
+                Ok(())
+            }
+            _ => Err(Error::Conflict(format!("Container {} is not paused", self.spec.id))),
+        }
+    }
+
+    async fn rename(&mut self, name: String) -> Result<()> {
+        self.core.store.set_name(&self.spec.id, &name).await?;
+        let old = std::mem::replace(&mut self.name, name);
+        self.publish(self.pod());
+        self.event("rename", [("oldName", format!("/{old}"))]);
+        Ok(())
+    }
+
+    async fn update(&mut self, limits: Limits) -> Result<()> {
+        if let Work::Up { pod, .. } = &self.work {
+            let privileged = self.spec.host.security.privileged;
+            pod.update(&oci::resources(&limits, privileged)).await?;
+        }
+        let mut spec = Spec::clone(&self.spec);
+        spec.host.limits = limits;
+        self.core.store.set_spec(&spec).await?;
+        self.spec = Arc::new(spec);
+        self.publish(self.pod());
+        self.event("update", []);
+        Ok(())
+    }
+
+    /// True: the container is gone.
+    async fn remove(&mut self, force: bool, reply: Reply<()>) -> bool {
+        match &self.work {
+            Work::Idle => {
+                self.removals.push(reply);
+                self.gone().await;
+                return true;
+            }
+            Work::Cleaning { hurry, .. } => {
+                hurry.notify_one();
+                self.removals.push(reply);
+            }
+            Work::Up { .. } | Work::Starting { .. } if !force => {
+                let _ = reply.send(Err(Error::Conflict(format!(
+                    "cannot remove container \"/{}\": container is running: stop the container \
+                     before removing or force remove",
+                    self.name
+                ))));
+            }
+            Work::Starting { .. } => {
+                self.cancel_start("it was removed while it was started").await;
+                self.removals.push(reply);
+                self.gone().await;
+                return true;
+            }
+            Work::Up { pod, .. } => {
+                let pod = pod.clone();
+                self.removals.push(reply);
+                if let Err(error) = self.signal(&pod, SIGKILL).await {
+                    tracing::warn!(container = self.spec.id, %error, "kill for removal");
+                }
+                self.core.tasks.spawn(async move {
+                    if tokio::time::timeout(KILL, pod.wait()).await.is_err() {
+                        pod.kill_supervisor();
+                    }
+                });
+            }
+        }
+        false
+    }
+
+    /// Removes the record, then the directory; a crash in between leaves a directory without
+    /// record, which the next start of hyperd removes.
+    async fn gone(&mut self) {
+        let id = &self.spec.id;
+        if let Err(error) = self.core.store.delete(id).await {
+            tracing::error!(container = id, error = error.chain(), "remove the record");
+        }
+        let directory = self.core.layout.container(id);
+        if let Err(error) = tokio::fs::remove_dir_all(&directory).await
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(directory = %directory.display(), %error, "remove");
+        }
+        self.core.forget(id, &self.name);
+        self.event("destroy", []);
+        self.phases.removed = phases::now();
+        if self.phases.start_accepted.is_some() {
+            self.core.finished.push(self.phases.clone());
+        }
+        self.view.send_modify(|view| view.removed = true);
+        for reply in self.removals.drain(..) {
+            let _ = reply.send(Ok(()));
+        }
+        for command in self.deferred.drain(..) {
+            refuse(command, id);
+        }
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            refuse(command, id);
+        }
+    }
+
+    /// Applies an event that the diagram allows here, stores and publishes the result.
+    async fn change(&mut self, event: Event, pod: Option<Arc<Pod>>) {
+        if let Err(error) = self.state.apply(event) {
+            tracing::error!(container = self.spec.id, %error, "state");
+            return;
+        }
+        // The pod is as it is, whatever the disk says: go on, and tell.
+        if let Err(error) = self.core.store.set_state(&self.spec.id, &self.state).await {
+            tracing::error!(container = self.spec.id, error = error.chain(), "store the state");
+        }
+        self.publish(pod);
+    }
+
+    fn pod(&self) -> Option<Arc<Pod>> {
+        match &self.work {
+            Work::Up { pod, .. } => Some(pod.clone()),
+            _ => None,
+        }
+    }
+
+    fn publish(&self, pod: Option<Arc<Pod>>) {
+        self.view.send_replace(View {
+            spec: self.spec.clone(),
+            name: self.name.clone(),
+            state: self.state.clone(),
+            removed: false,
+            pod,
+        });
+    }
+
+    fn event<const N: usize>(&self, action: &str, extra: [(&str, String); N]) {
+        let mut attributes = attributes(&self.spec, &self.name);
+        attributes.extend(extra.map(|(key, value)| (key.to_owned(), value)));
+        self.core.events.publish(Kind::Container, action, &self.spec.id, attributes);
+    }
+}
+
+/// Docker's attributes of every event of a container.
+pub(crate) fn attributes(spec: &Spec, name: &str) -> BTreeMap<String, String> {
+    let mut attributes = spec.labels.clone();
+    attributes.insert("image".to_owned(), spec.image.clone());
+    attributes.insert("name".to_owned(), name.to_owned());
+    attributes
+}
+
+fn refuse(command: Command, id: &str) {
+    let gone = || Err(Error::NoSuchContainer(id.to_owned()));
+    match command {
+        Command::Start(reply)
+        | Command::Pause(reply)
+        | Command::Unpause(reply)
+        | Command::Kill { reply, .. }
+        | Command::Rename { reply, .. }
+        | Command::Update { reply, .. } => drop(reply.send(gone())),
+        // It is gone, as asked.
+        Command::Remove { reply, .. } => drop(reply.send(Ok(()))),
+        Command::HoldRemoval => {}
+    }
+}
+
+/// After the end: lets the clients read, then ends the pod and removes its bundle.
+async fn clean(pod: Arc<Pod>, mut phases: Record, hurry: Arc<Notify>) -> Record {
+    tokio::select! {
+        () = pod.drained() => {}
+        () = tokio::time::sleep(DRAIN) => {}
+        () = async { hurry.notified().await; tokio::time::sleep(HURRIED_DRAIN).await } => {}
+    }
+    let before = pod.phases().await.ok();
+    phases.supervisor = pod.end().await.or(before).unwrap_or_default();
+    start::remove_bundle(pod.bundle()).await;
+    phases.cleaned = phases::now();
+    phases
+}

@@ -1,0 +1,192 @@
+//! What a container was created as: the engine's own words, stored as JSON in the database.
+//!
+//! A dialect (Docker's) translates its request into [`CreateRequest`] and refuses what has no word
+//! here. Fields are only ever added, with a default: older databases must stay readable.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What a client asks for. `None` and empty mean: as the image says.
+#[derive(Debug, Clone, Default)]
+pub struct CreateRequest {
+    /// A name is made up when absent.
+    pub name: Option<String>,
+    /// Reference, short or long image id.
+    pub image: String,
+    /// `os/arch[/variant]`; the host's when absent.
+    pub platform: Option<String>,
+    pub entrypoint: Option<Vec<String>>,
+    pub cmd: Option<Vec<String>>,
+    pub env: Vec<String>,
+    pub working_dir: Option<String>,
+    pub user: Option<String>,
+    pub stop_signal: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    pub exposed_ports: Vec<String>,
+    pub volumes: Vec<String>,
+    /// Everything that the image has no say in.
+    pub host: HostSpec,
+}
+
+/// A container.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Spec {
+    pub id: String,
+    /// Nanoseconds since the Unix epoch.
+    pub created_ns: i64,
+    /// The image as the client wrote it.
+    pub image: String,
+    /// `sha256:…` of the image's config.
+    pub image_id: String,
+    /// `os/arch[/variant]` of the image.
+    pub platform: String,
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    pub env: Vec<String>,
+    pub working_dir: String,
+    pub user: String,
+    pub stop_signal: String,
+    pub labels: BTreeMap<String, String>,
+    pub exposed_ports: Vec<String>,
+    pub volumes: Vec<String>,
+    pub host: HostSpec,
+}
+
+impl Spec {
+    /// The first process's argument vector.
+    #[must_use]
+    pub fn args(&self) -> Vec<String> {
+        self.entrypoint.iter().chain(&self.cmd).cloned().collect()
+    }
+}
+
+/// The part of a container that does not come from its image.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostSpec {
+    /// Empty: the first twelve digits of the id.
+    pub hostname: String,
+    pub domainname: String,
+    pub tty: bool,
+    /// The container's stdin can be attached.
+    pub open_stdin: bool,
+    /// The first client to end its stdin ends the container's.
+    pub stdin_once: bool,
+    pub attach_stdin: bool,
+    pub attach_stdout: bool,
+    pub attach_stderr: bool,
+    /// Rows, columns of the terminal at first; 0: unknown.
+    pub console_size: (u16, u16),
+    /// Seconds between the stop signal and SIGKILL.
+    pub stop_timeout: Option<i64>,
+    pub auto_remove: bool,
+    /// `auto` or a hypervisor; empty: the daemon's default.
+    pub runtime: String,
+    /// `default`, `bridge` or `none`.
+    pub network: String,
+    pub annotations: BTreeMap<String, String>,
+    pub limits: Limits,
+    pub security: Security,
+    pub log: Log,
+    /// Path in the container → mount options.
+    pub tmpfs: BTreeMap<String, String>,
+    /// Bytes of /dev/shm; 0: 64 MiB.
+    pub shm_bytes: u64,
+    pub sysctls: BTreeMap<String, String>,
+    pub ulimits: Vec<Ulimit>,
+    /// `name:address` lines for /etc/hosts.
+    pub extra_hosts: Vec<String>,
+    pub dns: Vec<String>,
+    pub dns_search: Vec<String>,
+    pub dns_options: Vec<String>,
+    pub oom_score_adj: i32,
+    /// Bytes of the writable disk; 0: the default.
+    pub disk_bytes: u64,
+}
+
+/// Limits inside the guest; 0: none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    pub memory_bytes: i64,
+    pub memory_reservation_bytes: i64,
+    /// Memory plus swap; -1: unlimited.
+    pub memory_swap_bytes: i64,
+    pub nano_cpus: i64,
+    pub cpu_shares: i64,
+    pub cpu_period_us: i64,
+    pub cpu_quota_us: i64,
+    /// ≤ 0: none.
+    pub pids: i64,
+}
+
+/// What the processes may do in their guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Security {
+    pub privileged: bool,
+    pub read_only_root: bool,
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    pub no_new_privileges: bool,
+    pub seccomp: Seccomp,
+    /// Numeric ids beside the user's own groups.
+    pub groups: Vec<u32>,
+    /// `None`: the default list.
+    pub masked_paths: Option<Vec<String>>,
+    /// `None`: the default list.
+    pub readonly_paths: Option<Vec<String>>,
+    /// `--security-opt` as given, for `inspect`.
+    pub options: Vec<String>,
+}
+
+/// System call filter inside the guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seccomp {
+    #[default]
+    Default,
+    Unconfined,
+    /// An OCI `linux.seccomp` object, or a profile of Docker's form.
+    Profile(String),
+}
+
+/// The container's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    /// `json-file` or `none`.
+    pub driver: String,
+    /// As given, for `inspect`.
+    pub options: BTreeMap<String, String>,
+    pub max_bytes: Option<u64>,
+    pub max_files: u32,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            driver: Self::JSON_FILE.to_owned(),
+            options: BTreeMap::new(),
+            max_bytes: None,
+            max_files: 1,
+        }
+    }
+}
+
+impl Log {
+    pub const JSON_FILE: &str = "json-file";
+    pub const NONE: &str = "none";
+}
+
+/// One `setrlimit`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// Lower case without `RLIMIT_`, e.g. `nofile`.
+    pub name: String,
+    /// -1: unlimited.
+    pub soft: i64,
+    pub hard: i64,
+}

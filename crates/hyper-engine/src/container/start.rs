@@ -1,0 +1,290 @@
+//! From a spec to a running pod.
+//!
+//! ```text
+//!   bundle ──▶ ┌ supervisor: launch, connect ┐ ──▶ Create ──▶ clients attach ──▶ Start
+//!              └ root image, writable disk   ┘     (boots)
+//! ```
+//! Whatever fails, and wherever the future is dropped, [`discard`] leaves nothing of it behind.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hyper_task::rootfs::RootfsOptions;
+use hyper_task::stdio::{HUB, LogConfig, Sink};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::spec::{Log, Spec};
+use super::state::Exit;
+use crate::attach::Slot;
+use crate::core::Core;
+use crate::oci::Surroundings;
+use crate::phases::{self, Record};
+use crate::supervisor::{self, CreateTask, Pod};
+use crate::{Error, ProgramFault, Result, layout, oci};
+
+/// A pod whose container runs.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub pod: Arc<Pod>,
+    pub pid: u32,
+    pub unix_ns: i64,
+    pub ended: AbortOnDropHandle<Exit>,
+    pub phases: Record,
+}
+
+/// Starts the container. On failure nothing is left but the container's own directory.
+pub(crate) async fn start(
+    core: Arc<Core>,
+    spec: Arc<Spec>,
+    slot: Arc<Slot>,
+    mut phases: Record,
+) -> Result<Started> {
+    let bundle = core.layout.bundle(&spec.id);
+    let result = async {
+        let prepared = prepare(&core, &spec, &bundle).await?;
+        let connect = async {
+            let address = core.launcher.launch(&spec.id, &bundle).await?;
+            let pod = Pod::connect(&spec.id, &bundle, &address).await?;
+            Ok::<_, Error>((Arc::new(pod), phases::now()))
+        };
+        let disks = async {
+            let image = core.rootfs(&spec.image_id).await?;
+            writable_disk(&core, &prepared).await?;
+            Ok::<_, Error>((image, phases::now()))
+        };
+        let ((pod, connected), (rootfs, disk_ready)) = tokio::try_join!(connect, disks)?;
+        (phases.supervisor_connected, phases.disk_ready) = (connected, disk_ready);
+        run(pod, &spec, &slot, rootfs, prepared, &mut phases).await
+    }
+    .await;
+    match result {
+        Ok((pod, pid, ended)) => {
+            let unix_ns = hyper_stdio::now_ns();
+            Ok(Started { pod, pid, unix_ns, ended, phases })
+        }
+        Err(error) => {
+            slot.reset();
+            discard(&core, &spec.id).await;
+            Err(in_dockers_words(&spec, error))
+        }
+    }
+}
+
+/// Ends whatever a bundle belongs to and removes it.
+pub(crate) async fn discard(core: &Core, id: &str) {
+    let bundle = core.layout.bundle(id);
+    if !tokio::fs::try_exists(&bundle).await.unwrap_or(true) {
+        return;
+    }
+    match supervisor::read_address(&bundle).await {
+        Some(address) => match Pod::connect(id, &bundle, &address).await {
+            Ok(pod) => {
+                if let Err(error) = pod.kill(None, 9, true).await {
+                    tracing::debug!(container = id, %error, "kill");
+                }
+                pod.end().await;
+            }
+            Err(_) => core.launcher.clean(id, &bundle).await,
+        },
+        None => core.launcher.clean(id, &bundle).await,
+    }
+    remove_bundle(&bundle).await;
+}
+
+/// The pod is gone; so is its bundle.
+pub(crate) async fn remove_bundle(bundle: &Path) {
+    if let Err(error) = tokio::fs::remove_dir_all(bundle).await
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(bundle = %bundle.display(), %error, "remove bundle");
+    }
+}
+
+/// Where the container's log is, if it has one.
+pub(crate) fn log_config(core: &Core, spec: &Spec) -> Option<LogConfig> {
+    (spec.host.log.driver != Log::NONE).then(|| LogConfig {
+        driver: spec.host.log.driver.clone(),
+        path: core.layout.log(&spec.id),
+        max_size: spec.host.log.max_bytes,
+        max_file: spec.host.log.max_files.max(1),
+    })
+}
+
+struct Prepared {
+    upper: PathBuf,
+    disk_bytes: u64,
+    options: Vec<String>,
+    stdout: String,
+}
+
+/// Makes the bundle: all of it on a tmpfs, some tens of microseconds.
+async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Prepared> {
+    let (core, spec, bundle) = (core.clone(), spec.clone(), bundle.to_owned());
+    let work = move || {
+        let write = |name: &str, text: &[u8]| {
+            let path = bundle.join(name);
+            std::fs::write(&path, text).map_err(Error::file("write", path))
+        };
+        layout::private_directory(&bundle)?;
+        layout::private_directory(&core.layout.container(&spec.id))?;
+        write("hosts", hosts(&spec).as_bytes())?;
+        write("hostname", format!("{}\n", oci::hostname(&spec)).as_bytes())?;
+        write("resolv.conf", resolv_conf(&spec).as_bytes())?;
+        let file = |name: &str, at| (bundle.join(name), at);
+        let surroundings = Surroundings {
+            hypervisor: core.runtime(&spec.host.runtime),
+            files: vec![
+                file("resolv.conf", "/etc/resolv.conf"),
+                file("hostname", "/etc/hostname"),
+                file("hosts", "/etc/hosts"),
+            ],
+        };
+        write("config.json", oci::document(&spec, &surroundings)?.to_string().as_bytes())?;
+        let upper = core.layout.upper(&spec.id);
+        let options = RootfsOptions {
+            upper: Some(upper.clone()),
+            read_only: spec.host.security.read_only_root,
+            ephemeral: spec.host.auto_remove,
+        };
+        Ok(Prepared {
+            upper,
+            disk_bytes: match spec.host.disk_bytes {
+                0 => core.config.disk_bytes,
+                bytes => bytes,
+            },
+            options: options.to_options(),
+            stdout: Sink::Hub(log_config(&core, &spec)).to_uri(),
+        })
+    };
+    crate::core::blocking(work).await
+}
+
+async fn run(
+    pod: Arc<Pod>,
+    spec: &Spec,
+    slot: &Slot,
+    rootfs: PathBuf,
+    prepared: Prepared,
+    phases: &mut Record,
+) -> Result<(Arc<Pod>, u32, AbortOnDropHandle<Exit>)> {
+    let terminal = spec.host.tty;
+    let stderr = if terminal { String::new() } else { prepared.stdout.clone() };
+    pod.create(CreateTask {
+        rootfs,
+        options: prepared.options,
+        terminal,
+        stdin: if spec.host.open_stdin { HUB.to_owned() } else { String::new() },
+        stdout: prepared.stdout,
+        stderr,
+    })
+    .await?;
+    phases.task_created = phases::now();
+    slot.ready(&pod).await?;
+    // Asked before the start: a short process is over before a question after it could arrive.
+    let waiting = pod.clone();
+    let ended = AbortOnDropHandle::new(tokio::spawn(async move { waiting.wait().await }));
+    let pid = pod.start(None).await?;
+    phases.start_done = phases::now();
+    Ok((pod, pid, ended))
+}
+
+/// Once per container: what it has written stays for the next start.
+async fn writable_disk(core: &Core, prepared: &Prepared) -> Result<()> {
+    let (path, bytes) = (prepared.upper.clone(), prepared.disk_bytes);
+    let templates = core.layout.templates();
+    crate::core::blocking(move || {
+        if path.exists() {
+            return Ok(());
+        }
+        hyper_disk::fresh_ext4_from(&templates, &path, bytes).map_err(Error::Disk)
+    })
+    .await
+}
+
+fn hosts(spec: &Spec) -> String {
+    let mut text = String::from(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
+         ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
+    );
+    for entry in &spec.host.extra_hosts {
+        if let Some((name, address)) = entry.split_once([':', '=']) {
+            let address = address.trim_start_matches('[').trim_end_matches(']');
+            text.push_str(&format!("{address}\t{name}\n"));
+        }
+    }
+    // No network but loopback: the container's own name is there.
+    let hostname = oci::hostname(spec);
+    let full = match spec.host.domainname.as_str() {
+        "" => String::new(),
+        domain => format!("{hostname}.{domain} "),
+    };
+    text.push_str(&format!("127.0.1.1\t{full}{hostname}\n"));
+    text
+}
+
+fn resolv_conf(spec: &Spec) -> String {
+    let mut text = String::new();
+    for server in &spec.host.dns {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    for (word, values) in [("search", &spec.host.dns_search), ("options", &spec.host.dns_options)] {
+        if !values.is_empty() {
+            text.push_str(&format!("{word} {}\n", values.join(" ")));
+        }
+    }
+    text
+}
+
+/// The docker CLI takes its exit codes 126 and 127 from these words.
+pub(crate) fn in_dockers_words(spec: &Spec, error: Error) -> Error {
+    match error {
+        Error::Program { fault, message } => {
+            let program = spec.args().into_iter().next().unwrap_or_default();
+            Error::Program { fault, message: program_message(fault, &program, &message) }
+        }
+        other => other,
+    }
+}
+
+/// Docker's text for a program that cannot be run.
+pub(crate) fn program_message(fault: ProgramFault, program: &str, message: &str) -> String {
+    let known = match fault {
+        ProgramFault::NotFound if program.contains('/') => {
+            format!("exec: \"{program}\": stat {program}: no such file or directory")
+        }
+        ProgramFault::NotFound => {
+            format!("exec: \"{program}\": executable file not found in $PATH")
+        }
+        ProgramFault::NotExecutable if !message.contains("is a directory") => {
+            format!("exec: \"{program}\": permission denied")
+        }
+        ProgramFault::NotExecutable => format!("exec: \"{program}\": is a directory"),
+        ProgramFault::UnknownUser => return message.to_owned(),
+    };
+    format!("failed to create task for container: unable to start container process: {known}")
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn etc_files() {
+        let mut spec = Spec { id: "ab".repeat(32), ..Spec::default() };
+        spec.host.extra_hosts = vec!["db:10.0.0.1".into(), "six:[fe80::1]".into()];
+        spec.host.dns = vec!["9.9.9.9".into()];
+        spec.host.dns_search = vec!["a".into(), "b".into()];
+        let text = hosts(&spec);
+        assert!(text.contains("10.0.0.1\tdb\n") && text.contains("fe80::1\tsix\n"), "{text}");
+        assert!(text.ends_with("127.0.1.1\tabababababab\n"), "{text}");
+        assert_eq!(resolv_conf(&spec), "nameserver 9.9.9.9\nsearch a b\n");
+    }
+
+    #[test]
+    fn the_docker_cli_finds_its_exit_codes() {
+        let text = |fault, program| program_message(fault, program, "");
+        assert!(text(ProgramFault::NotFound, "x").contains("executable file not found in $PATH"));
+        assert!(text(ProgramFault::NotFound, "/x").contains("no such file or directory"));
+        assert!(text(ProgramFault::NotExecutable, "/x").contains("permission denied"));
+    }
+}

@@ -1,0 +1,589 @@
+//! What dialects call.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_stdio::{LogReader, Wanted};
+use hyper_task::pod::PodReport;
+use tokio::sync::{broadcast, oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::attach::Attaching;
+use crate::container::actor::{Command, Reply, attributes};
+use crate::container::create::{self, Created};
+use crate::container::spec::{CreateRequest, Limits};
+use crate::container::state::Status;
+use crate::core::{Config, Core, Handle};
+use crate::event::{Event, Kind};
+use crate::exec::{self, Exec};
+use crate::lock::Lock;
+use crate::logs::{self, LogQuery};
+use crate::oci::ExecSpec;
+use crate::phases::Record;
+use crate::stats::{self, Stats};
+use crate::store::Store;
+use crate::supervisor::launch::Launcher;
+use crate::supervisor::publish::Service;
+use crate::{Attached, Error, Result, View, id, layout, restore, signal};
+
+/// Docker's grace between the stop signal and SIGKILL, in seconds.
+const STOP_GRACE: i64 = 10;
+/// From SIGKILL to the end of a container.
+const KILLED: Duration = Duration::from_secs(20);
+/// Of a socket's path; unix(7).
+const MAX_EVENTS_SOCKET: usize = 100;
+const SIGKILL: i32 = 9;
+
+/// The engine. Clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    pub(crate) core: Arc<Core>,
+    id: Arc<str>,
+    /// Stops with the last clone.
+    _service: Arc<Service>,
+    _locks: Arc<[Lock; 2]>,
+}
+
+/// When a wait is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitCondition {
+    /// At once, unless it runs.
+    NotRunning,
+    NextExit,
+    Removed,
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitOutcome {
+    pub exit_code: i32,
+    /// Why, when it was not the process itself.
+    pub error: String,
+}
+
+/// Numbers of containers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub running: usize,
+    pub paused: usize,
+    pub stopped: usize,
+}
+
+impl Engine {
+    /// Opens the engine and finds its containers again.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when another engine has a root; [`Error::Database`], [`Error::Image`],
+    /// [`Error::File`].
+    pub async fn open(config: Config) -> Result<Self> {
+        let layout = config.layout.clone();
+        if layout.events_socket().as_os_str().len() > MAX_EVENTS_SOCKET {
+            return Err(Error::Invalid(format!(
+                "exec root {} is too long for a socket's path: choose a shorter one",
+                layout.exec_root.display()
+            )));
+        }
+        let (store, locks) = crate::core::blocking(move || prepare(&layout)).await?;
+        let image_root = config.layout.images();
+        let images = hyper_image::Store::open(image_root.clone(), config.images.clone())
+            .await
+            .map_err(|e| crate::core::image_error(&image_root.display().to_string(), e))?;
+        let (service, mut ooms) = Service::listen(&config.layout.events_socket()).await?;
+        let engine_id = store.engine_id().await?;
+        let core = Arc::new(Core {
+            layout: config.layout.clone(),
+            launcher: Launcher {
+                program: config.supervisor.clone(),
+                events: config.layout.events_socket(),
+                debug: config.debug,
+            },
+            config,
+            store,
+            images,
+            events: crate::event::Log::default(),
+            finished: crate::phases::Finished::default(),
+            registry: std::sync::RwLock::default(),
+            execs: std::sync::Mutex::default(),
+            tasks: TaskTracker::new(),
+        });
+        restore::run(&core).await?;
+        let listening = Arc::downgrade(&core);
+        // Ends with the service, which has the other side of the channel.
+        tokio::spawn(async move {
+            while let Some(id) = ooms.recv().await {
+                let Some(core) = listening.upgrade() else { return };
+                if let Ok(handle) = core.find(&id) {
+                    let view = handle.view.borrow().clone();
+                    let labels = attributes(&view.spec, &view.name);
+                    core.events.publish(Kind::Container, "oom", &view.spec.id, labels);
+                }
+            }
+        });
+        Ok(Self {
+            core,
+            id: engine_id.into(),
+            _service: Arc::new(service),
+            _locks: Arc::new(locks),
+        })
+    }
+
+    /// A random id of this data root.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.core.config
+    }
+
+    /// Waits for the work that outlives requests: stops in progress, removals.
+    pub async fn drain(&self, within: Duration) {
+        self.core.tasks.close();
+        if tokio::time::timeout(within, self.core.tasks.wait()).await.is_err() {
+            tracing::debug!(tasks = self.core.tasks.len(), "not everything was finished");
+        }
+    }
+
+    /// Makes a container.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::NameInUse`], [`Error::NoSuchImage`].
+    pub async fn create(&self, request: CreateRequest) -> Result<Created> {
+        let core = self.core.clone();
+        self.detached(async move { create::create(&core, request).await }).await
+    }
+
+    /// The container that an id, the start of one, or a name means.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`], [`Error::AmbiguousContainer`].
+    pub fn container(&self, reference: &str) -> Result<View> {
+        Ok(self.core.find(reference)?.view.borrow().clone())
+    }
+
+    /// All containers, newest first.
+    #[must_use]
+    pub fn containers(&self) -> Vec<View> {
+        self.core.views()
+    }
+
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for view in self.core.views() {
+            match view.state.status {
+                Status::Running => counts.running += 1,
+                Status::Paused => counts.paused += 1,
+                Status::Created | Status::Starting | Status::Exited => counts.stopped += 1,
+            }
+        }
+        counts
+    }
+
+    /// Starts a container.
+    ///
+    /// # Errors
+    /// [`Error::NotModified`] when it runs; [`Error::Program`], [`Error::Supervisor`] when it
+    /// cannot be started.
+    pub async fn start(&self, reference: &str) -> Result<()> {
+        ask(&self.core.find(reference)?, Command::Start).await
+    }
+
+    /// Sends a signal to the first process.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it does not run; [`Error::Invalid`] for an unknown signal.
+    pub async fn kill(&self, reference: &str, signal: Option<&str>) -> Result<()> {
+        let handle = self.core.find(reference)?;
+        let signal = match signal {
+            None | Some("") => SIGKILL,
+            Some(text) => signal::parse(text)?,
+        };
+        ask(&handle, |reply| Command::Kill { signal, reply }).await?;
+        if signal == SIGKILL {
+            // As Docker: the answer means that it is dead.
+            let _ = tokio::time::timeout(KILLED, not_up(handle.view)).await;
+        }
+        Ok(())
+    }
+
+    /// Sends the stop signal, and SIGKILL after the grace (seconds; negative: never).
+    ///
+    /// # Errors
+    /// [`Error::NotModified`] when it does not run.
+    pub async fn stop(
+        &self,
+        reference: &str,
+        signal: Option<&str>,
+        grace: Option<i64>,
+    ) -> Result<()> {
+        let handle = self.core.find(reference)?;
+        let signal = signal.filter(|text| !text.is_empty()).map(signal::parse).transpose()?;
+        let core = self.core.clone();
+        self.detached(async move { stop(&core, &handle, signal, grace).await }).await
+    }
+
+    /// Stops it, if it runs, and starts it.
+    ///
+    /// # Errors
+    /// As [`Engine::stop`] and [`Engine::start`].
+    pub async fn restart(
+        &self,
+        reference: &str,
+        signal: Option<&str>,
+        grace: Option<i64>,
+    ) -> Result<()> {
+        let handle = self.core.find(reference)?;
+        let signal = signal.filter(|text| !text.is_empty()).map(signal::parse).transpose()?;
+        let core = self.core.clone();
+        self.detached(async move {
+            send(&handle, Command::HoldRemoval).await?;
+            match stop(&core, &handle, signal, grace).await {
+                Ok(()) | Err(Error::NotModified(_)) => {}
+                Err(error) => return Err(error),
+            }
+            ask(&handle, Command::Start).await?;
+            let view = handle.view.borrow().clone();
+            let labels = attributes(&view.spec, &view.name);
+            core.events.publish(Kind::Container, "restart", &view.spec.id, labels);
+            Ok(())
+        })
+        .await
+    }
+
+    /// # Errors
+    /// [`Error::Conflict`] when it does not run.
+    pub async fn pause(&self, reference: &str) -> Result<()> {
+        ask(&self.core.find(reference)?, Command::Pause).await
+    }
+
+    /// # Errors
+    /// [`Error::Conflict`] when it is not paused.
+    pub async fn unpause(&self, reference: &str) -> Result<()> {
+        ask(&self.core.find(reference)?, Command::Unpause).await
+    }
+
+    /// Gives it another name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::NameInUse`].
+    pub async fn rename(&self, reference: &str, name: &str) -> Result<()> {
+        let handle = self.core.find(reference)?;
+        let name = name.strip_prefix('/').unwrap_or(name).to_owned();
+        if !id::is_name(&name) {
+            return Err(Error::Invalid(format!(
+                "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            )));
+        }
+        let (id, old) = {
+            let view = handle.view.borrow();
+            (view.spec.id.clone(), view.name.clone())
+        };
+        if old == name {
+            return Err(Error::Invalid(
+                "Renaming a container with the same name as its current name".to_owned(),
+            ));
+        }
+        let core = self.core.clone();
+        self.detached(async move {
+            core.reserve(&name, &id)?;
+            let done = ask(&handle, |reply| Command::Rename { name: name.clone(), reply }).await;
+            core.release(if done.is_ok() { &old } else { &name });
+            done
+        })
+        .await
+    }
+
+    /// Changes its limits, of the running processes too.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::Supervisor`].
+    pub async fn update(&self, reference: &str, limits: Limits) -> Result<()> {
+        create::check_limits(&limits)?;
+        ask(&self.core.find(reference)?, |reply| Command::Update { limits, reply }).await
+    }
+
+    /// Removes it; with `force` even if it runs.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it runs.
+    pub async fn remove(&self, reference: &str, force: bool) -> Result<()> {
+        ask(&self.core.find(reference)?, |reply| Command::Remove { force, reply }).await
+    }
+
+    /// A wait that has begun: an end after this call is not missed. Await what it returns.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`].
+    pub fn wait(
+        &self,
+        reference: &str,
+        condition: WaitCondition,
+    ) -> Result<impl Future<Output = WaitOutcome> + Send + use<>> {
+        let mut view = self.core.find(reference)?.view;
+        let exits = view.borrow().state.exits;
+        Ok(async move {
+            let over = |view: &View| match condition {
+                WaitCondition::NotRunning => {
+                    view.removed
+                        || !(view.state.status.is_up() || view.state.status == Status::Starting)
+                }
+                WaitCondition::NextExit => view.removed || view.state.exits > exits,
+                WaitCondition::Removed => view.removed,
+            };
+            // An error means that the engine ends.
+            let last = match view.wait_for(over).await {
+                Ok(last) => last.clone(),
+                Err(_) => {
+                    return WaitOutcome { exit_code: 255, error: "hyperd is ending".to_owned() };
+                }
+            };
+            WaitOutcome { exit_code: last.state.exit_code, error: last.state.error }
+        })
+    }
+
+    /// Joins its streams, now or when it is started.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`], [`Error::Conflict`] when it is paused.
+    pub async fn attach(&self, reference: &str, wanted: Wanted) -> Result<Attaching> {
+        let handle = self.core.find(reference)?;
+        let view = handle.view.borrow().clone();
+        if view.state.status == Status::Paused {
+            return Err(Error::Conflict(format!(
+                "container {} is paused, unpause the container before attach",
+                view.spec.id
+            )));
+        }
+        let attaching = handle.slot.join(wanted).await?;
+        let labels = attributes(&view.spec, &view.name);
+        self.core.events.publish(Kind::Container, "attach", &view.spec.id, labels);
+        Ok(attaching)
+    }
+
+    /// Sets the size of its terminal.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it does not run.
+    pub async fn resize(&self, reference: &str, rows: u16, columns: u16) -> Result<()> {
+        let view = self.container(reference)?;
+        running(&view)?.resize(None, rows, columns).await
+    }
+
+    /// Reads its log.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when it has none.
+    pub async fn logs(&self, reference: &str, query: LogQuery) -> Result<LogReader> {
+        logs::read(&self.core, &self.core.find(reference)?, query).await
+    }
+
+    /// Ids of its processes, in the guest.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it does not run.
+    pub async fn processes(&self, reference: &str) -> Result<Vec<u32>> {
+        let view = self.container(reference)?;
+        running(&view)?.pids().await
+    }
+
+    /// Its counters; `None` when it does not run.
+    ///
+    /// # Errors
+    /// [`Error::Supervisor`].
+    pub async fn stats(&self, reference: &str) -> Result<Option<Stats>> {
+        let view = self.container(reference)?;
+        let Some(pod) = &view.pod else { return Ok(None) };
+        let any = pod.stats().await?;
+        stats::read(&any).map(Some).ok_or_else(|| Error::Supervisor {
+            id: view.spec.id.clone(),
+            what: "read counters",
+            why: format!("`{}` is not understood", any.type_url),
+        })
+    }
+
+    /// Its pod, as the supervisor sees it.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it does not run.
+    pub async fn pod(&self, reference: &str) -> Result<PodReport> {
+        let view = self.container(reference)?;
+        running(&view)?.report().await
+    }
+
+    /// Where the time of its last run went.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`] when it is not among the last runs either.
+    pub fn phases(&self, reference: &str) -> Result<Record> {
+        if let Some(record) = self.core.finished.find(reference) {
+            return Ok(record);
+        }
+        let view = self.container(reference)?;
+        Err(Error::Conflict(format!("container {} has not ended a run", view.name)))
+    }
+
+    /// The last ended runs, oldest first.
+    #[must_use]
+    pub fn all_phases(&self) -> Vec<Record> {
+        self.core.finished.all()
+    }
+
+    /// Prepares a process in a running container.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it does not run; [`Error::Invalid`].
+    pub fn exec_create(&self, reference: &str, spec: ExecSpec) -> Result<Arc<Exec>> {
+        exec::create(&self.core, reference, spec)
+    }
+
+    /// # Errors
+    /// [`Error::NoSuchExec`].
+    pub fn exec(&self, id: &str) -> Result<Arc<Exec>> {
+        exec::find(&self.core, id)
+    }
+
+    /// Runs the prepared process; with its streams unless `detached`.
+    ///
+    /// # Errors
+    /// [`Error::Program`] when it cannot be run; the exec has ended then, with its code.
+    pub async fn exec_start(&self, exec: &Arc<Exec>, detached: bool) -> Result<Option<Attached>> {
+        let (core, exec) = (self.core.clone(), exec.clone());
+        self.detached(async move { exec::start(&core, &exec, detached).await }).await
+    }
+
+    /// # Errors
+    /// [`Error::Conflict`] when it does not run.
+    pub async fn exec_resize(&self, exec: &Exec, rows: u16, columns: u16) -> Result<()> {
+        exec::resize(&self.core, exec, rows, columns).await
+    }
+
+    /// Ids of the execs of a container that have not ended.
+    #[must_use]
+    pub fn execs(&self, container: &str) -> Vec<String> {
+        let execs = self.core.execs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let live = |exec: &&Arc<Exec>| exec.container == container && exec.state().running;
+        execs.values().filter(live).map(|exec| exec.id.clone()).collect()
+    }
+
+    /// Past events from `since` (nanoseconds since the Unix epoch) on, and those to come.
+    #[must_use]
+    pub fn events(&self, since: Option<i64>) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        self.core.events.listen(since)
+    }
+
+    /// Tells of something that a client did to a container.
+    pub fn note(&self, view: &View, action: &str) {
+        let labels = attributes(&view.spec, &view.name);
+        self.core.events.publish(Kind::Container, action, &view.spec.id, labels);
+    }
+
+    /// Bytes that a container's own directory takes on disk: what it wrote, and its log.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub async fn container_bytes(&self, id: &str) -> Result<u64> {
+        let directory = self.core.layout.container(id);
+        crate::core::blocking(move || used(&directory)).await
+    }
+
+    /// Work that is finished even if its caller goes away.
+    async fn detached<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.core.tasks.spawn(work).await.unwrap_or(Err(Error::ShuttingDown))
+    }
+}
+
+fn prepare(layout: &layout::Layout) -> Result<(Store, [Lock; 2])> {
+    for directory in [
+        &layout.data_root,
+        &layout.exec_root,
+        &layout.containers(),
+        &layout.templates(),
+        &layout.pods(),
+    ] {
+        layout::private_directory(directory)?;
+    }
+    let data = Lock::take(&layout.data_root)?;
+    let exec = Lock::take(&layout.exec_root)?;
+    Ok((Store::open(&layout.database())?, [data, exec]))
+}
+
+async fn ask(handle: &Handle, command: impl FnOnce(Reply<()>) -> Command) -> Result<()> {
+    let (reply, answer) = oneshot::channel();
+    send(handle, command(reply)).await?;
+    answer.await.unwrap_or_else(|_| Err(gone(handle)))
+}
+
+async fn send(handle: &Handle, command: Command) -> Result<()> {
+    handle.commands.send(command).await.map_err(|_| gone(handle))
+}
+
+fn gone(handle: &Handle) -> Error {
+    Error::NoSuchContainer(handle.view.borrow().spec.id.clone())
+}
+
+fn running(view: &View) -> Result<&crate::supervisor::Pod> {
+    view.pod
+        .as_deref()
+        .ok_or_else(|| Error::Conflict(format!("container {} is not running", view.spec.id)))
+}
+
+async fn not_up(mut view: watch::Receiver<View>) {
+    let _ = view.wait_for(|view| view.removed || !view.state.status.is_up()).await;
+}
+
+async fn stop(core: &Core, handle: &Handle, signal: Option<i32>, grace: Option<i64>) -> Result<()> {
+    let view = handle.view.borrow().clone();
+    if !view.state.status.is_up() && view.state.status != Status::Starting {
+        return Err(Error::NotModified(format!("container {} is not running", view.name)));
+    }
+    let signal = signal.unwrap_or_else(|| signal::of(&view.spec.stop_signal));
+    let grace = grace.or(view.spec.host.stop_timeout).unwrap_or(STOP_GRACE);
+    kill_if_up(handle, signal).await?;
+    let over = not_up(handle.view.clone());
+    match u64::try_from(grace) {
+        Err(_) => over.await,
+        Ok(seconds) => {
+            if tokio::time::timeout(Duration::from_secs(seconds), over).await.is_err() {
+                kill_if_up(handle, SIGKILL).await?;
+                if tokio::time::timeout(KILLED, not_up(handle.view.clone())).await.is_err() {
+                    if let Some(pod) = &handle.view.borrow().pod {
+                        pod.kill_supervisor();
+                    }
+                    not_up(handle.view.clone()).await;
+                }
+            }
+        }
+    }
+    let labels = attributes(&view.spec, &view.name);
+    core.events.publish(Kind::Container, "stop", &view.spec.id, labels);
+    Ok(())
+}
+
+/// It may end at any moment by itself, which is as good.
+async fn kill_if_up(handle: &Handle, signal: i32) -> Result<()> {
+    match ask(handle, |reply| Command::Kill { signal, reply }).await {
+        Err(error) => {
+            let view = handle.view.borrow();
+            if view.removed || !view.state.status.is_up() { Ok(()) } else { Err(error) }
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+fn used(directory: &Path) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    let wrong = || Error::file("read", directory);
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(directory).map_err(wrong())? {
+        let metadata = entry.and_then(|entry| entry.metadata()).map_err(wrong())?;
+        bytes += metadata.blocks() * 512;
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,85 @@
+//! Where things are on the host.
+//!
+//! ```text
+//! DATA_ROOT/                     survives a reboot
+//!   hyperd.lock                  held by the one hyperd of this root; its pid
+//!   state.db                     SQLite
+//!   images/                      the image store (hyper-image)
+//!   templates/                   empty ext4 disks, one per size
+//!   containers/ID/               upper.ext4, ID-json.log, hosts, hostname, resolv.conf
+//! EXEC_ROOT/                     a tmpfs: gone after a reboot
+//!   events.sock                  supervisors publish here
+//!   pods/ID/                     the bundle of a running container
+//! ```
+
+use std::path::{Path, PathBuf};
+
+/// The two roots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    pub data_root: PathBuf,
+    pub exec_root: PathBuf,
+}
+
+impl Layout {
+    #[must_use]
+    pub fn database(&self) -> PathBuf {
+        self.data_root.join("state.db")
+    }
+
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        self.data_root.join("images")
+    }
+
+    #[must_use]
+    pub fn templates(&self) -> PathBuf {
+        self.data_root.join("templates")
+    }
+
+    #[must_use]
+    pub fn containers(&self) -> PathBuf {
+        self.data_root.join("containers")
+    }
+
+    #[must_use]
+    pub fn container(&self, id: &str) -> PathBuf {
+        self.containers().join(id)
+    }
+
+    #[must_use]
+    pub fn upper(&self, id: &str) -> PathBuf {
+        self.container(id).join("upper.ext4")
+    }
+
+    #[must_use]
+    pub fn log(&self, id: &str) -> PathBuf {
+        self.container(id).join(format!("{id}-json.log"))
+    }
+
+    #[must_use]
+    pub fn pods(&self) -> PathBuf {
+        self.exec_root.join("pods")
+    }
+
+    #[must_use]
+    pub fn bundle(&self, id: &str) -> PathBuf {
+        self.pods().join(id)
+    }
+
+    #[must_use]
+    pub fn events_socket(&self) -> PathBuf {
+        self.exec_root.join("events.sock")
+    }
+}
+
+/// Makes a directory, with its parents, that others may pass through but not list: the jailed
+/// hypervisor runs under a uid of its own.
+pub(crate) fn private_directory(path: &Path) -> crate::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .map_err(crate::Error::file("make directory", path))
+}

@@ -1,0 +1,110 @@
+//! File systems mounted in a container: Docker's, the tmpfs asked for, and our files in /etc.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::container::spec::Spec;
+use crate::{Error, Result};
+
+const SHM_BYTES: u64 = 64 << 20;
+
+/// The `mounts` array, parents before children.
+pub(super) fn list(spec: &Spec, files: &[(PathBuf, &'static str)]) -> Result<Vec<Value>> {
+    let privileged = spec.host.security.privileged;
+    let kernel = if privileged { "rw" } else { "ro" };
+    let shm = match spec.host.shm_bytes {
+        0 => SHM_BYTES,
+        bytes => bytes,
+    };
+    let mount = |at: &str, kind: &str, options: &[&str]| json!({ "destination": at, "type": kind, "source": kind, "options": options });
+    let mut mounts = vec![
+        mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", kernel]),
+        mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", kernel]),
+        mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        json!({
+            "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+            "options": ["nosuid", "noexec", "nodev", "mode=1777", format!("size={shm}")],
+        }),
+    ];
+    for (host, container) in files {
+        mounts.push(json!({
+            "destination": container, "type": "bind", "source": host,
+            "options": ["rbind", "rprivate"],
+        }));
+    }
+    for (at, options) in &spec.host.tmpfs {
+        mounts.push(tmpfs(at, options)?);
+    }
+    Ok(mounts)
+}
+
+/// Refuses what [`list`] would.
+pub(crate) fn check(at: &str, options: &str) -> Result<()> {
+    tmpfs(at, options).map(drop)
+}
+
+fn tmpfs(at: &str, options: &str) -> Result<Value> {
+    let bad = |why: String| Error::Invalid(format!("invalid tmpfs `{at}`: {why}"));
+    if !at.starts_with('/') || at.split('/').any(|part| part == "..") {
+        return Err(bad("the path must be absolute and without `..`".to_owned()));
+    }
+    if at.trim_matches('/').is_empty() {
+        return Err(bad("it would hide the whole root".to_owned()));
+    }
+    let mut all = vec!["noexec".to_owned(), "nosuid".to_owned(), "nodev".to_owned()];
+    for option in options.split(',').map(str::trim).filter(|option| !option.is_empty()) {
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        match (key, value.is_empty()) {
+            (
+                "ro" | "rw" | "exec" | "noexec" | "suid" | "nosuid" | "dev" | "nodev" | "sync"
+                | "async" | "atime" | "noatime" | "diratime" | "nodiratime" | "relatime"
+                | "norelatime" | "strictatime" | "nostrictatime",
+                true,
+            ) => {
+                // The opposite may be a default.
+                let opposite =
+                    key.strip_prefix("no").map_or_else(|| format!("no{key}"), str::to_owned);
+                all.retain(|known| *known != opposite && known != key);
+                all.push(key.to_owned());
+            }
+            ("size" | "mode" | "uid" | "gid" | "nr_inodes" | "nr_blocks", false) => {
+                all.push(option.to_owned());
+            }
+            _ => return Err(bad(format!("option `{option}` is not one of a tmpfs"))),
+        }
+    }
+    Ok(json!({ "destination": at, "type": "tmpfs", "source": "tmpfs", "options": all }))
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn options_override_the_defaults() {
+        let mount = tmpfs("/run", "exec,size=64m,mode=1770").unwrap();
+        assert_eq!(mount["options"], json!(["nosuid", "nodev", "exec", "size=64m", "mode=1770"]));
+    }
+
+    #[test]
+    fn bad_ones_are_named() {
+        for (at, options, named) in [
+            ("run", "", "`run`"),
+            ("/a/../..", "", ".."),
+            ("/", "", "whole root"),
+            ("/run", "huge=always", "huge=always"),
+            ("/run", "size", "`size`"),
+        ] {
+            let error = check(at, options).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}

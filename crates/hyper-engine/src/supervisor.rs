@@ -1,0 +1,450 @@
+//! The supervisor of one pod, as hyperd drives it.
+//!
+//! containerd's Task API over ttrpc, and `hyper.pod.v1` on `BUNDLE/pod.sock`. hyperd is a client
+//! like containerd: it starts the supervisor program, asks, and may go away at any time. What it
+//! needs to come back is in the bundle: [`ADDRESS_FILE`].
+//!
+//! - [`launch`]: starts the program and learns its address.
+//! - [`task`]: the ttrpc client.
+//! - [`publish`]: the service that supervisors send their events to.
+//! - [`Pod`]: one connected supervisor with one container.
+
+pub(crate) mod launch;
+pub(crate) mod publish;
+pub(crate) mod task;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use containerd_shim_protos::api;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+use hyper_stdio::Wanted;
+use hyper_stdio::attach::{FrameReader, FrameWriter};
+use hyper_task::pod::{Answer, Call, ExitRecord, Phases, PodReport};
+use serde::{Deserialize, Serialize};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
+
+use crate::container::state::Exit;
+use crate::{Error, ProgramFault, Result};
+use task::{TaskClient, TaskError};
+
+/// Where hyperd keeps [`Address`] in the bundle.
+pub(crate) const ADDRESS_FILE: &str = "hyperd-address.json";
+/// For answers that need no work in the guest.
+const QUICK: Duration = Duration::from_secs(10);
+/// For a guest to boot under emulation on a busy host.
+const BOOT: Duration = Duration::from_secs(180);
+/// For a guest to go away.
+const END: Duration = Duration::from_secs(30);
+
+/// How to reach a supervisor again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Address {
+    /// `unix:///…`
+    pub address: String,
+    /// Major version of the Task API it speaks.
+    pub version: u32,
+}
+
+/// Streams of an attached process.
+pub type PodStreams = (FrameReader<OwnedReadHalf>, FrameWriter<OwnedWriteHalf>);
+
+/// One connected supervisor and its container.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    id: String,
+    bundle: PathBuf,
+    task: TaskClient,
+    attached: watch::Sender<usize>,
+}
+
+/// What the supervisor knows of the container's first process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Found {
+    Up {
+        pid: u32,
+        paused: bool,
+    },
+    Ended(Exit),
+    /// Created and never started.
+    Unstarted,
+}
+
+/// What a container is made from; see Task `Create`.
+#[derive(Debug, Clone)]
+pub(crate) struct CreateTask {
+    /// JSON of `hyper_task::rootfs::RootfsImage`.
+    pub rootfs: PathBuf,
+    pub options: Vec<String>,
+    pub terminal: bool,
+    pub stdin: String,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// While it lives, the supervisor keeps what this client has not read yet.
+#[derive(Debug)]
+pub(crate) struct AttachGuard(watch::Sender<usize>);
+
+impl Drop for AttachGuard {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+impl Pod {
+    /// Connects to a supervisor that was launched for `id`.
+    pub async fn connect(id: &str, bundle: &Path, address: &Address) -> Result<Self> {
+        let task = tokio::time::timeout(QUICK, TaskClient::connect(address))
+            .await
+            .map_err(|_| deadline(id, "connect to the supervisor", QUICK))?
+            .map_err(|e| failure(id, "connect to the supervisor", e.to_string()))?;
+        Ok(Self {
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            task,
+            attached: watch::Sender::new(0),
+        })
+    }
+
+    pub fn bundle(&self) -> &Path {
+        &self.bundle
+    }
+
+    /// Boots the guest and makes the container in it.
+    pub async fn create(&self, create: CreateTask) -> Result<()> {
+        let mount = containerd_shim_protos::types::mount::Mount {
+            type_: hyper_task::rootfs::MOUNT_TYPE.to_owned(),
+            source: create.rootfs.display().to_string(),
+            options: create.options,
+            ..Default::default()
+        };
+        let request = api::CreateTaskRequest {
+            id: self.id.clone(),
+            bundle: self.bundle.display().to_string(),
+            rootfs: vec![mount],
+            terminal: create.terminal,
+            stdin: create.stdin,
+            stdout: create.stdout,
+            stderr: create.stderr,
+            ..Default::default()
+        };
+        let _: api::CreateTaskResponse = self.ask("Create", &request, Some(BOOT)).await?;
+        Ok(())
+    }
+
+    /// Lets the first process (or an exec) run; its process id in the guest.
+    pub async fn start(&self, exec: Option<&str>) -> Result<u32> {
+        let request = api::StartRequest {
+            id: self.id.clone(),
+            exec_id: exec.unwrap_or_default().to_owned(),
+            ..Default::default()
+        };
+        let started: api::StartResponse = self.ask("Start", &request, Some(BOOT)).await?;
+        Ok(started.pid)
+    }
+
+    /// Waits until the first process has ended, however that becomes known.
+    pub async fn wait(&self) -> Exit {
+        let answer = self.wait_process(None).await;
+        // Written before the exit is announced, and knows more than the answer.
+        if let Some(exit) = read_exit(&self.bundle).await {
+            return exit;
+        }
+        match answer {
+            Ok((code, unix_ns)) => Exit { code, unix_ns, ..Exit::default() },
+            Err(error) => Exit {
+                code: 255,
+                unix_ns: hyper_stdio::now_ns(),
+                oom_killed: false,
+                reason: format!("the pod's supervisor is gone: {error}"),
+            },
+        }
+    }
+
+    /// Exit code and time of a process.
+    pub async fn wait_process(&self, exec: Option<&str>) -> Result<(i32, i64)> {
+        let request = api::WaitRequest {
+            id: self.id.clone(),
+            exec_id: exec.unwrap_or_default().to_owned(),
+            ..Default::default()
+        };
+        let ended: api::WaitResponse = self.ask("Wait", &request, None).await?;
+        Ok((exit_code(ended.exit_status), unix_ns(ended.exited_at.as_ref())))
+    }
+
+    /// What has become of the container.
+    pub async fn state(&self) -> Result<Found> {
+        use containerd_shim_protos::api::Status;
+        let request = api::StateRequest { id: self.id.clone(), ..Default::default() };
+        let state: api::StateResponse = self.ask("State", &request, Some(QUICK)).await?;
+        Ok(match state.status.enum_value_or_default() {
+            Status::RUNNING => Found::Up { pid: state.pid, paused: false },
+            Status::PAUSED | Status::PAUSING => Found::Up { pid: state.pid, paused: true },
+            Status::STOPPED => {
+                Found::Ended(read_exit(&self.bundle).await.unwrap_or_else(|| Exit {
+                    code: exit_code(state.exit_status),
+                    unix_ns: unix_ns(state.exited_at.as_ref()),
+                    ..Exit::default()
+                }))
+            }
+            Status::CREATED | Status::UNKNOWN => Found::Unstarted,
+        })
+    }
+
+    pub async fn kill(&self, exec: Option<&str>, signal: i32, all: bool) -> Result<()> {
+        let request = api::KillRequest {
+            id: self.id.clone(),
+            exec_id: exec.unwrap_or_default().to_owned(),
+            signal: signal.unsigned_abs(),
+            all,
+            ..Default::default()
+        };
+        self.tell("Kill", &request, QUICK).await
+    }
+
+    pub async fn pause(&self) -> Result<()> {
+        let request = api::PauseRequest { id: self.id.clone(), ..Default::default() };
+        self.tell("Pause", &request, QUICK).await
+    }
+
+    pub async fn resume(&self) -> Result<()> {
+        let request = api::ResumeRequest { id: self.id.clone(), ..Default::default() };
+        self.tell("Resume", &request, QUICK).await
+    }
+
+    pub async fn resize(&self, exec: Option<&str>, rows: u16, columns: u16) -> Result<()> {
+        let request = api::ResizePtyRequest {
+            id: self.id.clone(),
+            exec_id: exec.unwrap_or_default().to_owned(),
+            width: columns.into(),
+            height: rows.into(),
+            ..Default::default()
+        };
+        self.tell("ResizePty", &request, QUICK).await
+    }
+
+    /// Process ids in the guest.
+    pub async fn pids(&self) -> Result<Vec<u32>> {
+        let request = api::PidsRequest { id: self.id.clone(), ..Default::default() };
+        let pids: api::PidsResponse = self.ask("Pids", &request, Some(QUICK)).await?;
+        Ok(pids.processes.iter().map(|process| process.pid).collect())
+    }
+
+    /// Counters, as the supervisor packs them.
+    pub async fn stats(&self) -> Result<Any> {
+        let request = api::StatsRequest { id: self.id.clone(), ..Default::default() };
+        let stats: api::StatsResponse = self.ask("Stats", &request, Some(QUICK)).await?;
+        Ok(stats.stats.unwrap_or_default())
+    }
+
+    /// Changes limits; `resources` is the OCI `linux.resources` object.
+    pub async fn update(&self, resources: &serde_json::Value) -> Result<()> {
+        let mut any = Any::new();
+        any.type_url = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".into();
+        any.value = resources.to_string().into_bytes();
+        let request = api::UpdateTaskRequest {
+            id: self.id.clone(),
+            resources: Some(any).into(),
+            ..Default::default()
+        };
+        self.tell("Update", &request, QUICK).await
+    }
+
+    /// Adds a process, not yet running; `process` is the OCI `process` object.
+    pub async fn exec(
+        &self,
+        exec: &str,
+        process: &serde_json::Value,
+        terminal: bool,
+        stdin: bool,
+    ) -> Result<()> {
+        let hub = hyper_task::stdio::HUB;
+        let mut any = Any::new();
+        any.type_url = "types.containerd.io/opencontainers/runtime-spec/1/Process".into();
+        any.value = process.to_string().into_bytes();
+        let request = api::ExecProcessRequest {
+            id: self.id.clone(),
+            exec_id: exec.to_owned(),
+            terminal,
+            stdin: if stdin { hub.to_owned() } else { String::new() },
+            stdout: hub.to_owned(),
+            stderr: if terminal { String::new() } else { hub.to_owned() },
+            spec: Some(any).into(),
+            ..Default::default()
+        };
+        self.tell("Exec", &request, QUICK).await
+    }
+
+    /// Forgets an exec that has ended.
+    pub async fn delete_exec(&self, exec: &str) -> Result<()> {
+        let request = api::DeleteRequest {
+            id: self.id.clone(),
+            exec_id: exec.to_owned(),
+            ..Default::default()
+        };
+        let _: api::DeleteResponse = self.ask("Delete", &request, Some(QUICK)).await?;
+        Ok(())
+    }
+
+    /// Joins a process's streams. The guard is to live as long as the client reads.
+    pub async fn attach(
+        &self,
+        exec: Option<String>,
+        wanted: Wanted,
+    ) -> Result<(PodStreams, AttachGuard)> {
+        self.attached.send_modify(|count| *count += 1);
+        let guard = AttachGuard(self.attached.clone());
+        let socket = self.bundle.join(hyper_task::pod::SOCKET);
+        let streams = hyper_stdio::attach::attach(&socket, exec, wanted)
+            .await
+            .map_err(|e| failure(&self.id, "attach", chain(&e)))?;
+        Ok((streams, guard))
+    }
+
+    /// Waits until every attached client has read everything or is gone.
+    pub async fn drained(&self) {
+        let mut attached = self.attached.subscribe();
+        // The sender lives in `self`.
+        let _ = attached.wait_for(|count| *count == 0).await;
+    }
+
+    pub async fn phases(&self) -> Result<Phases> {
+        match self.call(&Call::Phases).await? {
+            Answer::Phases(phases) => Ok(phases),
+            _ => Err(failure(&self.id, "ask for phases", "another answer came".to_owned())),
+        }
+    }
+
+    pub async fn report(&self) -> Result<PodReport> {
+        match self.call(&Call::Pod).await? {
+            Answer::Pod(report) => Ok(*report),
+            _ => Err(failure(&self.id, "ask for a report", "another answer came".to_owned())),
+        }
+    }
+
+    /// Ends the pod: the container's remains, then the supervisor. Errors are only logged: what
+    /// does not go by asking is killed.
+    pub async fn end(&self) -> Option<Phases> {
+        let request = api::DeleteRequest { id: self.id.clone(), ..Default::default() };
+        let deleted: Result<api::DeleteResponse> = self.ask("Delete", &request, Some(END)).await;
+        if let Err(error) = deleted {
+            tracing::debug!(container = self.id, %error, "delete");
+        }
+        let phases = self.phases().await.ok();
+        let request = api::ShutdownRequest { id: self.id.clone(), now: true, ..Default::default() };
+        if let Err(error) = self.tell("Shutdown", &request, QUICK).await {
+            tracing::debug!(container = self.id, %error, "shutdown");
+        }
+        if tokio::time::timeout(END, self.task.closed()).await.is_err() {
+            tracing::warn!(container = self.id, "supervisor does not end: it is killed");
+            self.task.kill_peer();
+        }
+        phases
+    }
+
+    /// Kills everything at once: for a supervisor that no longer does what it is asked.
+    pub fn kill_supervisor(&self) {
+        self.task.kill_peer();
+    }
+
+    async fn call(&self, call: &Call) -> Result<Answer> {
+        let socket = self.bundle.join(hyper_task::pod::SOCKET);
+        hyper_stdio::attach::call(&socket, call)
+            .await
+            .map_err(|e| failure(&self.id, "ask the supervisor", chain(&e)))
+    }
+
+    async fn tell<Q>(&self, method: &'static str, request: &Q, within: Duration) -> Result<()>
+    where
+        Q: containerd_shim_protos::protobuf::Message,
+    {
+        let _: api::Empty = self.ask(method, request, Some(within)).await?;
+        Ok(())
+    }
+
+    async fn ask<Q, R>(
+        &self,
+        method: &'static str,
+        request: &Q,
+        within: Option<Duration>,
+    ) -> Result<R>
+    where
+        Q: containerd_shim_protos::protobuf::Message,
+        R: containerd_shim_protos::protobuf::Message,
+    {
+        self.task.call(method, request, within).await.map_err(|error| match error {
+            TaskError::Deadline(within) => deadline(&self.id, method, within),
+            TaskError::Refused { message } => match program_fault(&message) {
+                Some(fault) => Error::Program { fault, message },
+                None => failure(&self.id, method, message),
+            },
+            TaskError::Gone(why) => failure(&self.id, method, why),
+        })
+    }
+}
+
+/// The exit record that a supervisor left in its bundle.
+pub(crate) async fn read_exit(bundle: &Path) -> Option<Exit> {
+    let text = tokio::fs::read(bundle.join(hyper_task::pod::EXIT_FILE)).await.ok()?;
+    let record: ExitRecord = serde_json::from_slice(&text).ok()?;
+    Some(Exit {
+        code: record.code,
+        unix_ns: record.unix_ns,
+        oom_killed: record.oom_killed,
+        reason: record.reason.unwrap_or_default(),
+    })
+}
+
+/// The address that an earlier hyperd left in the bundle.
+pub(crate) async fn read_address(bundle: &Path) -> Option<Address> {
+    let text = tokio::fs::read(bundle.join(ADDRESS_FILE)).await.ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Tells a program that cannot be run from a failure of ours, by the words runtimes use for it.
+fn program_fault(message: &str) -> Option<ProgramFault> {
+    let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    if has(&["unable to find user", "unable to find group", "no matching entries", "unknown user"])
+    {
+        Some(ProgramFault::UnknownUser)
+    } else if has(&["executable file not found", "no such file or directory"]) {
+        Some(ProgramFault::NotFound)
+    } else if has(&["permission denied", "is a directory", "exec format error"]) {
+        Some(ProgramFault::NotExecutable)
+    } else {
+        None
+    }
+}
+
+fn exit_code(status: u32) -> i32 {
+    i32::try_from(status).unwrap_or(255)
+}
+
+fn unix_ns(time: Option<&Timestamp>) -> i64 {
+    time.map_or_else(hyper_stdio::now_ns, |time| {
+        time.seconds.saturating_mul(1_000_000_000).saturating_add(time.nanos.into())
+    })
+}
+
+fn failure(id: &str, what: &'static str, why: String) -> Error {
+    Error::Supervisor { id: crate::id::short(id).to_owned(), what, why }
+}
+
+fn deadline(id: &str, what: &'static str, within: Duration) -> Error {
+    Error::Deadline { id: crate::id::short(id).to_owned(), what, seconds: within.as_secs() }
+}
+
+/// The error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
