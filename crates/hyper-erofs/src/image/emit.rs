@@ -149,7 +149,7 @@ fn outside<W: Write>(
     placed: &Placed,
     out: &mut Sequence<W>,
 ) -> io::Result<()> {
-    let kind = plan.tree.node(placed.id).kind;
+    let kind = plan.tree.kind(placed.id);
     match kind {
         NodeKind::Symlink { target } if placed.layout == DataLayout::Plain => {
             out.put(target)?;
@@ -175,7 +175,7 @@ fn outside<W: Write>(
 }
 
 fn encode_block(plan: &Plan<'_, '_>, block: &[directory::Dirent<'_>], bytes: &mut Vec<u8>) {
-    directory::encode(bytes, block, |id| (plan.nid(id), plan.tree.node(id).kind.into()));
+    directory::encode(bytes, block, |id| (plan.nid(id), plan.tree.kind(id).into()));
 }
 
 fn block_number(block: u64) -> Result<u32, ImageError> {

@@ -48,7 +48,7 @@ impl<'t, 'a> Plan<'t, 'a> {
         let order = order(tree);
         let mut used = vec![false; tree.layers.len()];
         for (id, _) in &order {
-            if let NodeKind::File { layer, data } = tree.node(*id).kind {
+            if let NodeKind::File { layer, data } = tree.kind(*id) {
                 used[layer] |= data.size > 0;
             }
         }
@@ -108,7 +108,7 @@ impl<'t, 'a> Plan<'t, 'a> {
 
     fn place(&mut self, id: InodeId, parent: InodeId) {
         let tree = self.tree;
-        let node = tree.node(id);
+        let kind = tree.kind(id);
         let mut placed = Placed {
             id,
             parent,
@@ -116,9 +116,9 @@ impl<'t, 'a> Plan<'t, 'a> {
             layout: DataLayout::Plain,
             size: 0,
             data_block: self.data_blocks,
-            xattr_size: self.shared.inode_size(&node.attributes.xattrs),
+            xattr_size: self.shared.inode_size(&tree.attributes(id).xattrs),
         };
-        let tail = match node.kind {
+        let tail = match kind {
             NodeKind::Directory => {
                 placed.size = directory::size(&self.dirents(&placed));
                 placed.size % BLOCK
@@ -138,7 +138,7 @@ impl<'t, 'a> Plan<'t, 'a> {
         if tail_fits {
             placed.layout = DataLayout::Inline;
         }
-        if matches!(node.kind, NodeKind::Directory | NodeKind::Symlink { .. }) {
+        if matches!(kind, NodeKind::Directory | NodeKind::Symlink { .. }) {
             let outside = if tail_fits { placed.size - tail } else { placed.size };
             self.data_blocks += outside.div_ceil(BLOCK);
         }

@@ -69,7 +69,7 @@ pub(super) struct SharedXattrs<'a> {
 impl<'a> SharedXattrs<'a> {
     /// Finds the xattrs worth sharing among the inodes of `order`.
     pub(super) fn new(tree: &'a Tree<'_>, order: &[InodeId]) -> Self {
-        let of = |id: &InodeId| tree.node(*id).attributes.xattrs.iter().filter_map(Stored::new);
+        let of = |id: &InodeId| tree.attributes(*id).xattrs.iter().filter_map(Stored::new);
         let mut uses: HashMap<Stored<'a>, u32> = HashMap::new();
         for stored in order.iter().flat_map(of) {
             *uses.entry(stored).or_default() += 1;

@@ -122,6 +122,18 @@ impl<'a> Tree<'a> {
         }
     }
 
+    pub(crate) fn kind(&self, id: InodeId) -> NodeKind<'_> {
+        match self.inodes[id as usize].content {
+            Content::Directory(_) => NodeKind::Directory,
+            Content::Other(kind) => kind,
+        }
+    }
+
+    pub(crate) fn attributes(&self, id: InodeId) -> &Attributes {
+        self.inodes[id as usize].attributes
+    }
+
+    /// Counts subdirectories: not to be called for a directory from each of its children.
     pub(crate) fn node(&self, id: InodeId) -> Node<'_> {
         let inode = &self.inodes[id as usize];
         let (kind, links) = match &inode.content {

@@ -246,3 +246,25 @@ fn look_ups_resolve_links_inside_the_tree() {
         tree.read_directory(b"/usr").unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, [&b"bin"[..], b"up"]);
 }
+
+#[test]
+fn content_of_v7_directories_is_skipped() {
+    let mut head = Head::new("old/", 0, 600);
+    head.put(257, &[0; 8]);
+    let (index, _) =
+        Archive::default().head(head).padded(&[b'x'; 600]).file("next", b"").convert().unwrap();
+    assert_eq!(index.entries()[1].path, b"next");
+}
+
+#[test]
+fn a_directory_of_many_directories_does_not_take_quadratic_time() {
+    let mut archive = Archive::default();
+    for number in 0..100_000 {
+        archive = archive.directory(&format!("d/{number}"));
+    }
+    let start = std::time::Instant::now();
+    let written = crate::listing::write(&[archive.convert().unwrap()], true);
+    assert!(written.meta.len() > 100_000 * 64);
+    // Unoptimised and on a busy machine it takes a second or two; quadratic, minutes.
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+}
