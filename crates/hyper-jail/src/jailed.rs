@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use crate::cgroup::Cgroups;
 use crate::spawn::{Keeper, start, unexpected};
 use crate::spec::Bind;
-use crate::wire::{self, Order, Report};
+use crate::wire::{self, LookedUp, Order, Report};
 use crate::{JailError, JailUsage, locate, usage};
 
 /// How long the kernel may take to end killed processes before the harder way is tried.
@@ -73,6 +73,8 @@ impl Jailed {
         };
         let init_pid = pid_of(&leash.name, &init)?;
         let pid = pid_of(&leash.name, &hypervisor)?;
+        // Should this fail, init has ended, and wait() will tell how.
+        let _ = wire::send(leash.control(), &LookedUp, &[]);
         let kept = init.try_clone();
         leash.init = Some(kept.map_err(|source| leash.io("duplicate a pidfd", source))?);
         Ok(Self {
@@ -246,7 +248,7 @@ impl Jailed {
         let name = &self.leash.name;
         let keeper = start(name, &locate::launcher()?)?;
         let mut leash = Leash::new(name.clone(), keeper, None);
-        wire::send(leash.control(), &Order::Bind(bind), &[self.init.as_fd()])
+        wire::send(leash.control(), &Order::Bind { bind, uid: self.uid }, &[self.init.as_fd()])
             .map_err(|source| leash.io("send an order to the launcher", source))?;
         let report = leash.report(GRACE, "showing a file").await;
         leash.settle().await;

@@ -88,8 +88,13 @@ impl Seccomp {
         list
     }
 
-    /// The filters to install, in order; the strictest answer of all counts.
-    pub(crate) fn compile(&self) -> Result<Vec<Vec<u64>>, JailError> {
+    /// The filters, the allow-list first: install them from the last to the first. The strictest
+    /// answer of all counts.
+    ///
+    /// # Errors
+    /// A rule that BPF cannot express.
+    #[doc(hidden)]
+    pub fn compile(&self) -> Result<Vec<Vec<u64>>, JailError> {
         let mut filters = Vec::new();
         let default = match self.default {
             SeccompDefault::Kill => SeccompAction::KillProcess,
@@ -118,7 +123,7 @@ impl Seccomp {
             let action = SeccompAction::Errno(errno.unsigned_abs());
             filters.push(build(rules, SeccompAction::Allow, action)?);
         }
-        Ok(filters.iter().map(|program| pack(program)).collect())
+        Ok(filters.iter().map(pack).collect())
     }
 }
 

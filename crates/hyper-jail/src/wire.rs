@@ -27,8 +27,12 @@ pub const UID_BASE: u32 = 0x7000_0000;
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
     Jail(Box<Plan>),
-    /// Shows one more file in the jail whose init's pidfd is beside the packet.
-    Bind(Bind),
+    /// Shows one more file in the jail whose init's pidfd is beside the packet, and whose uid this
+    /// is.
+    Bind {
+        bind: Bind,
+        uid: u32,
+    },
 }
 
 /// A jail to make. Descriptors beside it: the program, when `program` is `None`, then those of
@@ -49,6 +53,10 @@ pub struct Plan {
     pub seccomp: Vec<Vec<u64>>,
     pub socket: bool,
 }
+
+/// To init, after [`Report::Started`]: the pids behind its pidfds are known, it may reap.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LookedUp;
 
 /// From the launcher.
 #[derive(Debug, Serialize, Deserialize)]
