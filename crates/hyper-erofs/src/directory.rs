@@ -170,12 +170,11 @@ impl<W: Write> Walk<'_, W> {
             self.entries.push(Entry { path, kind: Kind::Whiteout });
             return Ok(());
         }
-        if stat.st_nlink > 1 {
-            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
-                self.entries.push(Entry { path, kind: Kind::HardLink { target: first.clone() } });
-                return Ok(());
-            }
-            self.links.insert((stat.st_dev, stat.st_ino), path.clone());
+        if stat.st_nlink > 1
+            && let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino))
+        {
+            self.entries.push(Entry { path, kind: Kind::HardLink { target: first.clone() } });
+            return Ok(());
         }
         let kind = match file_type {
             FileType::RegularFile => {
@@ -213,6 +212,9 @@ impl<W: Write> Walk<'_, W> {
             }
             _ => return Err(self.changed(&path)),
         };
+        if stat.st_nlink > 1 && kind != Kind::Whiteout {
+            self.links.insert((stat.st_dev, stat.st_ino), path.clone());
+        }
         self.entries.push(Entry { path, kind });
         Ok(())
     }

@@ -257,7 +257,8 @@ impl<R: Read> Reader<R> {
         let target = long_link.or(local.link_path.clone()).unwrap_or_else(|| raw.link_name());
         let stored = local.size.map_or_else(|| raw.size(), Ok).map_err(bad)?;
         let kind = match raw.type_flag() {
-            b'0' | 0 | b'7' if path.ends_with(b"/") => HeaderKind::Directory,
+            // Before there was a flag for directories.
+            0 if path.ends_with(b"/") => HeaderKind::Directory,
             b'0' | 0 | b'7' | b'S' => HeaderKind::File { size: stored },
             b'1' => HeaderKind::HardLink { target },
             b'2' => HeaderKind::Symlink { target },
@@ -295,9 +296,11 @@ impl<R: Read> Reader<R> {
                 .chain(local.xattrs.iter().cloned())
                 .collect(),
         };
+        if matches!(raw.type_flag(), b'0' | 0 | b'7' | b'S') {
+            self.content = Content { stored, padding: padding(stored), ..Content::default() };
+        }
         if let HeaderKind::File { size } = &mut header.kind {
-            self.content =
-                Content { stored, padding: padding(stored), position: 0, size: stored, map: None };
+            self.content.size = stored;
             if let Some(map) = self.sparse_map(raw, local)? {
                 self.holes = self.holes.saturating_add(map.holes());
                 LimitExceeded::check("bytes of holes", self.holes, self.limits.max_hole_bytes)

@@ -211,10 +211,7 @@ impl<'a> Applying<'_, 'a> {
         let mut links = 0;
         let mut pending: Vec<&'a [u8]> = components(path).rev().collect();
         while let Some(name) = pending.pop() {
-            self.steps = self
-                .steps
-                .checked_sub(1)
-                .ok_or_else(|| MergeError::TooManySteps { layer: self.layer, path: shown(path) })?;
+            self.charge(1, path)?;
             match name {
                 b"." => continue,
                 b".." => {
@@ -243,6 +240,9 @@ impl<'a> Applying<'_, 'a> {
                         above.clear();
                         current = ROOT;
                     }
+                    // Taking a target apart costs, even if the walk ends at its first name.
+                    let target = *target;
+                    self.charge(target.len() as u64 / 2, path)?;
                     pending.extend(components(target).rev());
                     continue;
                 }
@@ -256,6 +256,13 @@ impl<'a> Applying<'_, 'a> {
             current = next;
         }
         Ok(Some(current))
+    }
+
+    fn charge(&mut self, steps: u64, path: &[u8]) -> Result<(), MergeError> {
+        let left = self.steps.checked_sub(steps);
+        self.steps =
+            left.ok_or_else(|| MergeError::TooManySteps { layer: self.layer, path: shown(path) })?;
+        Ok(())
     }
 
     fn child(&self, parent: InodeId, name: &[u8]) -> Option<InodeId> {
