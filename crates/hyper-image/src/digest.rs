@@ -127,8 +127,12 @@ impl<T> Hashing<T> {
     }
 
     /// Bytes passed so far.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub(crate) fn passed(&self) -> u64 {
         self.bytes
+    }
+
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        &mut self.inner
     }
 
     /// Hashes bytes that passed before.

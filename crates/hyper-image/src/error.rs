@@ -50,7 +50,9 @@ pub enum Error {
     },
 
     /// The registry knows no such tag or digest.
-    #[error("no such tag, digest or repository in the registry: {reference} (asked {url}); check the name, or log in if the repository is private")]
+    #[error(
+        "no such tag, digest or repository in the registry: {reference} (asked {url}); check the name, or log in if the repository is private"
+    )]
     NotInRegistry {
         /// As asked for.
         reference: String,
@@ -58,7 +60,9 @@ pub enum Error {
         url: String,
     },
     /// The registry wants (other) credentials.
-    #[error("not authorised to pull {reference}: {message}; log in to {registry} with `docker login` or `hyper login`")]
+    #[error(
+        "not authorised to pull {reference}: {message}; log in to {registry} with `docker login` or `hyper login`"
+    )]
     Unauthorized {
         /// As asked for.
         reference: String,
@@ -88,7 +92,9 @@ pub enum Error {
         source: Source,
     },
     /// A TLS handshake was answered in plain text.
-    #[error("{registry} speaks plain HTTP where HTTPS is expected ({url}); add it to the insecure registries if that is intended")]
+    #[error(
+        "{registry} speaks plain HTTP where HTTPS is expected ({url}); add it to the insecure registries if that is intended"
+    )]
     PlainHttp {
         /// Host and port.
         registry: String,
@@ -144,7 +150,9 @@ pub enum Error {
         offered: String,
     },
     /// Docker's old format.
-    #[error("{reference} is in Docker's old image format (manifest schema 1), which cannot be verified and is not supported; push it again with a current tool")]
+    #[error(
+        "{reference} is in Docker's old image format (manifest schema 1), which cannot be verified and is not supported; push it again with a current tool"
+    )]
     Schema1 {
         /// As asked for.
         reference: String,
@@ -158,7 +166,9 @@ pub enum Error {
         reason: String,
     },
     /// A layer that must be fetched from elsewhere.
-    #[error("layer {digest} is a foreign layer ({media_type}), which is not distributed by its registry and not supported")]
+    #[error(
+        "layer {digest} is a foreign layer ({media_type}), which is not distributed by its registry and not supported"
+    )]
     ForeignLayer {
         /// Which.
         digest: Digest,
@@ -175,7 +185,7 @@ pub enum Error {
     },
 
     /// Content that is not what its name says.
-    #[error("digest mismatch for {what}: expected {expected}, got {actual}; nothing was kept")]
+    #[error("digest mismatch for {what}: expected {expected}, got {actual}")]
     DigestMismatch {
         /// Reference, URL or archive entry.
         what: String,
@@ -223,7 +233,9 @@ pub enum Error {
     ArchiveRead(#[source] Source),
 
     /// The disk is full.
-    #[error("no space left for {path}: {need} bytes are needed, {available} are free; remove images or make room")]
+    #[error(
+        "no space left for {path}: {need} bytes are needed, {available} are free; remove images or make room"
+    )]
     NoSpace {
         /// Where.
         path: PathBuf,
@@ -244,7 +256,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Another process has the store.
-    #[error("the image store {path} is in use by another process; stop it or choose another data root")]
+    #[error(
+        "the image store {path} is in use by another process; stop it or choose another data root"
+    )]
     Locked {
         /// The store.
         path: PathBuf,

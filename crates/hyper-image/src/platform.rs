@@ -86,7 +86,9 @@ impl FromStr for Platform {
         let word = |part: &&str| {
             !part.is_empty()
                 && part.len() <= 32
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         };
         match parts.as_slice() {
             parts if !parts.iter().all(word) => {}

@@ -48,7 +48,9 @@ pub enum ReferenceError {
     #[error("invalid reference `{0}`: the repository name must be lower case")]
     Uppercase(String),
     /// A bare 64-digit hexadecimal string is an image id, not a name.
-    #[error("invalid reference `{0}`: 64 hexadecimal digits are an image id, not a repository name")]
+    #[error(
+        "invalid reference `{0}`: 64 hexadecimal digits are an image id, not a repository name"
+    )]
     LooksLikeId(String),
     /// Registry and path are too long.
     #[error("invalid reference `{0}`: the repository name is longer than {MAX_NAME} bytes")]
@@ -221,7 +223,10 @@ impl FromStr for Reference {
         };
         let (registry, path) = split_registry(name);
         if registry != DEFAULT_REGISTRY && !is_registry(registry) {
-            return Err(ReferenceError::Registry { reference: whole(), registry: registry.to_owned() });
+            return Err(ReferenceError::Registry {
+                reference: whole(),
+                registry: registry.to_owned(),
+            });
         }
         check_path(path, text)?;
         let repository = if registry == DEFAULT_REGISTRY && !path.contains('/') {
@@ -300,11 +305,9 @@ fn is_component(component: &str) -> bool {
     {
         return false;
     }
-    component
-        .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        .all(|separator| {
-            matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-')
-        })
+    component.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()).all(|separator| {
+        matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-')
+    })
 }
 
 fn check_tag(tag: &str, reference: &str) -> Result<(), ReferenceError> {
@@ -359,7 +362,11 @@ mod test {
             ("docker.io/library/a/b", "docker.io/library/a/b:latest", "library/a/b:latest"),
             ("localhost/a", "localhost/a:latest", "localhost/a:latest"),
             ("localhost:5000/a:b", "localhost:5000/a:b", "localhost:5000/a:b"),
-            ("127.0.0.1:5000/a/b__c.d--e", "127.0.0.1:5000/a/b__c.d--e:latest", "127.0.0.1:5000/a/b__c.d--e:latest"),
+            (
+                "127.0.0.1:5000/a/b__c.d--e",
+                "127.0.0.1:5000/a/b__c.d--e:latest",
+                "127.0.0.1:5000/a/b__c.d--e:latest",
+            ),
             ("[::1]:5000/x", "[::1]:5000/x:latest", "[::1]:5000/x:latest"),
             ("ghcr.io/o/r:v1.2-x_3", "ghcr.io/o/r:v1.2-x_3", "ghcr.io/o/r:v1.2-x_3"),
             ("Host/a", "Host/a:latest", "Host/a:latest"),

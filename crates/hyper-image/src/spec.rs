@@ -42,6 +42,7 @@ pub(crate) struct Descriptor {
     pub annotations: BTreeMap<String, String>,
 }
 
+#[cfg(test)]
 impl Descriptor {
     pub(crate) fn of(media_type: &str, bytes: &[u8]) -> Self {
         Self {
@@ -191,6 +192,9 @@ mod test {
             layer_type("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"),
             LayerType::Foreign
         );
-        assert_eq!(layer_type("application/vnd.cncf.helm.chart.content.v1.tar+gzip"), LayerType::Unknown);
+        assert_eq!(
+            layer_type("application/vnd.cncf.helm.chart.content.v1.tar+gzip"),
+            LayerType::Unknown
+        );
     }
 }

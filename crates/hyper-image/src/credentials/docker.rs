@@ -50,7 +50,10 @@ pub(super) async fn lookup(path: Option<&Path>, registry: &str) -> Result<Creden
     let file: ConfigFile = match text {
         // serde's error text may quote the file, which holds secrets: only the place is told.
         Ok(text) => serde_json::from_slice(&text).map_err(|error| {
-            failed(&path, format!("not valid JSON at line {}, column {}", error.line(), error.column()))
+            failed(
+                &path,
+                format!("not valid JSON at line {}, column {}", error.line(), error.column()),
+            )
         })?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => ConfigFile::default(),
         Err(error) => return Err(failed(&path, error.to_string())),
@@ -66,7 +69,8 @@ async fn from_file(file: &ConfigFile, registry: &str) -> Result<Credentials, Err
         .flatten()
         .find(|(name, _)| name.as_str() == key || host_of(name) == host_of(key))
         .map(|(_, helper)| helper);
-    if let Some(helper) = of_registry.or(file.creds_store.as_ref()).filter(|name| !name.is_empty()) {
+    if let Some(helper) = of_registry.or(file.creds_store.as_ref()).filter(|name| !name.is_empty())
+    {
         let found = helper::get(helper, key).await?;
         // A helper named for this registry is the only source; the general store may just not know it.
         if of_registry.is_some() || found != Credentials::Anonymous {
@@ -89,7 +93,8 @@ async fn from_file(file: &ConfigFile, registry: &str) -> Result<Credentials, Err
     if !entry.auth.is_empty() {
         return basic(&entry.auth).ok_or_else(|| Error::Credentials {
             registry: registry.to_owned(),
-            reason: "the `auth` entry of the Docker config is not base64 of user:password".to_owned(),
+            reason: "the `auth` entry of the Docker config is not base64 of user:password"
+                .to_owned(),
         });
     }
     if entry.username.is_empty() {
@@ -125,7 +130,8 @@ mod test {
         // dTpw = u:p
         let json = r#"{"auths":{"https://index.docker.io/v1/":{"auth":"dTpw"},
             "http://old.example/v1/":{"username":"a","password":"b"},"localhost:5000":{"identitytoken":"t"},"empty":{}}}"#;
-        let basic = |u: &str, p: &str| Credentials::Basic { username: u.into(), password: p.into() };
+        let basic =
+            |u: &str, p: &str| Credentials::Basic { username: u.into(), password: p.into() };
         assert_eq!(get(json, "docker.io").await, basic("u", "p"));
         assert_eq!(get(json, "old.example").await, basic("a", "b"));
         assert_eq!(get(json, "localhost:5000").await, Credentials::IdentityToken("t".into()));

@@ -80,8 +80,8 @@ impl Auth {
             .or_else(|_| URL_SAFE.decode(value))
             .map_err(|_| malformed("it is not base64url"))?;
         // Docker treats `null` as anonymous too.
-        let header: Option<Header> =
-            serde_json::from_slice(&bytes).map_err(|_| malformed("it is not the JSON of credentials"))?;
+        let header: Option<Header> = serde_json::from_slice(&bytes)
+            .map_err(|_| malformed("it is not the JSON of credentials"))?;
         let header = header.unwrap_or_default();
         let credentials = if !header.registrytoken.is_empty() {
             Credentials::RegistryToken(header.registrytoken)
@@ -90,7 +90,8 @@ impl Auth {
         } else if !header.username.is_empty() {
             Credentials::Basic { username: header.username, password: header.password }
         } else if !header.auth.is_empty() {
-            basic(&header.auth).ok_or_else(|| malformed("its `auth` is not base64 of user:password"))?
+            basic(&header.auth)
+                .ok_or_else(|| malformed("its `auth` is not base64 of user:password"))?
         } else {
             Credentials::Anonymous
         };
@@ -144,7 +145,8 @@ mod test {
         assert_eq!(header("{}"), Auth::default());
         assert_eq!(header("null"), Auth::default());
         assert_eq!(Auth::from_header("").unwrap(), Auth::default());
-        let basic = Auth::Given(Credentials::Basic { username: "u".into(), password: "p:q".into() });
+        let basic =
+            Auth::Given(Credentials::Basic { username: "u".into(), password: "p:q".into() });
         assert_eq!(header(r#"{"username":"u","password":"p:q","serveraddress":"x"}"#), basic);
         assert_eq!(header(&format!(r#"{{"auth":"{}"}}"#, STANDARD.encode("u:p:q"))), basic);
         assert_eq!(

@@ -1,8 +1,31 @@
-//! Pulling from registries of the OCI distribution-spec.
+//! Pulling from registries of the OCI distribution-spec, over reqwest.
+//!
+//! Why not `oci-client`: it has no OAuth2 refresh grant (identity tokens), reads manifests and token answers without a
+//! bound, and takes protocol, CAs and retries per client where we need them per host.
+//!
+//! ```text
+//!  Reference ─► endpoints: mirror … mirror, https, (http if the host is insecure)
+//!               └─ the first that answers serves the rest of the pull; the others are asked when it fails
+//!  request ─► 401 ─► challenge ─► Basic, or a token from its realm ─► request
+//! ```
 
-use std::collections::BTreeMap;
+mod challenge;
+mod endpoint;
+mod fault;
+mod repository;
+mod tls;
+mod token;
+mod transfer;
+
+pub(crate) use repository::Repository;
+pub(crate) use transfer::{Chunk, Wanted};
+
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Duration;
+
+use endpoint::ClientKey;
 
 /// How registries are reached.
 #[derive(Debug, Clone)]
@@ -10,7 +33,8 @@ pub struct RegistryOptions {
     /// Registries (`host`, `host:port`) and networks (`10.0.0.0/8`) whose certificate is not checked and that may speak
     /// plain HTTP. 127.0.0.0/8, `::1` and `localhost` always are, as in Docker.
     pub insecure: Vec<String>,
-    /// Per registry (`docker.io`), base URLs asked first, in order; the registry itself comes last.
+    /// Per registry (`docker.io`), base URLs asked first, in order; the registry itself comes last. Mirrors get no
+    /// credentials.
     pub mirrors: BTreeMap<String, Vec<String>>,
     /// Directories with one directory per `host[:port]`, holding `*.crt` (CAs) and `*.cert` with `*.key` (client).
     pub certificates: Vec<PathBuf>,
@@ -52,6 +76,58 @@ impl Default for Retry {
             first: Duration::from_millis(500),
             longest: Duration::from_secs(15),
             silence: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Retry {
+    /// The pause after the `failures`th failure in a row: between half and all of the doubled time, so that many
+    /// clients of one broken registry do not come back at the same moment.
+    fn pause(&self, failures: u32) -> Duration {
+        let full =
+            self.first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(self.longest);
+        let nanos = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |now| now.subsec_nanos());
+        full / 2 + (full / 2).mul_f64(f64::from(nanos % 1000) / 1000.0)
+    }
+}
+
+/// What pulls share: HTTP clients with their open connections, and what was learnt about hosts.
+#[derive(Debug)]
+pub(crate) struct Registries {
+    options: RegistryOptions,
+    clients: Mutex<HashMap<ClientKey, reqwest::Client>>,
+    /// Insecure hosts that were found to speak plain HTTP.
+    plain: Mutex<std::collections::HashSet<String>>,
+}
+
+impl Registries {
+    pub(crate) fn new(options: RegistryOptions) -> Self {
+        Self { options, clients: Mutex::default(), plain: Mutex::default() }
+    }
+}
+
+/// Locks, whatever happened to an earlier holder: the maps behind these locks are whole at every moment.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_the_limit() {
+        let retry = Retry {
+            first: Duration::from_secs(1),
+            longest: Duration::from_secs(8),
+            ..Retry::default()
+        };
+        for (failures, full) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 8), (40, 8)] {
+            let pause = retry.pause(failures);
+            let full = Duration::from_secs(full);
+            assert!(pause >= full / 2 && pause <= full, "{failures}: {pause:?}");
         }
     }
 }

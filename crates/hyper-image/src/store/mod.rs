@@ -8,18 +8,37 @@
 //!  ROOT/rootfs/HEX/{meta.erofs,rootfs.json}   an assembled root, by the chain of its diff ids
 //!  ROOT/ingest/                    what is not finished
 //! ```
+//! Readers see an immutable catalog; one writer at a time replaces it. Work on the same content is done once
+//! ([`flights`]); content in the making is leased ([`lease`]), so that removal cannot take it.
+
+mod catalog;
+mod flights;
+mod inner;
+pub(crate) mod layout;
+mod lease;
+mod remove;
+mod roots;
+mod sweep;
+mod verify;
+
+pub(crate) use flights::{Flight, Key};
+pub(crate) use inner::Inner;
+pub(crate) use lease::Lease;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use hyper_erofs::Limits;
 use tokio::io::AsyncRead;
 
+use crate::archive;
 use crate::credentials::Auth;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::{Image, ImageUser, Loaded, Removed, Rootfs};
 use crate::platform::Platform;
 use crate::progress::Progress;
+use crate::pull;
 use crate::reference::Reference;
 use crate::registry::RegistryOptions;
 
@@ -37,9 +56,9 @@ pub struct Options {
 pub struct Usage {
     /// Images with an id.
     pub images: u64,
-    /// Bytes of layer contents, each layer once (`docker system df`'s size).
+    /// Bytes of layer contents as converted, each layer once (`docker system df`'s size).
     pub layer_bytes: u64,
-    /// Bytes on disk of everything.
+    /// Bytes of everything, layers as distributed included.
     pub disk_bytes: u64,
 }
 
@@ -60,7 +79,9 @@ pub struct VerifyReport {
 ///
 /// Every method may be cancelled by dropping its future: what was finished stays, what was not is resumed or cleaned.
 #[derive(Debug, Clone)]
-pub struct Store {}
+pub struct Store {
+    inner: Arc<Inner>,
+}
 
 impl Store {
     /// Opens the store at `root`, creating it if there is none, and cleans up what an earlier process left unfinished.
@@ -68,8 +89,9 @@ impl Store {
     /// # Errors
     /// [`Error::Locked`] if another process has it; [`Error::Damaged`] if `index.json` cannot be understood.
     pub async fn open(root: impl Into<PathBuf>, options: Options) -> Result<Self, Error> {
-        let _ = (root.into(), options);
-        todo!()
+        let root = root.into();
+        let inner = blocking(move || Inner::open(&root, options)).await?;
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Pulls `reference` (`:latest` if it has neither tag nor digest) for `platform` and names it.
@@ -84,20 +106,20 @@ impl Store {
         auth: &Auth,
         progress: Progress,
     ) -> Result<Image, Error> {
-        let _ = (reference, platform, auth, progress);
-        todo!()
+        let id = pull::pull(Arc::clone(&self.inner), reference, platform, auth, progress).await?;
+        self.image(&id)
     }
 
     /// Loads all images of a docker-archive or OCI layout in tar form, plain or compressed (gzip, zstd).
     ///
     /// # Errors
-    /// [`Error::Archive`] and [`Error::ArchiveRead`] for the archive; of the content or the disk otherwise.
+    /// [`Error::Archive`] and [`Error::ArchiveRead`] for the archive; of the content or the disk otherwise. Images
+    /// loaded before the one at fault stay.
     pub async fn load<R>(&self, archive: R, progress: Progress) -> Result<Vec<Loaded>, Error>
     where
         R: AsyncRead + Send + Unpin + 'static,
     {
-        let _ = (archive, progress);
-        todo!()
+        archive::load(Arc::clone(&self.inner), archive, progress).await
     }
 
     /// As [`load`](Self::load), from a file or from the directory of an OCI layout.
@@ -109,14 +131,17 @@ impl Store {
         path: impl Into<PathBuf>,
         progress: Progress,
     ) -> Result<Vec<Loaded>, Error> {
-        let _ = (path.into(), progress);
-        todo!()
+        archive::load_path(Arc::clone(&self.inner), path.into(), progress).await
     }
 
     /// All images, newest first.
     #[must_use]
     pub fn list(&self) -> Vec<Image> {
-        todo!()
+        let catalog = self.inner.catalog();
+        let mut images: Vec<Image> =
+            catalog.ids().iter().filter_map(|id| catalog.image(id)).collect();
+        images.sort_by(|a, b| b.config.created.cmp(&a.config.created).then(a.id.cmp(&b.id)));
+        images
     }
 
     /// The image that `name_or_id` means: a reference, an id with or without `sha256:`, or a unique start of one.
@@ -124,22 +149,41 @@ impl Store {
     /// # Errors
     /// [`Error::NoSuchImage`], [`Error::AmbiguousId`], [`Error::Reference`]
     pub fn resolve(&self, name_or_id: &str) -> Result<Image, Error> {
-        let _ = name_or_id;
-        todo!()
+        let id = self.inner.catalog().resolve(name_or_id)?;
+        self.image(&id)
     }
 
     /// Gives an image a further name, taking it from whatever image had it.
     ///
     /// # Errors
-    /// [`Error::NoSuchImage`]; disk.
+    /// [`Error::NoSuchImage`]; [`Error::Reference`] if the name has a digest; disk.
     pub async fn tag(&self, image: &Digest, name: &Reference) -> Result<(), Error> {
-        let _ = (image, name);
-        todo!()
+        let name = name.clone().without_digest().or_latest();
+        let (inner, id) = (Arc::clone(&self.inner), *image);
+        blocking(move || {
+            inner.change(
+                |catalog| {
+                    let missing = || Error::NoSuchImage { name: id.to_string() };
+                    let entry = catalog.entries_of(&id).last().cloned().ok_or_else(missing)?;
+                    let descriptor = entry.descriptor;
+                    catalog.set(
+                        Some(&name),
+                        &descriptor.media_type,
+                        &entry.stored,
+                        descriptor.size,
+                    );
+                    Ok(())
+                },
+                |_, _, _, ()| Ok(()),
+            )
+        })
+        .await
     }
 
     /// Removes a name, and the image with its last name, by Docker's rules: an image in use is kept unless `force`,
-    /// and then only loses its names; one used by a running container is refused always; an id with several names
-    /// needs `force`. Layers that nothing refers to any more are deleted.
+    /// and then only loses its names; one used by a running container is refused (by id always, by its last name
+    /// unless `force`); an id with names in several repositories needs `force`. Layers that nothing refers to any
+    /// more are deleted.
     ///
     /// # Errors
     /// [`Error::InUse`], [`Error::NoSuchImage`], [`Error::AmbiguousId`]; disk.
@@ -149,8 +193,18 @@ impl Store {
         force: bool,
         users: &[ImageUser],
     ) -> Result<Vec<Removed>, Error> {
-        let _ = (name_or_id, force, users);
-        todo!()
+        let (inner, name, users) = (Arc::clone(&self.inner), name_or_id.to_owned(), users.to_vec());
+        blocking(move || {
+            inner.change(
+                |catalog| remove::remove(catalog, &name, force, &users),
+                |inner, before, after, mut done| {
+                    let layers = sweep::release(&inner.layout, &inner.leases, before, after)?;
+                    done.extend(layers.into_iter().map(Removed::Deleted));
+                    Ok(done)
+                },
+            )
+        })
+        .await
     }
 
     /// The assembled root of an image. Made if it is not there yet: milliseconds, unless a layer has to be converted again.
@@ -158,8 +212,11 @@ impl Store {
     /// # Errors
     /// [`Error::NoSuchImage`], [`Error::Rootfs`], [`Error::Layer`]; disk.
     pub async fn rootfs(&self, image: &Digest) -> Result<Rootfs, Error> {
-        let _ = image;
-        todo!()
+        let catalog = self.inner.catalog();
+        let missing = || Error::NoSuchImage { name: image.to_string() };
+        let stored = Arc::clone(&catalog.entries_of(image).last().ok_or_else(missing)?.stored);
+        let blobs: Vec<Digest> = stored.manifest.layers.iter().map(|layer| layer.digest).collect();
+        pull::rootfs(&self.inner, *image, &blobs, &stored.config.rootfs.diff_ids).await
     }
 
     /// What the store occupies.
@@ -167,14 +224,53 @@ impl Store {
     /// # Errors
     /// [`Error::Io`]
     pub async fn usage(&self) -> Result<Usage, Error> {
-        todo!()
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let images = inner.catalog().ids().len() as u64;
+            let layer_bytes = layout::bytes_of(&inner.layout.layers())?;
+            Ok(Usage { images, layer_bytes, disk_bytes: layout::bytes_of(inner.layout.root())? })
+        })
+        .await
     }
 
-    /// Reads everything and checks every digest.
+    /// Reads everything and checks every digest; converted layers and assembled roots are made again and compared.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read at all; what is found to be wrong is in the report.
     pub async fn verify(&self) -> Result<VerifyReport, Error> {
-        todo!()
+        let inner = Arc::clone(&self.inner);
+        blocking(move || verify::verify(&inner.layout, &inner.catalog(), &inner.limits)).await
+    }
+
+    fn image(&self, id: &Digest) -> Result<Image, Error> {
+        self.inner.catalog().image(id).ok_or_else(|| Error::NoSuchImage { name: id.to_string() })
+    }
+}
+
+/// Assembles the root of some layers that are all converted, unless it is there. Blocking.
+pub(crate) fn assemble(inner: &Inner, id: &Digest, diff_ids: &[Digest]) -> Result<Rootfs, Error> {
+    match roots::find(&inner.layout, diff_ids) {
+        Some(found) => Ok(found),
+        None => roots::assemble(&inner.layout, id, diff_ids, &inner.limits),
+    }
+}
+
+pub(crate) use roots::{chain, find as find_rootfs};
+
+/// Runs blocking work on its own thread. A panic in it is a panic here.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    joined(tokio::task::spawn_blocking(work).await)
+}
+
+/// The result of a task that nobody aborts but the runtime's end.
+pub(crate) fn joined<T>(
+    result: Result<Result<T, Error>, tokio::task::JoinError>,
+) -> Result<T, Error> {
+    match result {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Error::Cancelled),
     }
 }

@@ -1,0 +1,183 @@
+//! TLS per host: the system's CAs, and what `certs.d/HOST/` holds.
+//!
+//! Layout of `certs.d` as in Docker's "Verify repository client with certificates": `*.crt` are CAs, `NAME.cert` with
+//! `NAME.key` is a client certificate. The provider is ring: half the build time of aws-lc and no C compiler flags.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use crate::error::Error;
+use crate::reference::DEFAULT_REGISTRY;
+
+/// Largest certificate or key file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// The configuration for `host` (`host:port` or `docker.io`). Reads files: not for an async thread.
+pub(super) fn config(
+    host: &str,
+    secure: bool,
+    directories: &[PathBuf],
+) -> Result<ClientConfig, Error> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Unreachable { url: host.to_owned(), source: error.into() })?;
+    let files = Files::find(host, directories)?;
+    let builder = if secure {
+        let mut roots = system_roots().clone();
+        for path in &files.authorities {
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| unusable(path, error))?;
+            }
+        }
+        builder.with_root_certificates(roots)
+    } else {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+    };
+    match files.client {
+        None => Ok(builder.with_no_client_auth()),
+        Some((certificate, key)) => {
+            let chain = certificates(&certificate)?;
+            let key_der = PrivateKeyDer::from_pem_slice(&read(&key)?)
+                .map_err(|error| unusable(&key, error))?;
+            builder
+                .with_client_auth_cert(chain, key_der)
+                .map_err(|error| unusable(&certificate, error))
+        }
+    }
+}
+
+/// Where a CA for a host is looked for, for error texts.
+pub(super) fn hint(host: &str, directories: &[PathBuf]) -> String {
+    let directory = directories.first().map_or_else(|| PathBuf::from("certs.d"), Clone::clone);
+    directory.join(host).join("ca.crt").display().to_string()
+}
+
+#[derive(Default)]
+struct Files {
+    authorities: Vec<PathBuf>,
+    client: Option<(PathBuf, PathBuf)>,
+}
+
+impl Files {
+    fn find(host: &str, directories: &[PathBuf]) -> Result<Self, Error> {
+        let mut found = Self::default();
+        // A host comes from a parsed reference: it has no slash and is not `..`. Be sure nevertheless.
+        if host.contains('/') || host.starts_with('.') {
+            return Ok(found);
+        }
+        let names: &[&str] =
+            if host == DEFAULT_REGISTRY { &[host, "registry-1.docker.io"] } else { &[host] };
+        for directory in
+            directories.iter().flat_map(|base| names.iter().map(move |name| base.join(name)))
+        {
+            let entries = match std::fs::read_dir(&directory) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(unusable(&directory, error)),
+            };
+            let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+            paths.sort();
+            for path in paths {
+                match path.extension().and_then(|extension| extension.to_str()) {
+                    Some("crt") => found.authorities.push(path),
+                    Some("cert") if found.client.is_none() => {
+                        let key = path.with_extension("key");
+                        if !key.exists() {
+                            return Err(unusable(
+                                &path,
+                                format!("its key {} is missing", key.display()),
+                            ));
+                        }
+                        found.client = Some((path, key));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The system's CAs, read once. None at all is no error: a host's own CA may be enough.
+fn system_roots() -> &'static RootCertStore {
+    static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
+    ROOTS.get_or_init(|| {
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::debug!(%error, "a system certificate cannot be used");
+        }
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(found.certs);
+        roots
+    })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(unusable(path, "it holds no PEM certificate")),
+        Ok(found) => Ok(found),
+        Err(error) => Err(unusable(path, error)),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let length = std::fs::metadata(path).map_err(|error| unusable(path, error))?.len();
+    if length > MAX_FILE {
+        return Err(unusable(path, format!("it is larger than {MAX_FILE} bytes")));
+    }
+    std::fs::read(path).map_err(|error| unusable(path, error))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "called with whatever error is at hand")]
+fn unusable(path: &Path, reason: impl ToString) -> Error {
+    Error::ClientFile { path: path.to_owned(), reason: reason.to_string() }
+}
+
+/// For registries configured as insecure. Content is still checked against its digest.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

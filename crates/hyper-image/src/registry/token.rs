@@ -1,0 +1,173 @@
+//! Answers to challenges: Basic, or a token from the realm.
+//!
+//! Source: distribution `docs/content/spec/auth/token.md` (GET with Basic) and `oauth.md` (POST with a refresh token).
+
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{StatusCode, Url};
+use serde::Deserialize;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::Registries;
+use super::challenge::Challenge;
+use super::endpoint::Endpoint;
+use super::fault::Fault;
+use super::repository::{body_text, read_bounded};
+use crate::credentials::Credentials;
+use crate::error::Error;
+use crate::reference::Reference;
+
+/// Largest answer of a token server, in bytes.
+const MAX_ANSWER: u64 = 1 << 20;
+
+#[derive(Deserialize)]
+struct Answer {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+/// The `Authorization` header that credentials give without asking anybody.
+pub(super) fn direct(credentials: &Credentials) -> Option<HeaderValue> {
+    match credentials {
+        Credentials::RegistryToken(token) => bearer(token),
+        _ => None,
+    }
+}
+
+/// The `Authorization` header that answers a challenge; `None` if there is nothing to answer with.
+pub(super) async fn answer(
+    registries: &Registries,
+    endpoint: &Endpoint,
+    challenge: &Challenge,
+    credentials: &Credentials,
+    reference: &Reference,
+) -> Result<Option<HeaderValue>, Fault> {
+    match challenge {
+        Challenge::Basic => Ok(basic(credentials)),
+        Challenge::Bearer { realm, service, scope } => {
+            let scope = scope
+                .clone()
+                .unwrap_or_else(|| format!("repository:{}:pull", reference.repository()));
+            let query = Query { realm, service: service.as_deref().unwrap_or(""), scope: &scope };
+            fetch(registries, endpoint, &query, credentials, reference).await
+        }
+    }
+}
+
+struct Query<'a> {
+    realm: &'a str,
+    service: &'a str,
+    scope: &'a str,
+}
+
+async fn fetch(
+    registries: &Registries,
+    endpoint: &Endpoint,
+    query: &Query<'_>,
+    credentials: &Credentials,
+    reference: &Reference,
+) -> Result<Option<HeaderValue>, Fault> {
+    let refused = |message: String| {
+        Fault::fatal(Error::Unauthorized {
+            reference: reference.familiar(),
+            registry: reference.registry().to_owned(),
+            message,
+        })
+    };
+    let mut url = Url::parse(query.realm)
+        .map_err(|_| refused(format!("its token server `{}` is not a URL", query.realm)))?;
+    // The realm is the registry's word. Credentials never go out in the open because of it.
+    let anonymous = *credentials == Credentials::Anonymous;
+    match url.scheme() {
+        "https" => {}
+        "http" if anonymous || !endpoint.secure => {}
+        _ => {
+            return Err(refused(format!(
+                "its token server `{url}` would get the credentials unprotected"
+            )));
+        }
+    }
+    let host = match (url.host_str(), url.port()) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        (Some(host), None) => host.to_owned(),
+        (None, _) => return Err(refused(format!("its token server `{url}` has no host"))),
+    };
+    let secure = !registries.is_insecure(&host);
+    let client = registries.client(&host, secure).await.map_err(Fault::fatal)?;
+    let request = if let Credentials::IdentityToken(token) = credentials {
+        let body = form(&[
+            ("grant_type", "refresh_token"),
+            ("service", query.service),
+            ("scope", query.scope),
+            ("client_id", "hyper"),
+            ("refresh_token", token),
+        ]);
+        client
+            .post(url.clone())
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(body)
+    } else {
+        if !query.service.is_empty() {
+            url.query_pairs_mut().append_pair("service", query.service);
+        }
+        for scope in query.scope.split(' ') {
+            url.query_pairs_mut().append_pair("scope", scope);
+        }
+        let request = client.get(url.clone());
+        match basic(credentials) {
+            Some(header) => request.header(AUTHORIZATION, header),
+            None => request,
+        }
+    };
+    let request = request.timeout(registries.options.retry.silence);
+    let realm = Endpoint { host, mirror: false, secure, client, base: String::new() };
+    let response = request
+        .send()
+        .await
+        .map_err(|error| Fault::request(registries, &realm, query.realm, 0, error))?;
+    let status = response.status();
+    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST)
+    {
+        let text = body_text(response).await;
+        return Err(refused(format!("the token server {} answered {status}: {text}", realm.host)));
+    }
+    if !status.is_success() {
+        let transient = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+        let message = body_text(response).await;
+        let error =
+            Error::Registry { status: status.as_u16(), url: query.realm.to_owned(), message };
+        return Err(Fault { error, transient, elsewhere: true, after: None });
+    }
+    let bytes = read_bounded(registries, &realm, response, query.realm, MAX_ANSWER).await?;
+    // The answer holds a secret: nothing of it goes into the error.
+    let answer: Answer = serde_json::from_slice(&bytes)
+        .map_err(|_| refused(format!("the token server {} sent no token", realm.host)))?;
+    let token = answer.token.or(answer.access_token).unwrap_or_default();
+    match bearer(&token) {
+        Some(header) if !token.is_empty() => Ok(Some(header)),
+        _ => Err(refused(format!("the token server {} sent no usable token", realm.host))),
+    }
+}
+
+fn bearer(token: &str) -> Option<HeaderValue> {
+    secret(&format!("Bearer {token}"))
+}
+
+fn basic(credentials: &Credentials) -> Option<HeaderValue> {
+    let Credentials::Basic { username, password } = credentials else { return None };
+    secret(&format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
+}
+
+fn secret(value: &str) -> Option<HeaderValue> {
+    let mut header = HeaderValue::from_str(value).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}
+
+/// `application/x-www-form-urlencoded`; an URL's query has the same encoding.
+fn form(fields: &[(&str, &str)]) -> String {
+    let mut url = Url::parse("http://form").expect("a constant URL parses");
+    url.query_pairs_mut().extend_pairs(fields);
+    url.query().unwrap_or_default().to_owned()
+}
