@@ -10,6 +10,7 @@
 //! can be signalled and whose use can be measured. The kernel is a file holding [`KERNEL`].
 
 mod life;
+mod usage;
 mod wire;
 
 use std::collections::VecDeque;
@@ -250,7 +251,7 @@ impl Vm for FakeVm {
     }
 
     async fn usage(&self) -> Result<VmUsage, VmError> {
-        crate::process_usage(self.life.pid)
+        usage::process_usage(self.life.pid)
             .await
             .map_err(|source| VmError::Io { what: "read usage of the hypervisor process", source })
     }

@@ -22,12 +22,10 @@ mod error;
 #[cfg(feature = "contract")]
 pub mod fake;
 mod probe;
-mod usage;
 mod vm;
 
 pub use capability::{Capabilities, DiskModel, Wall};
 pub use config::{Disk, Extent, GuestKernel, Nic, VmConfig};
 pub use error::VmError;
 pub use probe::{Finding, Probe};
-pub use usage::process_usage;
 pub use vm::{Carrier, Hypervisor, Vm, VmExit, VmUsage};

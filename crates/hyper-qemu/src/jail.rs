@@ -1,0 +1,103 @@
+//! QEMU's jail: what is in its root, what it may call.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use hyper_hypervisor::{VmConfig, VmError};
+use hyper_jail::{Bind, JailError, JailSpec, Limits, Program};
+
+use crate::calls;
+use crate::{NAME, machine};
+
+/// QEMU's firmware and data, inside the jail.
+pub const DATA: &str = "/usr/share/qemu";
+/// The guest's kernel and initramfs, inside the jail.
+pub const KERNEL: &str = "/kernel";
+pub const INITRAMFS: &str = "/initramfs";
+
+/// What QEMU itself needs beside guest memory and translated code: heap, thread stacks, and room
+/// for page cache of the disks, without which every block read would go to the host's disk.
+const OVERHEAD: u64 = 192 << 20;
+/// QEMU's threads: vCPUs, main, RCU, and up to 64 block workers.
+const THREADS: u64 = 96;
+
+/// Builds the jail for `program`, which must be executable.
+pub fn spec(
+    program: &Path,
+    config: &VmConfig,
+    kvm: bool,
+    args: Vec<String>,
+    fds: Vec<(OwnedFd, i32)>,
+) -> JailSpec {
+    let translations = if kvm { 0 } else { machine::TRANSLATIONS_MIB << 20 };
+    let limits = Limits {
+        memory_bytes: Some(config.memory_bytes + translations + OVERHEAD),
+        pids: Some(THREADS + u64::from(config.vcpus)),
+        ..Limits::default()
+    };
+    let mut spec = JailSpec::new(config.id.clone(), Program::Path(program.to_owned()))
+        .arg("qemu")
+        .args(args)
+        // QEMU's modules (TCG is one of them) are looked for below the program's directory.
+        .bind(Bind::same(program).executable())
+        .bind(Bind::new(&config.kernel.kernel, KERNEL))
+        .bind(Bind::new(&config.kernel.initramfs, INITRAMFS))
+        .limits(limits)
+        .seccomp(calls::list(kvm));
+    for directory in ["/usr/lib", "/usr/lib64", "/lib", "/lib64"] {
+        spec = library(spec, Path::new(directory));
+    }
+    for (source, target) in data(program) {
+        spec = spec.bind(Bind::new(source, target).optional());
+    }
+    if kvm {
+        spec = spec.device(hyper_kvm_probe::DEVICE);
+    }
+    if let Some(parent) = &config.cgroup {
+        spec = spec.cgroup(parent.clone());
+    }
+    for (fd, number) in fds {
+        spec = spec.fd(fd, number);
+    }
+    spec
+}
+
+/// A jail's failure in the words of the port.
+pub fn refused(error: JailError) -> VmError {
+    match error {
+        JailError::NoLauncher { .. } => VmError::Missing {
+            hypervisor: NAME,
+            what: "the program `hyper-jail`".to_owned(),
+            hint: error.to_string(),
+        },
+        other => {
+            let mut what = other.to_string();
+            let mut next = std::error::Error::source(&other);
+            while let Some(source) = next {
+                what.push_str(&format!(": {source}"));
+                next = source.source();
+            }
+            VmError::Jail { hypervisor: NAME, what }
+        }
+    }
+}
+
+/// Shows a directory of libraries, or the same link where it is one (merged /usr).
+fn library(spec: JailSpec, path: &Path) -> JailSpec {
+    match std::fs::read_link(path) {
+        Ok(to) => spec.symlink(path, to),
+        Err(_) => spec.bind(Bind::same(path).executable().optional()),
+    }
+}
+
+/// QEMU's data: beside the program (`../share/qemu`), and the firmware that Debian's links name.
+fn data(program: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let prefix = program.parent().and_then(Path::parent).unwrap_or(Path::new("/usr"));
+    let usr = Path::new("/usr");
+    let own = if prefix.file_name() == Some(OsStr::new("")) { usr } else { prefix };
+    vec![
+        (own.join("share/qemu"), DATA.into()),
+        (own.join("share/seabios"), "/usr/share/seabios".into()),
+    ]
+}

@@ -1,0 +1,338 @@
+//! The machine as QEMU's arguments and the kernel's command line. Pure.
+//!
+//! Two sizes of microvm (QEMU, hw/i386/microvm.c), each virtio device in a transport ("bus") of
+//! its own:
+//!
+//! | | transports | boots | powers off |
+//! | --- | --- | --- | --- |
+//! | small, `acpi=off` | 8 | fastest, never hung on a busy host | halts, see `console.rs` |
+//! | large, `acpi=on,ioapic2=on` | 24 | 0.1–0.2 s slower under TCG | by itself |
+//!
+//! Guests see the transports from the last to the first. The link takes the last one, since its
+//! port is named after the device's index (`vport0p1`); then come the disks (`vda`, `vdb`, … in
+//! the order of the configuration), placeholders for disks that are added later, and the rest.
+
+use hyper_hypervisor::VmConfig;
+use serde_json::{Value, json};
+
+use crate::accelerator::Chosen;
+
+/// Transports of the small machine, and of the large one.
+const SMALL: usize = 8;
+const LARGE: usize = 24;
+/// Link, entropy, balloon.
+const FIXED: usize = 3;
+/// The small machine is for guests that have room for one more container's disks in it.
+const LEAST_SPARES: usize = 2;
+/// Placeholders of the large machine; each costs some milliseconds at boot.
+const LARGE_SPARES: usize = 12;
+/// Translated code that TCG keeps, MiB. QEMU's own default is 1 GiB of host memory.
+pub const TRANSLATIONS_MIB: u64 = 128;
+/// Size that a placeholder shows: larger than any disk that may come.
+const PLACEHOLDER_BYTES: u64 = 1 << 40;
+
+/// Descriptor numbers inside the jail.
+pub mod fd {
+    pub const STDERR: i32 = 2;
+    pub const CONTROL: i32 = 3;
+    pub const LINK: i32 = 4;
+    pub const CONSOLE: i32 = 5;
+    /// Taps, vhost and disks follow.
+    pub const FIRST_FREE: i32 = 6;
+}
+
+/// A disk of the launch, ready for QEMU.
+#[derive(Debug, Clone)]
+pub struct DiskArgs {
+    /// Value of `-blockdev`.
+    pub node: Value,
+    /// Descriptors and the set each is in: `-add-fd fd=…,set=…`.
+    pub sets: Vec<(i32, u32)>,
+}
+
+/// A network device, ready for QEMU.
+#[derive(Debug, Clone)]
+pub struct NicArgs {
+    pub tap: i32,
+    pub vhost: Option<i32>,
+    pub mac: String,
+    pub mtu: u32,
+}
+
+/// The size and population of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Machine {
+    pub large: bool,
+    /// Disks at launch.
+    pub disks: usize,
+    /// Placeholders for disks that come later.
+    pub spares: usize,
+    pub nics: usize,
+}
+
+impl Machine {
+    /// The machine for so many disks and network devices. A guest without any disk is one whose
+    /// containers all come later (a Kubernetes pod): it gets the large machine.
+    pub fn of(disks: usize, nics: usize) -> Self {
+        let room = SMALL - FIXED - nics;
+        let large = disks == 0 || disks + LEAST_SPARES > room;
+        let spares = if large {
+            LARGE_SPARES.min((LARGE - FIXED - nics).saturating_sub(disks))
+        } else {
+            room - disks
+        };
+        Self { large, disks, spares, nics }
+    }
+
+    /// Transport of the `place`-th device that the guest sees.
+    fn bus(self, place: usize) -> String {
+        let last = if self.large { LARGE - 1 } else { SMALL - 1 };
+        format!("bus=virtio-mmio-bus.{}", last.saturating_sub(place))
+    }
+}
+
+/// Disks that a guest with so many network devices can have.
+pub const fn disk_slots(nics: usize) -> usize {
+    LARGE - FIXED - nics
+}
+
+/// Device node of a disk in the guest.
+pub fn disk_node(disk: usize) -> String {
+    let letter = char::from(b'a' + u8::try_from(disk % 26).unwrap_or(0));
+    format!("/dev/vd{letter}")
+}
+
+/// QEMU's name of a disk's block node; a disk that is added later takes over its placeholder's.
+pub fn block_node(disk: usize) -> String {
+    format!("disk{disk}")
+}
+
+/// Whether placeholder `spare` (counted among placeholders) is read-only: they alternate, image
+/// then writable layer, as containers come.
+pub fn spare_is_read_only(spare: usize) -> bool {
+    spare.is_multiple_of(2)
+}
+
+/// All of QEMU's arguments but the program's name.
+pub fn arguments(
+    config: &VmConfig,
+    chosen: &Chosen,
+    machine: Machine,
+    disks: &[DiskArgs],
+    nics: &[NicArgs],
+) -> Vec<String> {
+    let mut args = Args::default();
+    base(&mut args, config, chosen, machine);
+    args.pair("-chardev", format!("socket,id=link,fd={}", fd::LINK));
+    args.pair("-device", format!("virtio-serial-device,id=ports,max_ports=2,{}", machine.bus(0)));
+    args.pair("-device", "virtserialport,bus=ports.0,nr=1,chardev=link,name=hyper.link");
+    for (at, disk) in disks.iter().enumerate() {
+        for (fd, set) in &disk.sets {
+            args.pair("-add-fd", format!("fd={fd},set={set}"));
+        }
+        args.pair("-blockdev", disk.node.to_string());
+        args.pair("-device", block_device(machine, at));
+    }
+    for spare in 0..machine.spares {
+        let at = machine.disks + spare;
+        args.pair("-blockdev", placeholder(at, spare_is_read_only(spare)).to_string());
+        args.pair("-device", block_device(machine, at));
+    }
+    others(&mut args, machine, nics);
+    args.pair("-append", command_line(config, chosen, machine));
+    args.0
+}
+
+#[derive(Default)]
+struct Args(Vec<String>);
+
+impl Args {
+    fn pair(&mut self, name: &str, value: impl Into<String>) {
+        self.0.push(name.to_owned());
+        self.0.push(value.into());
+    }
+
+    fn word(&mut self, word: &str) {
+        self.0.push(word.to_owned());
+    }
+}
+
+fn base(args: &mut Args, config: &VmConfig, chosen: &Chosen, machine: Machine) {
+    // `rtc=on`: without it Linux 6.1 waits a second for a clock that is not there.
+    // `x-option-roms=off`: nothing to boot from but -kernel.
+    let size = if machine.large { "acpi=on,ioapic2=on" } else { "acpi=off" };
+    args.pair("-machine", format!("microvm,{size},rtc=on,isa-serial=on,x-option-roms=off"));
+    if chosen.kvm {
+        args.pair("-accel", "kvm");
+        args.pair("-cpu", "host");
+    } else {
+        args.pair("-accel", format!("tcg,thread=multi,tb-size={TRANSLATIONS_MIB}"));
+        args.pair("-cpu", "max");
+    }
+    args.pair("-smp", config.vcpus.to_string());
+    args.pair("-m", format!("{}k", config.memory_bytes >> 20 << 10));
+    args.pair("-name", format!("{},debug-threads=on", config.id));
+    for word in ["-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-S"] {
+        args.word(word);
+    }
+    args.pair("-display", "none");
+    // QEMU's own filter, behind the jail's: no new programs, no privileges, no odd calls.
+    args.pair(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+    args.pair("-L", crate::jail::DATA);
+    args.pair("-kernel", crate::jail::KERNEL);
+    args.pair("-initrd", crate::jail::INITRAMFS);
+    args.pair("-chardev", format!("socket,id=control,fd={}", fd::CONTROL));
+    args.pair("-mon", "chardev=control,mode=control");
+    args.pair("-chardev", format!("socket,id=console,fd={}", fd::CONSOLE));
+    args.pair("-serial", "chardev:console");
+}
+
+/// The devices behind the disks.
+fn others(args: &mut Args, machine: Machine, nics: &[NicArgs]) {
+    let first = 1 + machine.disks + machine.spares;
+    args.pair("-object", "rng-builtin,id=entropy");
+    args.pair("-device", format!("virtio-rng-device,rng=entropy,{}", machine.bus(first)));
+    // The guest gives pages back by itself as it frees them.
+    let balloon = "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on";
+    args.pair("-device", format!("{balloon},{}", machine.bus(first + 1)));
+    for (at, nic) in nics.iter().enumerate() {
+        let vhost = nic.vhost.map_or(String::new(), |fd| format!(",vhost=on,vhostfd={fd}"));
+        args.pair("-netdev", format!("tap,id=net{at},fd={}{vhost}", nic.tap));
+        let device = format!("virtio-net-device,netdev=net{at},mac={}", nic.mac);
+        let bus = machine.bus(first + 2 + at);
+        args.pair("-device", format!("{device},host_mtu={},{bus}", nic.mtu));
+    }
+}
+
+fn block_device(machine: Machine, disk: usize) -> String {
+    let (node, bus) = (block_node(disk), machine.bus(1 + disk));
+    format!("virtio-blk-device,id=vd{disk},drive={node},{bus}")
+}
+
+fn placeholder(disk: usize, read_only: bool) -> Value {
+    json!({
+        "driver": "raw",
+        "node-name": block_node(disk),
+        "read-only": read_only,
+        "discard": "unmap",
+        "file": {"driver": "null-co", "size": PLACEHOLDER_BYTES, "read-zeroes": true},
+    })
+}
+
+/// The words the machine needs, then the caller's.
+fn command_line(config: &VmConfig, chosen: &Chosen, machine: Machine) -> String {
+    // panic and reboot: a triple fault ends QEMU, as -no-reboot says.
+    let mut line = "console=ttyS0 quiet panic=-1 reboot=t hyper.link=/dev/vport0p1 \
+                    8250.nr_uarts=1 no_timer_check"
+        .to_owned();
+    if config.vcpus == 1 {
+        // Else every LOCK prefix is patched away, one by one, with a TLB flush each.
+        line.push_str(" noreplace-smp");
+    }
+    if !chosen.kvm {
+        if config.vcpus == 1 && !machine.large {
+            // Calibrating the APIC timer is a busy wait of 200 ms. The large machine has no other.
+            line.push_str(" nolapic_timer");
+        }
+        if let Some(khz) = chosen.tsc_khz {
+            // TCG shows the host's TSC. Without the rate newer kernels find no reference on
+            // microvm; without `reliable` a stalling host makes them leave the TSC for jiffies.
+            line.push_str(&format!(" tsc_early_khz={khz} tsc=reliable"));
+        }
+    }
+    for word in &config.kernel.extra_cmdline {
+        line.push(' ');
+        line.push_str(word);
+    }
+    line
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use hyper_hypervisor::GuestKernel;
+
+    fn config(vcpus: u32) -> VmConfig {
+        VmConfig {
+            id: "p1".into(),
+            kernel: GuestKernel {
+                kernel: "/k".into(),
+                initramfs: "/i".into(),
+                extra_cmdline: vec!["a=b".into(), "c".into()],
+            },
+            vcpus,
+            memory_bytes: (64 << 20) + 12345,
+            disks: vec![],
+            nics: vec![],
+            run_dir: "/r".into(),
+            cgroup: None,
+        }
+    }
+
+    fn chosen(kvm: bool) -> Chosen {
+        let tsc_khz = Some(2_000_000);
+        Chosen { kvm, refused: false, kvm_works: kvm, kvm_detail: String::new(), tsc_khz }
+    }
+
+    fn disk(at: usize) -> DiskArgs {
+        DiskArgs { node: json!({"node-name": block_node(at)}), sets: vec![(10, 1)] }
+    }
+
+    fn value<'a>(args: &'a [String], name: &str) -> &'a str {
+        let at = args.iter().position(|arg| arg == name).unwrap();
+        &args[at + 1]
+    }
+
+    #[test]
+    fn every_device_has_a_transport_of_its_own() {
+        for disks in 0..=disk_slots(2) {
+            for nics in 0..=2 {
+                let machine = Machine::of(disks, nics);
+                let all: Vec<DiskArgs> = (0..disks).map(disk).collect();
+                let nic =
+                    NicArgs { tap: 9, vhost: None, mac: "02:00:00:00:00:01".into(), mtu: 1500 };
+                let cards = vec![nic; nics];
+                let args = arguments(&config(1), &chosen(false), machine, &all, &cards);
+                let mut buses: Vec<usize> = args
+                    .iter()
+                    .filter_map(|arg| arg.split_once("bus=virtio-mmio-bus.")?.1.parse().ok())
+                    .collect();
+                assert_eq!(buses.len(), FIXED + nics + disks + machine.spares, "{disks} {nics}");
+                buses.sort_unstable();
+                buses.dedup();
+                assert_eq!(buses.len(), FIXED + nics + disks + machine.spares, "{disks} {nics}");
+                assert!(buses.iter().all(|bus| *bus < if machine.large { LARGE } else { SMALL }));
+                assert!(machine.spares >= 2 || disks + machine.spares == LARGE - FIXED - nics);
+            }
+        }
+    }
+
+    #[test]
+    fn a_container_gets_the_small_machine_and_a_pod_the_large_one() {
+        assert_eq!(Machine::of(2, 1), Machine { large: false, disks: 2, spares: 2, nics: 1 });
+        assert_eq!(Machine::of(0, 1), Machine { large: true, disks: 0, spares: 12, nics: 1 });
+        assert!(Machine::of(3, 1).large && !Machine::of(3, 0).large);
+    }
+
+    #[test]
+    fn the_command_line_fits_the_machine() {
+        let small = Machine::of(2, 0);
+        let line = |vcpus, kvm, machine| {
+            let args = arguments(&config(vcpus), &chosen(kvm), machine, &[], &[]);
+            value(&args, "-append").to_owned()
+        };
+        let one = line(1, false, small);
+        for word in ["nolapic_timer", "noreplace-smp", "tsc_early_khz=2000000", "tsc=reliable"] {
+            assert!(one.contains(word), "{word}: {one}");
+        }
+        assert!(one.ends_with(" a=b c") && one.contains("hyper.link=/dev/vport0p1"));
+        assert!(!line(2, false, small).contains("nolapic_timer"));
+        assert!(!line(1, false, Machine::of(0, 0)).contains("nolapic_timer"));
+        assert!(!line(1, true, small).contains("tsc"));
+        let args = arguments(&config(1), &chosen(false), small, &[], &[]);
+        assert_eq!(value(&args, "-m"), "65536k");
+    }
+}
