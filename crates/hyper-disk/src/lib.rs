@@ -3,7 +3,7 @@
 //! ```text
 //! fresh_ext4(path, bytes) ── template of that size? ──no──► mke2fs into a new file ─► rename
 //!                                  │ yes ◄──────────────────────────────────────────────┘
-//!                                  └─► sparse copy: data extents only (about 1 MiB of 10 GiB)
+//!                                  └─► sparse copy: data extents only (0.3 MiB of 10 GiB)
 //! ```
 //! Invariants
 //! - The host writes a file system only before a guest has seen it, and never reads one after.

@@ -1,2 +1,49 @@
-//! The supervisor of one pod.
+//! The supervisor of one pod: a guest, the containers in it, and everything on the host that
+//! belongs to them.
+//!
+//! ```text
+//!  Pod (handle) ──Command──┐                        ┌── watch: agent's events, guest's end
+//!  Pod (handle) ──Command──┼─► queue ─► Actor ◄─────┤
+//!  pod.sock ───────────────┘             │          └── tasks: prepared, booted, created, …
+//!                                        ├─► tasks: everything that takes time
+//!                                        └─► PodEvent
+//!
+//!  pod:  empty ─create─► booting ─agent ready─► up ─last container deleted─► stopping ─► empty
+//!                           └ error ─► empty     └ VM exit, link closed or silent ─► dead
+//! ```
+//! Invariants
+//! - Only the actor changes state, and it never waits: what takes time is a task that reports back.
+//! - A container's exit is announced once, after its output is delivered and `exit.json` is
+//!   written, also when the guest died under it.
+//! - A create that fails leaves neither disk nor guest behind.
+//! - The guest's word is never used as a host path, and its clock never as ours.
 #![forbid(unsafe_code)]
+
+mod actor;
+mod choose;
+mod convert;
+mod create;
+mod error;
+mod exit;
+mod exits;
+mod guest;
+mod mounts;
+mod network;
+mod ops;
+mod pod;
+mod record;
+mod rootfs;
+mod serve;
+mod settings;
+mod spec;
+mod stdio;
+mod wishes;
+
+pub use convert::ConvertError;
+pub use error::{Kind, PodError, chain};
+pub use exit::{read_exit, write_exit};
+pub use pod::{CreateRequest, ExecRequest, Pod, PodEvent, ProcessReport};
+pub use record::Status;
+pub use rootfs::{RootfsError, RootfsMount};
+pub use settings::{Flavour, Settings};
+pub use stdio::Uris;

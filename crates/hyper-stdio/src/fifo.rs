@@ -1,8 +1,8 @@
 //! FIFOs and files as stdio: what containerd gives in place of a hub.
 //!
 //! ```text
-//! open (both ends, never blocks) ──copy──► source ended ──drained──► closed
-//!                                              └─ release (task deleted) ─► closed
+//! open (both ends, never blocks) ──copy──► source ended ──drained──► dropped
+//!                                              └─ task deleted ───────► dropped
 //! ```
 //! Both ends of an output FIFO are held until the reader has taken everything: a reader that comes
 //! late, or comes back, finds all bytes, and none that is missing hangs or kills us.
@@ -44,12 +44,11 @@ impl Outlet {
         Ok(Self::File(options.open(path).await?))
     }
 
-    /// Carries `source` here until it ends, then waits until a FIFO's reader has taken all;
-    /// cancel it to stop waiting.
+    /// Carries `source` here until it ends; returns its bytes.
     ///
     /// # Errors
     /// The source's or the destination's.
-    pub async fn carry(mut self, mut source: impl AsyncRead + Unpin) -> io::Result<u64> {
+    pub async fn copy(&mut self, mut source: impl AsyncRead + Unpin) -> io::Result<u64> {
         let mut buffer = vec![0; CHUNK];
         let mut total = 0;
         loop {
@@ -58,32 +57,43 @@ impl Outlet {
                 break;
             }
             total += read as u64;
-            match &mut self {
+            match self {
                 Self::Fifo(fifo) => fifo.write_all(&buffer[..read]).await?,
                 Self::File(file) => file.write_all(&buffer[..read]).await?,
             }
         }
-        drop(buffer);
-        match self {
-            Self::File(mut file) => file.flush().await?,
-            Self::Fifo(fifo) => {
-                let mut pause = Duration::from_millis(1);
-                while ioctl_fionread(&fifo)? > 0 {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_millis(100));
-                }
-            }
+        if let Self::File(file) = self {
+            file.flush().await?;
         }
         Ok(total)
     }
+
+    /// Waits until a FIFO's reader has taken all; drop the outlet afterwards, or to stop waiting.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn drained(&self) -> io::Result<()> {
+        let Self::Fifo(fifo) = self else { return Ok(()) };
+        let mut pause = Duration::from_millis(1);
+        while ioctl_fionread(fifo)? > 0 {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+        Ok(())
+    }
 }
 
-/// Opens an input FIFO. It reads end-of-file when its last writer is gone, and not before one came.
+/// Opens an input FIFO and a writing end of it.
+///
+/// The reader sees end-of-file once the returned writing end is dropped and all other writers are
+/// gone: a client that goes away without closing the input does not end it.
 ///
 /// # Errors
 /// The system's.
-pub fn open_input(path: &Path) -> io::Result<pipe::Receiver> {
-    pipe::OpenOptions::new().open_receiver(path)
+pub fn open_input(path: &Path) -> io::Result<(pipe::Receiver, pipe::Sender)> {
+    let receiver = pipe::OpenOptions::new().open_receiver(path)?;
+    let sender = pipe::OpenOptions::new().open_sender(path)?;
+    Ok((receiver, sender))
 }
 
 #[cfg(test)]
@@ -103,8 +113,11 @@ mod test {
         let path = fifo(dir.path());
         let text: Vec<u8> = (0..500_000).map(|n: u32| n.to_le_bytes()[0]).collect();
         let source = text.clone();
-        let outlet = Outlet::open(&path).await.unwrap();
-        let carry = tokio::spawn(async move { outlet.carry(&source[..]).await });
+        let mut outlet = Outlet::open(&path).await.unwrap();
+        let carry = tokio::spawn(async move {
+            let copied = outlet.copy(&source[..]).await;
+            outlet.drained().await.and(copied)
+        });
         tokio::time::sleep(Duration::from_millis(50)).await;
         let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await.unwrap();
         assert!(read.unwrap() == text);
@@ -112,16 +125,16 @@ mod test {
     }
 
     #[tokio::test]
-    async fn input_waits_for_its_first_writer() {
+    async fn input_ends_when_it_is_closed_and_no_sooner() {
         let dir = tempfile::tempdir().unwrap();
         let path = fifo(dir.path());
-        let mut input = open_input(&path).unwrap();
+        let (mut input, closer) = open_input(&path).unwrap();
         let mut text = Vec::new();
+        tokio::task::spawn_blocking(move || std::fs::write(path, b"typed")).await.unwrap().unwrap();
         let early = tokio::time::timeout(Duration::from_millis(50), input.read_to_end(&mut text));
-        assert!(early.await.is_err(), "no writer is not the end");
-        let writer = tokio::task::spawn_blocking(move || std::fs::write(path, b"typed"));
+        assert!(early.await.is_err(), "a client that leaves is not the end");
+        drop(closer);
         input.read_to_end(&mut text).await.unwrap();
-        writer.await.unwrap().unwrap();
         assert_eq!(text, b"typed");
     }
 }

@@ -1,0 +1,475 @@
+//! Containers and processes come: prepare, boot, create, start.
+//!
+//! ```text
+//! Create ─► prepare (spec, disks, stdio, which hypervisor)
+//!             ├ no guest ─────► boot with these disks ─┐
+//!             ├ guest boots ──► wait for it            ├─► CreateContainer ─► answer
+//!             └ guest is up ──► add the disks ─────────┘
+//! ```
+//! The hypervisor is probed while the disks are made. It is launched with the first container's
+//! disks, not before: of the disk models we have, one cannot add disks and the other gains nothing,
+//! because disks that exist already take microseconds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_hypervisor::Hypervisor;
+use hyper_link::message::{CreateContainer, Exec, ProcessId, Reply as AgentReply, Request};
+use hyper_task::pod::Phases;
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+
+use crate::actor::{Actor, Booted, GuestState, Input, answer};
+use crate::choose::choose;
+use crate::guest::{Guest, boot, watch};
+use crate::pod::{CreateRequest, ExecRequest, Pod, PodEvent};
+use crate::record::{Container, Process, Reply, State};
+use crate::rootfs::{RootDisks, prepare};
+use crate::spec::{Spec, fit_process, read_spec};
+use crate::stdio::{Channels, Running};
+use crate::{PodError, Settings};
+
+/// The guest mounts and sets up; minutes only where an emulator is slow.
+const CREATE: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_secs(60);
+
+/// What a container needs before the guest is asked.
+pub(crate) struct Prepared {
+    pub spec: Spec,
+    pub root: RootDisks,
+    pub channels: Channels,
+    pub listener: UnixListener,
+    /// For the first container.
+    pub hypervisor: Option<Arc<dyn Hypervisor>>,
+}
+
+impl Actor {
+    pub(crate) fn create(&mut self, request: CreateRequest, reply: Reply<u32>) {
+        let id = request.id.clone();
+        if self.containers.contains_key(&id) {
+            return answer(reply, Err(PodError::Exists { what: "container", id }));
+        }
+        match &self.guest {
+            GuestState::Dead(reason) => return answer(reply, Err(self.dead(reason))),
+            GuestState::Stopping(_) => {
+                return answer(reply, Err(self.dead("its guest is being stopped")));
+            }
+            GuestState::Empty | GuestState::Booting(_) | GuestState::Up(_) => {}
+        }
+        let first = matches!(self.guest, GuestState::Empty);
+        let container = Container {
+            bundle: request.bundle.clone(),
+            init: Process::new(request.stdio.clone(), reply, None),
+            execs: std::collections::BTreeMap::new(),
+            phases: Phases {
+                supervisor_started: Some(self.settings.started_ns),
+                create_received: Some(hyper_stdio::now_ns()),
+                ..Phases::default()
+            },
+            paused: false,
+            owned: Vec::new(),
+            keeps: false,
+            socket: None,
+            network: Vec::new(),
+            in_guest: false,
+            rootfs: request.rootfs.clone(),
+            deleting: Vec::new(),
+        };
+        self.containers.insert(id.clone(), container);
+        let settings = Arc::clone(&self.settings);
+        self.spawn(async move {
+            let result = prepared(&settings, &request, first).await.map(Box::new);
+            Input::Prepared { container: id, result }
+        });
+    }
+
+    pub(crate) fn prepared(&mut self, id: String, result: Result<Box<Prepared>, PodError>) {
+        let prepared = match result {
+            Ok(prepared) => *prepared,
+            Err(error) => return self.create_failed(&id, error),
+        };
+        if let Ok(container) = self.container(&id) {
+            container.owned.clone_from(&prepared.root.owned);
+            container.keeps = prepared.root.upper.as_ref().is_some_and(|disk| !disk.ephemeral);
+            container.network = prepared.spec.network.report();
+        }
+        match &mut self.guest {
+            GuestState::Empty => {
+                self.guest = GuestState::Booting(Vec::new());
+                let settings = Arc::clone(&self.settings);
+                self.spawn(async move {
+                    let result = booted(&settings, prepared).await.map(Box::new);
+                    Input::Booted { container: id, result }
+                });
+            }
+            GuestState::Booting(waiting) => waiting.push((id, prepared)),
+            GuestState::Up(guest) => {
+                let guest = Arc::clone(guest);
+                self.bring_in(guest, id, prepared, false);
+            }
+            GuestState::Stopping(_) => {
+                let error = self.dead("its guest is being stopped");
+                self.create_failed(&id, error);
+            }
+            GuestState::Dead(reason) => {
+                let reason = reason.clone();
+                let error = self.dead(&reason);
+                self.create_failed(&id, error);
+            }
+        }
+    }
+
+    pub(crate) fn booted(&mut self, id: String, result: Result<Box<Booted>, PodError>) {
+        let waiting = match std::mem::replace(&mut self.guest, GuestState::Empty) {
+            GuestState::Booting(waiting) => waiting,
+            // Only a booting guest can have booted.
+            other => {
+                self.guest = other;
+                return;
+            }
+        };
+        let Booted { guest, events, prepared } = match result {
+            Ok(booted) => *booted,
+            Err(error) => {
+                for (other, _) in waiting {
+                    let reason = format!("no guest for container `{id}` before it");
+                    let error = self.dead(&reason);
+                    self.create_failed(&other, error);
+                }
+                return self.create_failed(&id, error);
+            }
+        };
+        let guest = Arc::new(guest);
+        self.hypervisor_pid = guest.vm.pid();
+        self.guest = GuestState::Up(Arc::clone(&guest));
+        self.tasks.spawn(watch(Arc::clone(&guest), events, self.queue.clone()));
+        self.bring_in(Arc::clone(&guest), id, prepared, true);
+        for (id, prepared) in waiting {
+            self.bring_in(Arc::clone(&guest), id, prepared, false);
+        }
+    }
+
+    fn bring_in(&mut self, guest: Arc<Guest>, id: String, prepared: Prepared, first: bool) {
+        let queue = self.queue.clone();
+        let pod = Pod::from_queue(queue.clone());
+        if let Ok(container) = self.container(&id) {
+            container.phases.hypervisor_started = Some(guest.started_ns);
+            container.phases.agent_ready = Some(guest.ready_ns);
+        }
+        let Prepared { spec, root, channels, listener, .. } = prepared;
+        // The container's socket closes with it: the task is aborted when it is deleted.
+        let socket = self.tasks.spawn(crate::serve::serve(pod, id.clone(), listener));
+        if let Ok(container) = self.container(&id) {
+            container.socket = Some(socket);
+        }
+        self.spawn(async move {
+            let result = created(&guest, &id, (spec, root, channels), first, queue).await;
+            Input::Created { container: id, result }
+        });
+    }
+
+    pub(crate) fn created(&mut self, id: &str, result: Result<Running, PodError>) {
+        let stdio = match (result, &self.guest) {
+            (Err(error), _) => return self.create_failed(id, error),
+            (Ok(_), GuestState::Dead(reason)) => {
+                let error = self.dead(reason);
+                return self.create_failed(id, error);
+            }
+            (Ok(stdio), _) => stdio,
+        };
+        let pid = self.hypervisor_pid;
+        let Ok(container) = self.container(id) else { return };
+        container.phases.container_created = Some(hyper_stdio::now_ns());
+        container.in_guest = true;
+        container.init.stdio = Some(stdio);
+        let event = PodEvent::Created {
+            container: id.to_owned(),
+            bundle: container.bundle.clone(),
+            rootfs: container.rootfs.clone(),
+            stdio: container.init.uris.clone(),
+            pid,
+        };
+        let before = std::mem::replace(&mut container.init.state, State::Created);
+        self.tell(event);
+        if let State::Creating(reply) = before {
+            answer(reply, Ok(pid));
+        }
+    }
+
+    /// Takes a container back that did not come to be. The guest goes with the last one.
+    fn create_failed(&mut self, id: &str, error: PodError) {
+        let Some(container) = self.containers.remove(id) else { return };
+        if let Some(socket) = container.socket {
+            socket.abort();
+        }
+        let State::Creating(reply) = container.init.state else { return };
+        let (owned, socket) = (container.owned, container.bundle.join(hyper_task::pod::SOCKET));
+        match self.stop_if_empty() {
+            Some(guest) => self.spawn(async move {
+                guest.stop(false).await;
+                remove(owned, socket).await;
+                answer(reply, Err(error));
+                Input::Stopped
+            }),
+            None => {
+                _ = self.tasks.spawn(async move {
+                    remove(owned, socket).await;
+                    answer(reply, Err(error));
+                })
+            }
+        }
+    }
+
+    pub(crate) fn exec(&mut self, request: ExecRequest, reply: Reply<u32>) {
+        let ExecRequest { container: id, id: exec, mut spec, stdio } = request;
+        let container = match self.container(&id) {
+            Ok(container) => container,
+            Err(error) => return answer(reply, Err(error)),
+        };
+        if container.execs.contains_key(&exec) {
+            return answer(reply, Err(PodError::Exists { what: "exec", id: exec }));
+        }
+        let state = if container.paused { "paused" } else { container.init.state_name() };
+        if !matches!(container.init.state, State::Created | State::Running) || container.paused {
+            let (what, action) = ("container", "run one more process in it");
+            return answer(reply, Err(PodError::State { what, id, state, action }));
+        }
+        fit_process(&mut spec, stdio.terminal);
+        container.execs.insert(exec.clone(), Process::new(stdio.clone(), reply, Some(spec)));
+        let process = ProcessId { container: id, exec: Some(exec) };
+        self.spawn(async move {
+            let result = Channels::open(&process.container, &stdio, true).await;
+            Input::Opened { process, result }
+        });
+    }
+
+    pub(crate) fn opened(&mut self, id: &ProcessId, result: Result<Channels, PodError>) {
+        let Some(exec) = id.exec.clone() else { return };
+        let pid = self.hypervisor_pid;
+        let Ok(container) = self.container(&id.container) else { return };
+        match result {
+            Ok(channels) => {
+                let Some(process) = container.execs.get_mut(&exec) else { return };
+                process.channels = Some(channels);
+                let before = std::mem::replace(&mut process.state, State::Created);
+                self.tell(PodEvent::ExecAdded { container: id.container.clone(), exec });
+                if let State::Creating(reply) = before {
+                    answer(reply, Ok(pid));
+                }
+            }
+            Err(error) => {
+                if let Some(Process { state: State::Creating(reply), .. }) =
+                    container.execs.remove(&exec)
+                {
+                    answer(reply, Err(error));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn start(&mut self, id: ProcessId, reply: Reply<u32>) {
+        let guest = self.up();
+        let queue = self.queue.clone();
+        let process = match self.process(&id) {
+            Ok(process) => process,
+            Err(error) => return answer(reply, Err(error)),
+        };
+        if !matches!(process.state, State::Created) {
+            let what = if id.exec.is_some() { "exec" } else { "container" };
+            let (state, action) = (process.state_name(), "start it");
+            let id = id.exec.unwrap_or(id.container);
+            return answer(reply, Err(PodError::State { what, id, state, action }));
+        }
+        let guest = match guest {
+            Ok(guest) => guest,
+            Err(error) => return answer(reply, Err(error)),
+        };
+        process.state = State::Starting { reply, early: None };
+        let exec = process.channels.take().zip(process.spec.take());
+        if id.exec.is_none()
+            && let Ok(container) = self.container(&id.container)
+        {
+            container.phases.start_received = Some(hyper_stdio::now_ns());
+        }
+        self.spawn(async move {
+            let result = started(&guest, &id, exec, queue).await;
+            Input::Started { process: id, result }
+        });
+    }
+
+    pub(crate) fn started(
+        &mut self,
+        id: &ProcessId,
+        result: Result<(Option<Running>, u32), PodError>,
+    ) {
+        let pid = self.hypervisor_pid;
+        let Ok(process) = self.process(id) else { return };
+        let State::Starting { reply, early } =
+            std::mem::replace(&mut process.state, State::Running)
+        else {
+            return;
+        };
+        match result {
+            Ok((stdio, guest_pid)) => {
+                if stdio.is_some() {
+                    process.stdio = stdio;
+                }
+                process.guest_pid = guest_pid;
+                let container = id.container.clone();
+                if let Some(exec) = id.exec.clone() {
+                    self.tell(PodEvent::ExecStarted { container, exec, pid });
+                } else {
+                    if let Ok(container) = self.container(&id.container) {
+                        container.phases.process_started = Some(hyper_stdio::now_ns());
+                    }
+                    self.tell(PodEvent::Started { container, pid });
+                }
+                answer(reply, Ok(pid));
+                if let Some(mut record) = early {
+                    record.unix_ns = hyper_stdio::now_ns();
+                    self.process_ended(id, record);
+                }
+            }
+            Err(error) => {
+                let record = early.unwrap_or_else(|| self.refused(&error));
+                self.start_failed(id, record);
+                answer(reply, Err(error));
+            }
+        }
+    }
+}
+
+/// Everything that can be had without the guest, side by side.
+async fn prepared(
+    settings: &Arc<Settings>,
+    request: &CreateRequest,
+    first: bool,
+) -> Result<Prepared, PodError> {
+    let (bundle, terminal) = (request.bundle.clone(), request.stdio.terminal);
+    let spec = blocking(move || read_spec(&bundle, terminal)).await?;
+    if !first && !spec.sysctls.is_empty() {
+        return Err(PodError::Unsupported(format!(
+            "sysctl `{}` of container `{}`: the network belongs to the pod, whose first container \
+             sets it",
+            spec.sysctls[0].0, request.id
+        )));
+    }
+    let hypervisor =
+        async { if first { choose(settings, &spec.wishes).await.map(Some) } else { Ok(None) } };
+    let (of, id, mounts) = (Arc::clone(settings), request.id.clone(), request.rootfs.clone());
+    let (spec_root, spec_read_only) = (spec.root.clone(), spec.read_only);
+    let root = blocking(move || {
+        make_private(&of.run_dir)?;
+        let mut root = prepare(&of, &id, &mounts, spec_root.as_deref())
+            .map_err(|source| PodError::Rootfs { container: id, source })?;
+        root.read_only |= spec_read_only;
+        Ok(root)
+    });
+    let channels = Channels::open(&request.id, &request.stdio, false);
+    let (hypervisor, root, channels) = tokio::join!(hypervisor, root, channels);
+    // The root may hold files: it is the last to fail, so that it is never dropped silently.
+    let rest = hypervisor.and_then(|hypervisor| {
+        let path = request.bundle.join(hyper_task::pod::SOCKET);
+        let listener =
+            hyper_stdio::socket::bind(&path).map_err(PodError::file("listen on", path))?;
+        Ok((hypervisor, channels?, listener))
+    });
+    match (rest, root) {
+        (Ok((hypervisor, channels, listener)), Ok(root)) => {
+            Ok(Prepared { spec, root, channels, listener, hypervisor })
+        }
+        (rest, root) => {
+            let owned = root.as_ref().map(|root| root.owned.clone()).unwrap_or_default();
+            remove(owned, request.bundle.join(hyper_task::pod::SOCKET)).await;
+            Err(match (rest, root) {
+                (Err(error), _) | (_, Err(error)) => error,
+                (Ok(_), Ok(_)) => PodError::Internal("nothing failed".to_owned()),
+            })
+        }
+    }
+}
+
+async fn booted(settings: &Settings, prepared: Prepared) -> Result<Booted, PodError> {
+    // A container that came second while the first one failed has not chosen.
+    let hypervisor = match &prepared.hypervisor {
+        Some(hypervisor) => Arc::clone(hypervisor),
+        None => choose(settings, &prepared.spec.wishes).await?,
+    };
+    let mut disks = vec![prepared.root.image.clone()];
+    disks.extend(prepared.root.upper.clone());
+    let (guest, events) = boot(settings, hypervisor, &prepared.spec, disks).await?;
+    Ok(Booted { guest, events, prepared })
+}
+
+async fn created(
+    guest: &Guest,
+    id: &str,
+    (spec, root, channels): (Spec, RootDisks, Channels),
+    first: bool,
+    queue: mpsc::Sender<Input>,
+) -> Result<Running, PodError> {
+    let rootfs = if first { guest.first_root(&root).await } else { guest.add_root(&root).await? };
+    let process = ProcessId { container: id.to_owned(), exec: None };
+    let (streams, stdio) = channels.run(&guest.link, process, queue);
+    let request = Request::CreateContainer(Box::new(CreateContainer {
+        container: id.to_owned(),
+        spec: spec.value,
+        rootfs,
+        files: spec.files,
+        streams,
+    }));
+    guest.call(id, request, CREATE).await?;
+    Ok(stdio)
+}
+
+async fn started(
+    guest: &Guest,
+    id: &ProcessId,
+    exec: Option<(Channels, serde_json::Value)>,
+    queue: mpsc::Sender<Input>,
+) -> Result<(Option<Running>, u32), PodError> {
+    let (stdio, request) = match exec {
+        None => (None, Request::StartContainer { container: id.container.clone() }),
+        Some((channels, spec)) => {
+            let (streams, stdio) = channels.run(&guest.link, id.clone(), queue);
+            let exec = Exec { process: id.clone(), spec, streams };
+            (Some(stdio), Request::Exec(Box::new(exec)))
+        }
+    };
+    let pid = match guest.call(&id.container, request, START).await? {
+        AgentReply::Started { pid } => pid,
+        _ => 0,
+    };
+    Ok((stdio, pid))
+}
+
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PodError> + Send + 'static,
+) -> Result<T, PodError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(PodError::Internal(error.to_string())))
+}
+
+/// Removes a container's files on the host.
+pub(crate) async fn remove(owned: Vec<std::path::PathBuf>, socket: std::path::PathBuf) {
+    let removed = blocking(move || {
+        for dir in owned {
+            if let Err(error) = std::fs::remove_dir_all(&dir) {
+                tracing::warn!(path = %dir.display(), %error, "directory not removed");
+            }
+        }
+        // The caller may have removed the bundle already.
+        let _ = std::fs::remove_file(socket);
+        Ok(())
+    });
+    if let Err(error) = removed.await {
+        tracing::warn!(%error, "files of a container not removed");
+    }
+}
+
+fn make_private(dir: &std::path::Path) -> Result<(), PodError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(dir).map_err(PodError::file("make directory", dir))
+}

@@ -1,0 +1,358 @@
+//! One running guest: launch, handshake, disks, and the watch over it.
+//!
+//! ```text
+//! boot: launch ─► agent's hello ─► ConfigurePod ─► up ──watch──► ended (exactly one Ended)
+//!         └──────────┴── error: nothing stays         │ events of the agent, in order
+//!                                                     └ ends: VM exit, link closed, link silent
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper_hypervisor::{Disk, DiskModel, GuestKernel, Hypervisor, Vm, VmConfig, VmExit};
+use hyper_link::message::{Event, GuestDisk, PodConfig, Reply, Request, Rootfs};
+use hyper_link::{CallError, EventReceiver, Link};
+use tokio::sync::{Mutex, mpsc};
+
+use crate::actor::Input;
+use crate::rootfs::RootDisks;
+use crate::settings::Flavour;
+use crate::spec::Spec;
+use crate::{PodError, Settings};
+
+/// A link that answers nothing for so long is dead.
+pub(crate) const SILENCE: Duration = Duration::from_secs(10);
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// How long a guest whose link closed may take to end by itself and say why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+const CONFIGURE: Duration = Duration::from_secs(30);
+
+/// A booted guest.
+pub(crate) struct Guest {
+    pub hypervisor: Arc<dyn Hypervisor>,
+    pub vm: Arc<dyn Vm>,
+    pub link: Link,
+    pub vcpus: u32,
+    pub memory_bytes: u64,
+    /// When the hypervisor was started and the agent was ready.
+    pub started_ns: i64,
+    pub ready_ns: i64,
+    /// All disks ever given, in order: position is identity.
+    disks: Mutex<Vec<Disk>>,
+    paused: AtomicBool,
+}
+
+/// How a guest ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub reason: String,
+    /// Exit code of containers that were running.
+    pub code: i32,
+    pub oom: bool,
+}
+
+/// Starts a guest with the disks of its first container.
+pub(crate) async fn boot(
+    settings: &Settings,
+    hypervisor: Arc<dyn Hypervisor>,
+    spec: &Spec,
+    disks: Vec<Disk>,
+) -> Result<(Guest, EventReceiver), PodError> {
+    let name = hypervisor.name();
+    let can = hypervisor.capabilities();
+    let flavour = flavour(settings, name, spec)?;
+    let config = VmConfig {
+        id: settings.id.clone(),
+        kernel: GuestKernel {
+            kernel: flavour.kernel,
+            initramfs: flavour.initramfs,
+            extra_cmdline: flavour.extra_cmdline,
+        },
+        vcpus: spec.wishes.cpus(settings, can.max_vcpus),
+        memory_bytes: spec.wishes.memory(settings, can.min_memory_bytes),
+        disks: disks.clone(),
+        nics: Vec::new(),
+        run_dir: settings.run_dir.clone(),
+        cgroup: spec.cgroup_parent.clone(),
+    };
+    let (vcpus, memory_bytes) = (config.vcpus, config.memory_bytes);
+    let started_ns = hyper_stdio::now_ns();
+    let mut vm = hypervisor.launch(config).await.map_err(|source| PodError::Vm {
+        action: format!("launch guest `{}`", settings.id),
+        source,
+    })?;
+    let carrier = vm.take_link();
+    let vm: Arc<dyn Vm> = vm.into();
+    let failed = |detail: String| PodError::Boot { hypervisor: name, detail, console: tail(&*vm) };
+    let carrier = carrier.ok_or_else(|| failed("it has no link".to_owned()))?;
+    let greeted = tokio::select! {
+        greeted = hyper_link::connect(carrier, flavour.boot_timeout) => greeted,
+        exit = vm.wait() => return Err(failed(end_of(&exit).reason)),
+    };
+    let (link, events) = match greeted {
+        Ok(greeted) => greeted,
+        Err(error) => {
+            // Its exit, if there is one, says more than the link's end.
+            let exit = tokio::time::timeout(Duration::from_millis(300), vm.wait()).await;
+            return Err(failed(
+                exit.map_or_else(|_| crate::error::chain(&error), |exit| end_of(&exit).reason),
+            ));
+        }
+    };
+    let ready_ns = hyper_stdio::now_ns();
+    let configure = Request::ConfigurePod(pod_config(settings, spec)?);
+    link.call(configure, CONFIGURE).await.map_err(|error| failed(crate::error::chain(&error)))?;
+    let guest = Guest {
+        hypervisor,
+        vm,
+        link,
+        vcpus,
+        memory_bytes,
+        started_ns,
+        ready_ns,
+        disks: Mutex::new(disks),
+        paused: AtomicBool::new(false),
+    };
+    Ok((guest, events))
+}
+
+fn flavour(settings: &Settings, name: &str, spec: &Spec) -> Result<Flavour, PodError> {
+    let mut flavour = settings.flavours.get(name).cloned().ok_or_else(|| {
+        PodError::Invalid(format!("no guest kernel is configured for hypervisor `{name}`"))
+    })?;
+    if let Some(kernel) = &spec.wishes.kernel {
+        flavour.kernel.clone_from(kernel);
+    }
+    if let Some(initramfs) = &spec.wishes.initramfs {
+        flavour.initramfs.clone_from(initramfs);
+    }
+    flavour.extra_cmdline.extend(spec.wishes.kernel_args.iter().cloned());
+    Ok(flavour)
+}
+
+fn pod_config(settings: &Settings, spec: &Spec) -> Result<PodConfig, PodError> {
+    let mut entropy = [0; 64];
+    rustix::rand::getrandom(&mut entropy[..], rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| PodError::Internal(format!("no random bytes for the guest: {error}")))?;
+    Ok(PodConfig {
+        hostname: spec.hostname.clone().unwrap_or_else(|| settings.id.chars().take(12).collect()),
+        unix_ns: hyper_stdio::now_ns(),
+        entropy: entropy.iter().map(|byte| format!("{byte:02x}")).collect(),
+        sysctls: spec.sysctls.iter().cloned().collect(),
+        ..PodConfig::default()
+    })
+}
+
+impl Guest {
+    /// Asks the agent.
+    pub async fn call(
+        &self,
+        container: &str,
+        request: Request,
+        deadline: Duration,
+    ) -> Result<Reply, PodError> {
+        self.link.call(request, deadline).await.map_err(|error| PodError::call(container, error))
+    }
+
+    /// The root of the container whose disks the guest was booted with.
+    pub async fn first_root(&self, root: &RootDisks) -> Rootfs {
+        let disks = self.disks.lock().await;
+        let devices = |at| self.hypervisor.guest_devices(&disks, at);
+        rootfs(root, self.model(), &devices(0), root.upper.as_ref().map(|_| devices(1)).as_deref())
+    }
+
+    /// Adds the disks of a later container.
+    pub async fn add_root(&self, root: &RootDisks) -> Result<Rootfs, PodError> {
+        if !self.hypervisor.capabilities().disk_hotplug {
+            return Err(PodError::Unsupported(format!(
+                "hypervisor `{}` cannot add a disk to a running guest, so its pods hold one \
+                 container",
+                self.hypervisor.name()
+            )));
+        }
+        let mut disks = self.disks.lock().await;
+        let image = self.add_disk(&mut disks, &root.image).await?;
+        let upper = match &root.upper {
+            None => None,
+            Some(disk) => Some(self.add_disk(&mut disks, disk).await?),
+        };
+        Ok(rootfs(root, self.model(), &image, upper.as_deref()))
+    }
+
+    async fn add_disk(&self, disks: &mut Vec<Disk>, disk: &Disk) -> Result<Vec<String>, PodError> {
+        let devices = self.vm.add_disk(disk.clone()).await.map_err(|source| {
+            let path = disk.extents.first().map(|extent| extent.path.display().to_string());
+            let action = format!("add disk `{}` to the guest", path.unwrap_or_default());
+            PodError::Vm { action, source }
+        })?;
+        disks.push(disk.clone());
+        Ok(devices)
+    }
+
+    /// Stops all vCPUs, or lets them go on. The watch does not mind a paused guest's silence.
+    pub async fn set_paused(&self, paused: bool) -> Result<(), PodError> {
+        let action = if paused { "pause guest" } else { "resume guest" };
+        let fail = |source| PodError::Vm { action: action.to_owned(), source };
+        if paused {
+            self.paused.store(true, Ordering::Release);
+            self.vm.pause().await.map_err(fail).inspect_err(|_| {
+                self.paused.store(false, Ordering::Release);
+            })
+        } else {
+            self.vm.resume().await.map_err(fail)?;
+            self.paused.store(false, Ordering::Release);
+            Ok(())
+        }
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
+    }
+
+    /// Powers the guest off: gently when something on its disks is to stay, then by force.
+    pub async fn stop(&self, gently: bool) {
+        if gently && !self.is_paused() {
+            // The agent answers when its disks are synced, so there is no need to wait for the
+            // power to go; but that may win over the answer.
+            tokio::select! {
+                asked = self.link.call(Request::Shutdown, SILENCE) => if let Err(error) = asked {
+                    tracing::warn!(error = crate::error::chain(&error), "guest did not sync; killed");
+                },
+                _ = self.vm.wait() => {}
+            }
+        }
+        self.vm.kill().await;
+    }
+
+    fn model(&self) -> DiskModel {
+        self.hypervisor.capabilities().disk_model
+    }
+}
+
+fn rootfs(
+    root: &RootDisks,
+    model: DiskModel,
+    image: &[String],
+    upper: Option<&[String]>,
+) -> Rootfs {
+    let sizes: Vec<u64> = root.image.extents.iter().map(|extent| extent.bytes).collect();
+    let mut parts: Vec<GuestDisk> = match model {
+        DiskModel::Stitched => image
+            .iter()
+            .take(1)
+            .map(|device| GuestDisk { device: device.clone(), bytes: sizes.iter().sum() })
+            .collect(),
+        DiskModel::DevicePerExtent => image
+            .iter()
+            .zip(&sizes)
+            .map(|(device, bytes)| GuestDisk { device: device.clone(), bytes: *bytes })
+            .collect(),
+    };
+    let layers = parts.split_off(parts.len().min(1));
+    let bytes = root.upper.iter().flat_map(|disk| &disk.extents).map(|extent| extent.bytes).sum();
+    Rootfs {
+        image: parts.pop().unwrap_or(GuestDisk { device: String::new(), bytes: 0 }),
+        layers,
+        upper: upper
+            .and_then(<[String]>::first)
+            .map(|device| GuestDisk { device: device.clone(), bytes }),
+        read_only: root.read_only,
+    }
+}
+
+/// What [`watch`] reports.
+#[derive(Debug)]
+pub(crate) enum Sign {
+    Event(Event),
+    Ended(Ended),
+}
+
+/// Reports the agent's events and, last and once, the guest's end. The guest is dead then.
+pub(crate) async fn watch(
+    guest: Arc<Guest>,
+    mut events: EventReceiver,
+    queue: mpsc::Sender<Input>,
+) {
+    // A queue that is gone has an actor that is gone: nobody is left to tell.
+    let sign = async |sign| _ = queue.send(Input::Guest(sign)).await;
+    let mut exited = std::pin::pin!(guest.vm.wait());
+    let mut silent = std::pin::pin!(silence(&guest));
+    let ended = loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => sign(Sign::Event(event)).await,
+                None => break match tokio::time::timeout(LAST_WORDS, &mut exited).await {
+                    Ok(exit) => end_of(&exit),
+                    Err(_) => {
+                        let error = guest.link.closed().await;
+                        guest.vm.kill().await;
+                        died(format!("link to the agent ended: {}", crate::error::chain(&error)))
+                    }
+                },
+            },
+            exit = &mut exited => {
+                // What the agent said before is still in the link.
+                while let Ok(Some(event)) = tokio::time::timeout(LAST_WORDS, events.recv()).await {
+                    sign(Sign::Event(event)).await;
+                }
+                break end_of(&exit);
+            }
+            () = &mut silent => {
+                guest.vm.kill().await;
+                break died(format!(
+                    "agent was silent for {} s; end of its console: {}",
+                    SILENCE.as_secs(),
+                    tail(&*guest.vm)
+                ));
+            }
+        }
+    };
+    sign(Sign::Ended(ended)).await;
+}
+
+/// Resolves when the agent does not answer although the guest is not paused.
+async fn silence(guest: &Guest) {
+    loop {
+        tokio::time::sleep(PING_EVERY).await;
+        let running = || !guest.is_paused();
+        if !running() {
+            continue;
+        }
+        match guest.link.call(Request::Ping, SILENCE).await {
+            Err(CallError::TimedOut { .. }) if running() => return,
+            // A link that has ended is seen by the watch itself.
+            _ => {}
+        }
+    }
+}
+
+fn died(reason: String) -> Ended {
+    Ended { reason, code: 137, oom: false }
+}
+
+/// The end of a guest in words, and the exit code of what ran in it.
+fn end_of(exit: &VmExit) -> Ended {
+    let (reason, code, oom) = match exit {
+        VmExit::PoweredOff => ("guest powered off".to_owned(), 255, false),
+        VmExit::Panicked { message } => (format!("guest panicked: {message}"), 255, false),
+        VmExit::Killed => ("guest was ended by its supervisor".to_owned(), 137, false),
+        VmExit::Signaled { oom: true, .. } => {
+            ("hypervisor was ended by the host's OOM killer".to_owned(), 137, true)
+        }
+        VmExit::Signaled { signal, .. } => {
+            (format!("hypervisor was killed by signal {signal}"), 128 + signal, false)
+        }
+        VmExit::Failed { code, detail } => {
+            (format!("hypervisor failed with code {code}: {detail}"), 255, false)
+        }
+    };
+    Ended { reason, code, oom }
+}
+
+/// The last lines of the console.
+fn tail(vm: &dyn Vm) -> String {
+    let console = vm.console();
+    let lines: Vec<&str> = console.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}

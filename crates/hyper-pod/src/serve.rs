@@ -1,0 +1,68 @@
+//! `BUNDLE/pod.sock`: `hyper.pod.v1` for one container.
+
+use std::io;
+use std::time::Duration;
+
+use hyper_link::message::ProcessId;
+use hyper_stdio::attach::{read_call, serve as carry, write_answer};
+use hyper_stdio::{Attachment, Wanted};
+use hyper_task::pod::{Answer, Call};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+
+use crate::error::chain;
+use crate::{Pod, PodError};
+
+/// How long a client may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Clients at a time.
+const CLIENTS: usize = 64;
+
+/// Serves until it is aborted; clients whose output is still on its way are served to the end by
+/// tasks of their own when the pod goes on.
+pub(crate) async fn serve(pod: Pod, container: String, listener: UnixListener) {
+    let mut clients = JoinSet::new();
+    loop {
+        while clients.try_join_next().is_some() {}
+        if clients.len() >= CLIENTS {
+            clients.join_next().await;
+        }
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (pod, container) = (pod.clone(), container.clone());
+                clients.spawn(async move {
+                    if let Err(error) = client(&pod, container, stream).await {
+                        tracing::debug!(%error, "client of the pod socket");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "pod socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn client(pod: &Pod, container: String, mut stream: UnixStream) -> io::Result<()> {
+    let call = tokio::time::timeout(PATIENCE, read_call(&mut stream)).await??;
+    let answer = match call {
+        Call::Phases => pod.phases(&container).await.map(Answer::Phases),
+        Call::Pod => pod.report().await.map(|report| Answer::Pod(Box::new(report))),
+        Call::Attach { exec, stdin, stdout, stderr } => {
+            let process = ProcessId { container, exec };
+            match pod.attach(process, Wanted { stdin, stdout, stderr }).await {
+                Ok(attachment) => return attached(attachment, stream).await,
+                Err(error) => Err(error),
+            }
+        }
+    };
+    let answer = answer.unwrap_or_else(|error: PodError| Answer::Error { message: chain(&error) });
+    write_answer(&mut stream, &answer).await
+}
+
+async fn attached(attachment: Attachment, mut stream: UnixStream) -> io::Result<()> {
+    write_answer(&mut stream, &Answer::Attached).await?;
+    let (read, write) = stream.into_split();
+    carry(attachment, read, write).await
+}
