@@ -43,6 +43,10 @@ pub fn spec(
         .bind(Bind::same(program).executable())
         .bind(Bind::new(&config.kernel.kernel, KERNEL))
         .bind(Bind::new(&config.kernel.initramfs, INITRAMFS))
+        // Without it the loader tries every variant of every library's directory.
+        .bind(Bind::same("/etc/ld.so.cache").optional())
+        // QEMU opens it to see which kind of file locks there is.
+        .device("/dev/null")
         .limits(limits)
         .seccomp(calls::list(kvm));
     for directory in ["/usr/lib", "/usr/lib64", "/lib", "/lib64"] {
