@@ -63,8 +63,8 @@ pub(crate) enum Input {
         reply: Reply<()>,
     },
     Guest(Sign),
-    /// The guest we ended is gone.
-    Stopped,
+    /// The guest we ended is gone; then somebody is told.
+    Stopped(Box<dyn FnOnce() + Send>),
 }
 
 pub(crate) struct Booted {
@@ -155,7 +155,10 @@ impl Actor {
                 }
             }
             Input::Guest(Sign::Ended(ended)) => self.guest_ended(&ended),
-            Input::Stopped => self.guest = GuestState::Empty,
+            Input::Stopped(told) => {
+                self.guest = GuestState::Empty;
+                told();
+            }
         }
     }
 

@@ -204,20 +204,15 @@ impl Actor {
         }
         let State::Creating(reply) = container.init.state else { return };
         let (owned, socket) = (container.owned, container.bundle.join(hyper_task::pod::SOCKET));
-        match self.stop_if_empty() {
-            Some(guest) => self.spawn(async move {
+        let guest = self.stop_if_empty();
+        let stopping = guest.is_some();
+        let task = async move {
+            if let Some(guest) = guest {
                 guest.stop(false).await;
-                remove(owned, socket).await;
-                answer(reply, Err(error));
-                Input::Stopped
-            }),
-            None => {
-                _ = self.tasks.spawn(async move {
-                    remove(owned, socket).await;
-                    answer(reply, Err(error));
-                })
             }
-        }
+            remove(owned, socket).await;
+        };
+        self.spawn_stop(stopping, task, move || answer(reply, Err(error)));
     }
 
     pub(crate) fn exec(&mut self, request: ExecRequest, reply: Reply<u32>) {

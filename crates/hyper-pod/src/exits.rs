@@ -258,24 +258,27 @@ impl Actor {
                 guest.stop(keeps).await;
             }
             remove(owned, socket).await;
-            answer(reply, Ok((pid, exit)));
         };
-        self.spawn_stop(stopped, task);
+        self.spawn_stop(stopped, task, move || answer(reply, Ok((pid, exit))));
     }
 
-    /// Runs a clean-up; with `stopping` the guest is gone after it.
+    /// Runs a clean-up and then `told`; with `stopping` the guest is gone before anybody is told.
     pub(crate) fn spawn_stop(
         &mut self,
         stopping: bool,
         task: impl Future<Output = ()> + Send + 'static,
+        told: impl FnOnce() + Send + 'static,
     ) {
         if stopping {
             self.spawn(async move {
                 task.await;
-                Input::Stopped
+                Input::Stopped(Box::new(told))
             });
         } else {
-            self.tasks.spawn(task);
+            self.tasks.spawn(async move {
+                task.await;
+                told();
+            });
         }
     }
 

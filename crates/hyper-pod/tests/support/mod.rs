@@ -4,6 +4,8 @@
 //! `cat` (stdin to stdout), `sleep` (until a signal), `flood BYTES`, `exit CODE`, `missing`; as an
 //! exec `deaf`: the agent hears nothing any more.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up must fail")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
