@@ -1,0 +1,95 @@
+//! From the first instruction of PID 1 to a guest that has its file systems.
+//!
+//! The initramfs stays where the kernel put it; a tmpfs becomes the root on top of it, because
+//! `pivot_root` refuses to leave an initramfs and containers need it.
+
+use std::{fs, io, path::Path};
+
+use rustix::{
+    fs::{Mode, symlink},
+    mount::{MountFlags, mount, mount_move},
+    process::{chdir, chroot},
+    time::{ClockId, clock_gettime},
+};
+
+use crate::{cgroup, network, power};
+
+/// Where the root tmpfs is made, in the initramfs.
+const NEW_ROOT: &str = "/root";
+/// Names the link device on the kernel's command line.
+const LINK_WORD: &str = "hyper.link=";
+/// Present when the machine has no power switch.
+const RESTART_WORD: &str = "hyper.off=restart";
+/// State of containers: mount points and injected files.
+pub(crate) const STATE: &str = "/run/hyper";
+
+/// What booting found out.
+#[derive(Debug)]
+pub(crate) struct Boot {
+    /// Device of the link, e.g. `/dev/ttyS0`, `/dev/vport0p1`.
+    pub(crate) link: String,
+}
+
+/// Mounts what every guest has and reads the command line.
+///
+/// # Errors
+/// A mount that cannot be done without, or no link device named.
+pub(crate) fn boot() -> io::Result<Boot> {
+    let quiet = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("root", NEW_ROOT, "tmpfs", MountFlags::NOSUID, c"mode=755,size=4M")?;
+    for directory in ["proc", "sys", "dev", "run", "tmp"] {
+        fs::create_dir(format!("{NEW_ROOT}/{directory}"))?;
+    }
+    chdir(NEW_ROOT)?;
+    mount("proc", "proc", "proc", quiet, None)?;
+    mount("sysfs", "sys", "sysfs", quiet, None)?;
+    mount("devtmpfs", "dev", "devtmpfs", MountFlags::NOSUID, c"mode=755")?;
+    mount("run", "run", "tmpfs", quiet, c"mode=755")?;
+    mount_move(".", "/")?;
+    chroot(".")?;
+    chdir("/")?;
+
+    mount("cgroup2", "/sys/fs/cgroup", "cgroup2", quiet, c"nsdelegate,memory_recursiveprot")?;
+    for (directory, mode) in [("/dev/pts", 0o755), ("/dev/shm", 0o1777), (STATE, 0o700)] {
+        // devtmpfs may have made it.
+        match rustix::fs::mkdir(directory, Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let shm = MountFlags::NOSUID | MountFlags::NODEV;
+    mount("devpts", "/dev/pts", "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, c"mode=620,gid=5,ptmxmode=666")?;
+    mount("shm", "/dev/shm", "tmpfs", shm, c"mode=1777")?;
+    for (target, name) in [
+        ("/proc/self/fd", "/dev/fd"),
+        ("/proc/self/fd/0", "/dev/stdin"),
+        ("/proc/self/fd/1", "/dev/stdout"),
+        ("/proc/self/fd/2", "/dev/stderr"),
+    ] {
+        symlink(target, name)?;
+    }
+    // The agent is the last process to be ended for want of memory; makers reset it.
+    fs::write("/proc/self/oom_score_adj", "-1000")?;
+    cgroup::delegate(Path::new(cgroup::ROOT))?;
+    network::loopback_up()?;
+    read_command_line()
+}
+
+fn read_command_line() -> io::Result<Boot> {
+    let line = fs::read_to_string("/proc/cmdline")?;
+    if line.split_ascii_whitespace().any(|word| word == RESTART_WORD) {
+        power::end_by_restart();
+    }
+    let link = line.split_ascii_whitespace().find_map(|word| word.strip_prefix(LINK_WORD));
+    match link {
+        Some(link) if link.starts_with("/dev/") => Ok(Boot { link: link.to_owned() }),
+        _ => Err(io::Error::other(format!("no {LINK_WORD}/dev/… on the kernel command line"))),
+    }
+}
+
+/// Time since the kernel's clock started, in microseconds.
+pub(crate) fn uptime_us() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let microseconds = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000);
+    u64::try_from(microseconds).unwrap_or(0)
+}

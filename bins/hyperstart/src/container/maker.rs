@@ -1,0 +1,288 @@
+//! The children that make containers and processes, and the other work that may block.
+//!
+//! A maker is a fork of the agent. It does what may wait for disks, then forks the process to be as
+//! its sibling, so that the agent is the parent and reaps it; then it ends. If a maker dies, the
+//! agent sees a closed socket and goes on.
+
+use std::{
+    fs,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    time::Duration,
+};
+
+use hyper_link::message::{CreateContainer, Failure, FailureKind};
+use rustix::{
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+    system::{setdomainname, sethostname},
+    thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
+};
+
+use super::{
+    inside::Inside,
+    mounts,
+    program::Launch,
+    rootfs::Directories,
+    talk::{Ear, Mouth, Word, pair},
+};
+use crate::{
+    cgroup::{self, Cgroup},
+    failure::{Doing as _, Outcome, failure},
+    oci::spec::{Process, Seccomp, Spec, USER_NAME},
+    sys::{self, Forked},
+};
+
+/// How long a maker may take: disks may be slow, hosts overloaded.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A process that is set up and waits to be told to go.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) pid: Pid,
+    /// The master of its terminal.
+    pub(crate) terminal: Option<OwnedFd>,
+    ear: Ear,
+}
+
+impl Waiting {
+    /// Lets it become its program.
+    ///
+    /// # Errors
+    /// It did not, in the words of [`Launch::run`].
+    pub(crate) async fn go(&self) -> Outcome<()> {
+        // If the process is gone, what is heard next says why.
+        let _gone = self.ear.go();
+        match self.ear.hear().await.doing(|| "listen to the process".to_owned())? {
+            None => Ok(()),
+            Some(Word::Failed(failure)) => Err(failure),
+            Some(_) => Err(failure(FailureKind::Internal, "the process spoke out of turn")),
+        }
+    }
+}
+
+/// Forks a maker whose standard streams are `stdio`; `work` says its words itself.
+fn fork_maker(
+    stdio: &[OwnedFd; 3],
+    work: impl FnOnce(&Mouth) -> Outcome<()>,
+) -> Outcome<(Pid, Ear)> {
+    let (ear, mouth) = pair().doing(|| "make a socket pair".to_owned())?;
+    match sys::fork(0, None).doing(|| "fork".to_owned())? {
+        Forked::Parent(pid) => Ok((pid, ear)),
+        Forked::Child => {
+            let adopted = sys::adopt(stdio, mouth.into_fd());
+            let Ok(mouth) = adopted.map(Mouth::from_fd) else { sys::exit(1) };
+            sys::default_signals();
+            if let Err(failure) = work(&mouth) {
+                mouth.say(&Word::Failed(failure));
+            }
+            sys::exit(0)
+        }
+    }
+}
+
+/// Carries `work` out in a child, so that it may block.
+pub(crate) async fn aside(work: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
+    let (maker, ear) = fork_maker(&no_streams()?, |mouth| {
+        work()?;
+        mouth.say(&Word::Done);
+        Ok(())
+    })?;
+    match hear(maker, &ear).await? {
+        Word::Done => Ok(()),
+        Word::Failed(failure) => Err(failure),
+        _ => Err(failure(FailureKind::Internal, "a child of the agent spoke out of turn")),
+    }
+}
+
+/// `/dev/null` thrice.
+pub(crate) fn no_streams() -> Outcome<[OwnedFd; 3]> {
+    let open = || -> std::io::Result<OwnedFd> {
+        Ok(fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
+    };
+    let all = || Ok::<_, std::io::Error>([open()?, open()?, open()?]);
+    all().doing(|| "open /dev/null".to_owned())
+}
+
+/// Makes a container's root and its first process.
+pub(crate) async fn make_container(
+    request: &CreateContainer,
+    spec: &Spec,
+    cgroup: &Cgroup,
+    stdio: &[OwnedFd; 3],
+) -> Outcome<Waiting> {
+    let (maker, ear) = fork_maker(stdio, |mouth| {
+        let directories = Directories::of(&request.container);
+        directories.assemble(&request.rootfs)?;
+        cgroup.apply(&spec.linux.resources)?;
+        cgroup.restrict_devices(&spec.linux.resources)?;
+        set_oom_score(spec.process.oom_score_adj)?;
+        let own = cgroup.directory()?;
+        match sys::fork(namespaces(spec) | libc::CLONE_PARENT, Some(own.as_fd())) {
+            Err(error) => Err(error).doing(|| "fork the first process".to_owned()),
+            Ok(Forked::Parent(pid)) => {
+                mouth.say(&Word::Born(pid));
+                Ok(())
+            }
+            Ok(Forked::Child) => {
+                drop(own);
+                become_first(request, spec, &directories, mouth)
+            }
+        }
+    })?;
+    wait_ready(maker, ear).await
+}
+
+/// Makes one more process in the container of `first`.
+pub(crate) async fn make_exec(
+    first: Pid,
+    process: &Process,
+    seccomp: Option<&Seccomp>,
+    stdio: &[OwnedFd; 3],
+) -> Outcome<Waiting> {
+    let (maker, ear) = fork_maker(stdio, |mouth| {
+        set_oom_score(process.oom_score_adj)?;
+        let own = cgroup_of(first)?;
+        let join = || {
+            let target = pidfd_open(first, PidfdFlags::empty())?;
+            let all = ThreadNameSpaceType::MOUNT
+                | ThreadNameSpaceType::PROCESS_ID
+                | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+                | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+                | ThreadNameSpaceType::CONTROL_GROUP;
+            move_into_thread_name_spaces(target.as_fd(), all)
+        };
+        join().doing(|| "join the container's namespaces".to_owned())?;
+        match sys::fork(libc::CLONE_PARENT, Some(own.as_fd())) {
+            Err(error) => Err(error).doing(|| "fork the process".to_owned()),
+            Ok(Forked::Parent(pid)) => {
+                mouth.say(&Word::Born(pid));
+                Ok(())
+            }
+            Ok(Forked::Child) => {
+                drop(own);
+                let user_name = process.user_name.as_deref();
+                let launch = Launch { process, seccomp, user_name, first: false };
+                end(mouth, launch.run(mouth, || Ok(())))
+            }
+        }
+    })?;
+    wait_ready(maker, ear).await
+}
+
+fn become_first(
+    request: &CreateContainer,
+    spec: &Spec,
+    directories: &Directories,
+    mouth: &Mouth,
+) -> ! {
+    let set_up = || -> Outcome<std::convert::Infallible> {
+        if spec.has_own("cgroup") {
+            // Born in its cgroup, so that is the root it sees.
+            sys::own_cgroup_namespace().doing(|| "make a cgroup namespace".to_owned())?;
+        }
+        if spec.has_own("uts") {
+            if !spec.hostname.is_empty() {
+                sethostname(spec.hostname.as_bytes())
+                    .doing(|| format!("set hostname {:?}", spec.hostname))?;
+            }
+            if !spec.domainname.is_empty() {
+                setdomainname(spec.domainname.as_bytes())
+                    .doing(|| format!("set domain name {:?}", spec.domainname))?;
+            }
+        }
+        mounts::keep_private()?;
+        let inside = Inside::open(&directories.root())?;
+        mounts::mount_all(&inside, &spec.mounts)?;
+        mounts::make_devices(&inside, &spec.linux.devices)?;
+        mounts::inject(&inside, &request.files, &directories.files())?;
+        mounts::enter(&inside)?;
+        drop(inside);
+        for (name, value) in &spec.linux.sysctl {
+            crate::pod::set_sysctl(name, value)?;
+        }
+        let user_name = spec.process.user_name.as_deref();
+        let launch = Launch {
+            process: &spec.process,
+            seccomp: spec.linux.seccomp.as_ref(),
+            user_name: user_name.or(spec.annotations.get(USER_NAME).map(String::as_str)),
+            first: true,
+        };
+        launch.run(mouth, || {
+            if spec.root.readonly || request.rootfs.read_only {
+                mounts::make_root_read_only()?;
+            }
+            spec.linux.readonly_paths.iter().try_for_each(|path| mounts::make_read_only(path))?;
+            spec.linux.masked_paths.iter().try_for_each(|path| mounts::mask(path))
+        })
+    };
+    end(mouth, set_up())
+}
+
+fn end(mouth: &Mouth, outcome: Outcome<std::convert::Infallible>) -> ! {
+    match outcome {
+        Ok(never) => match never {},
+        Err(failure) => {
+            let code = match failure.kind {
+                FailureKind::CommandNotFound => 127,
+                FailureKind::NotExecutable => 126,
+                _ => 1,
+            };
+            mouth.say(&Word::Failed(failure));
+            sys::exit(code)
+        }
+    }
+}
+
+fn namespaces(spec: &Spec) -> libc::c_int {
+    let own = [("pid", libc::CLONE_NEWPID), ("ipc", libc::CLONE_NEWIPC), ("uts", libc::CLONE_NEWUTS)];
+    let wanted = own.into_iter().filter(|(kind, _)| spec.has_own(kind));
+    wanted.fold(libc::CLONE_NEWNS, |all, (_, flag)| all | flag)
+}
+
+/// The agent's own score protects it; its children start from zero.
+fn set_oom_score(score: Option<i32>) -> Outcome<()> {
+    let score = score.unwrap_or(0);
+    fs::write("/proc/self/oom_score_adj", score.to_string())
+        .doing(|| format!("set oom_score_adj {score}"))
+}
+
+/// The cgroup a container's first process is in: the container may have moved it further down.
+fn cgroup_of(first: Pid) -> Outcome<OwnedFd> {
+    let file = format!("/proc/{first}/cgroup");
+    let text = fs::read_to_string(&file).doing(|| format!("read {file}"))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    cgroup::directory(&Path::new(cgroup::ROOT).join(path))
+        .doing(|| format!("open cgroup /{path}"))
+}
+
+async fn wait_ready(maker: Pid, ear: Ear) -> Outcome<Waiting> {
+    let (mut born, mut ready) = (None, None);
+    let failed = loop {
+        match hear(maker, &ear).await {
+            Ok(Word::Born(pid)) => born = Some(pid),
+            Ok(Word::Ready(terminal)) => ready = Some(terminal),
+            Ok(Word::Failed(failure)) | Err(failure) => break failure,
+            Ok(Word::Done) => {}
+        }
+        if let (Some(pid), Some(_)) = (born, &ready) {
+            return Ok(Waiting { pid, terminal: ready.flatten(), ear });
+        }
+    };
+    if let Some(pid) = born {
+        let _ended = kill_process(pid, Signal::KILL);
+    }
+    Err(failed)
+}
+
+async fn hear(maker: Pid, ear: &Ear) -> Outcome<Word> {
+    let gone = |why: &str| -> Failure { failure(FailureKind::Internal, format!("maker {maker}: {why}")) };
+    match tokio::time::timeout(DEADLINE, ear.hear()).await {
+        Ok(Ok(Some(word))) => Ok(word),
+        Ok(Ok(None)) => Err(gone("it died before it was done")),
+        Ok(Err(error)) => Err(gone(&error.to_string())),
+        Err(_elapsed) => {
+            let _ended = kill_process(maker, Signal::KILL);
+            Err(gone(&format!("not done after {DEADLINE:?}")))
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Containers and their processes, as the agent knows them.
+//!
+//! ```text
+//!  process:  Waiting ── start ──► Running ── reaped ──► Exited
+//!               └────────────── reaped (killed) ─────────┘
+//! ```
+//!
+//! - [`maker`]: the children that make them. [`talk`]: how those report.
+//! - [`rootfs`]: the root from disks. [`inside`]: paths in it. [`mounts`]: what else is seen.
+//! - [`program`]: from a forked child to the program.
+
+mod inside;
+mod maker;
+mod mounts;
+mod program;
+mod rootfs;
+mod talk;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    os::fd::OwnedFd,
+    rc::Rc,
+};
+
+use hyper_link::{
+    AgentLink,
+    message::{CreateContainer, Event, Exec, Failure, FailureKind, ProcessId},
+};
+use rustix::process::Pid;
+use serde::Deserialize as _;
+use tokio::{
+    io::Interest,
+    sync::{Mutex, watch},
+};
+
+pub(crate) use self::maker::{aside, no_streams};
+pub(crate) use self::program::winsize;
+use self::{maker::Waiting, rootfs::Directories};
+use crate::{
+    cgroup::Cgroup,
+    failure::{Doing as _, Outcome, failure, invalid},
+    oci::spec::{Process as ProcessSpec, Seccomp, Spec},
+    reaper::Reaper,
+    stdio::Prepared,
+};
+
+/// A process of a container.
+#[derive(Debug)]
+pub(crate) struct Process {
+    id: ProcessId,
+    pid: Pid,
+    terminal: Option<OwnedFd>,
+    waiting: RefCell<Option<Waiting>>,
+    /// Becomes true when the process has been reaped: its id may belong to another one then.
+    reaped: Cell<bool>,
+    /// Becomes true when its end has been reported.
+    ended: watch::Sender<bool>,
+    /// Held while a reply about the process is due: its end is reported after that.
+    pub(crate) voice: Mutex<()>,
+}
+
+impl Process {
+    /// Id in the guest.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// The pid, if the process has not ended.
+    fn living(&self) -> Outcome<Pid> {
+        if self.reaped.get() {
+            let name = name(&self.id);
+            return Err(failure(FailureKind::NotFound, format!("{name} has exited")));
+        }
+        Ok(self.pid)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
+    /// Resolves when the end has been reported.
+    pub(crate) async fn ended(&self) {
+        // The sender lives as long as this process.
+        let mut ended = self.ended.subscribe();
+        let _never_closed = ended.wait_for(|ended| *ended).await;
+    }
+
+    pub(crate) fn signal(&self, number: i32) -> Outcome<()> {
+        let pid = self.living()?.as_raw_nonzero().get();
+        crate::sys::kill(pid, number).doing_as(FailureKind::InvalidArgument, || {
+            format!("send signal {number} to {}", name(&self.id))
+        })
+    }
+
+    pub(crate) fn resize(&self, rows: u16, columns: u16) -> Outcome<()> {
+        let Some(terminal) = &self.terminal else {
+            return Err(failure(
+                FailureKind::Conflict,
+                format!("{} has no terminal", name(&self.id)),
+            ));
+        };
+        rustix::termios::tcsetwinsize(terminal, winsize(rows, columns))
+            .doing(|| format!("set the terminal of {} to {rows}x{columns}", name(&self.id)))
+    }
+
+    /// Lets the process become its program.
+    async fn go(&self) -> Outcome<()> {
+        let waiting = self.waiting.borrow_mut().take();
+        match waiting {
+            Some(waiting) => waiting.go().await,
+            None => Err(failure(
+                FailureKind::Conflict,
+                format!("{} was started already", name(&self.id)),
+            )),
+        }
+    }
+}
+
+/// A container and its processes.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) cgroup: Cgroup,
+    pub(crate) first: Rc<Process>,
+    execs: RefCell<BTreeMap<String, Rc<Process>>>,
+    seccomp: Option<Seccomp>,
+}
+
+impl Container {
+    /// Makes the container; its first process waits to be started.
+    ///
+    /// A failure leaves nothing behind.
+    pub(crate) async fn create(
+        link: &AgentLink,
+        reaper: &Reaper,
+        request: &CreateContainer,
+    ) -> Outcome<Rc<Self>> {
+        let mut spec = Spec::parse(&request.spec)?;
+        spec.check()?;
+        let id = request.container.clone();
+        let streams = Prepared::new(link, request.streams, spec.process.terminal)?;
+        let cgroup = Cgroup::create(&id)?;
+        let expecting = reaper.expecting();
+        let made = maker::make_container(request, &spec, &cgroup, &streams.ends).await;
+        let made = made.and_then(|waiting| {
+            let id = ProcessId { container: id.clone(), exec: None };
+            adopt(link, reaper, id, waiting, streams, &cgroup)
+        });
+        drop(expecting);
+        match made {
+            Ok(first) => {
+                let seccomp = spec.linux.seccomp.take();
+                watch_memory(link.clone(), &id, &cgroup, &first);
+                Ok(Rc::new(Self { id, cgroup, first, execs: RefCell::default(), seccomp }))
+            }
+            Err(failure) => {
+                // The reason for the failure is what counts, not what cleaning up brings.
+                let _left = release(&id, &cgroup).await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Lets the first process run.
+    pub(crate) async fn start(&self) -> Outcome<()> {
+        self.first.go().await
+    }
+
+    /// Makes one more process, not yet running; [`Self::go`] starts it.
+    pub(crate) async fn exec(
+        &self,
+        link: &AgentLink,
+        reaper: &Reaper,
+        request: &Exec,
+    ) -> Outcome<Rc<Process>> {
+        let Some(exec) = request.process.exec.clone() else {
+            return Err(invalid(format!("exec in {} without an id", self.id)));
+        };
+        let first = self.first.living()?;
+        if self.first.waiting.borrow().is_some() {
+            let message = format!("container {} is not running", self.id);
+            return Err(failure(FailureKind::Conflict, message));
+        }
+        if self.execs.borrow().contains_key(&exec) {
+            let message = format!("{} exists already", name(&request.process));
+            return Err(failure(FailureKind::Conflict, message));
+        }
+        let spec = ProcessSpec::deserialize(&request.spec)
+            .doing_as(FailureKind::InvalidArgument, || format!("spec of {}", name(&request.process)))?;
+        let streams = Prepared::new(link, request.streams, spec.terminal)?;
+        let expecting = reaper.expecting();
+        let waiting =
+            maker::make_exec(first, &spec, self.seccomp.as_ref(), &streams.ends).await?;
+        let process =
+            adopt(link, reaper, request.process.clone(), waiting, streams, &self.cgroup)?;
+        drop(expecting);
+        self.execs.borrow_mut().insert(exec, Rc::clone(&process));
+        Ok(process)
+    }
+
+    /// Starts what [`Self::exec`] made.
+    pub(crate) async fn go(&self, process: &Process) -> Outcome<()> {
+        let outcome = process.go().await;
+        if outcome.is_err() {
+            self.execs.borrow_mut().retain(|_, known| !std::ptr::eq(&**known, process));
+        }
+        outcome
+    }
+
+    pub(crate) fn process(&self, id: &ProcessId) -> Outcome<Rc<Process>> {
+        match &id.exec {
+            None => Ok(Rc::clone(&self.first)),
+            Some(exec) => self.execs.borrow().get(exec).cloned().ok_or_else(|| {
+                failure(FailureKind::NotFound, format!("{} does not exist", name(id)))
+            }),
+        }
+    }
+
+    pub(crate) fn forget_exec(&self, id: &ProcessId) -> Outcome<()> {
+        if !self.process(id)?.has_ended() || id.exec.is_none() {
+            let message = format!("{} has not exited", name(id));
+            return Err(failure(FailureKind::Conflict, message));
+        }
+        self.execs.borrow_mut().retain(|exec, _| Some(exec) != id.exec.as_ref());
+        Ok(())
+    }
+
+    /// Ends every process and resolves when the ends have been reported.
+    pub(crate) async fn kill(&self) -> Outcome<()> {
+        self.cgroup.kill()?;
+        self.first.ended().await;
+        let execs: Vec<_> = self.execs.borrow().values().cloned().collect();
+        for exec in execs {
+            exec.ended().await;
+        }
+        Ok(())
+    }
+
+    /// Unmounts and removes everything of a container whose processes have ended.
+    pub(crate) async fn remove(&self) -> Outcome<()> {
+        release(&self.id, &self.cgroup).await
+    }
+}
+
+/// `ID` or `ID/EXEC`, for texts.
+fn name(id: &ProcessId) -> String {
+    match &id.exec {
+        None => format!("container {}", id.container),
+        Some(exec) => format!("process {}/{exec}", id.container),
+    }
+}
+
+/// Takes over a process that is set up: its bytes and its end.
+fn adopt(
+    link: &AgentLink,
+    reaper: &Reaper,
+    id: ProcessId,
+    mut waiting: Waiting,
+    streams: Prepared,
+    cgroup: &Cgroup,
+) -> Outcome<Rc<Process>> {
+    let exit = reaper.exit_of(waiting.pid);
+    let terminal = waiting.terminal.take();
+    let pid = waiting.pid;
+    let pumps = match streams.connect(terminal.as_ref()) {
+        Ok(pumps) => pumps,
+        Err(failure) => {
+            let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            return Err(failure);
+        }
+    };
+    let process = Rc::new(Process {
+        id,
+        pid,
+        terminal,
+        waiting: RefCell::new(Some(waiting)),
+        reaped: Cell::new(false),
+        ended: watch::channel(false).0,
+        voice: Mutex::new(()),
+    });
+    tokio::task::spawn_local({
+        let (process, link, cgroup) = (Rc::clone(&process), link.clone(), cgroup.clone());
+        async move {
+            // The reaper lives as long as the agent.
+            let Ok(exit) = exit.await else { return };
+            process.reaped.set(true);
+            if process.id.exec.is_none() {
+                // Without a PID namespace of its own the container's other processes live on.
+                let _removed = cgroup.kill();
+            }
+            pumps.finish().await;
+            let _voice = process.voice.lock().await;
+            link.event(Event::Exited {
+                process: process.id.clone(),
+                code: exit.code,
+                unix_ns: exit.unix_ns,
+                oom_killed: cgroup.oom_kills() > 0,
+            });
+            process.ended.send_replace(true);
+        }
+    });
+    Ok(process)
+}
+
+/// Reports every strike of the OOM killer, until the container's first process has ended.
+fn watch_memory(link: AgentLink, id: &str, cgroup: &Cgroup, first: &Rc<Process>) {
+    let Ok(events) = cgroup.memory_events() else { return };
+    let Ok(events) = crate::sys::watch(events, Interest::PRIORITY) else { return };
+    let (container, cgroup, first) = (id.to_owned(), cgroup.clone(), Rc::clone(first));
+    let mut known = cgroup.oom_kills();
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::select! {
+                ready = events.ready(Interest::PRIORITY) => match ready {
+                    Ok(mut ready) => ready.clear_ready(),
+                    Err(_) => return,
+                },
+                () = first.ended() => return,
+            }
+            let kills = cgroup.oom_kills();
+            if kills > known {
+                known = kills;
+                link.event(Event::Oom { container: container.clone() });
+            }
+        }
+    });
+}
+
+async fn release(id: &str, cgroup: &Cgroup) -> Outcome<()> {
+    let _gone = cgroup.kill();
+    let (directories, removed) = (Directories::of(id), cgroup.clone());
+    aside(move || {
+        let dismantled = directories.dismantle();
+        removed.remove()?;
+        dismantled
+    })
+    .await
+}
+
+/// Whether `id` can be the name of a directory and of a cgroup.
+pub(crate) fn check_id(id: &str) -> Result<(), Failure> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "_.-+".contains(c);
+    // Names with a dot and a controller in front are files of the cgroup file system.
+    let taken = id.starts_with("cgroup.") || id.starts_with('.');
+    if id.is_empty() || id.len() > 200 || !id.chars().all(fine) || taken {
+        return Err(invalid(format!("container id {id:?} is not usable as a file name")));
+    }
+    Ok(())
+}

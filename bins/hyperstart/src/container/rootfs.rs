@@ -1,0 +1,143 @@
+//! A container's root file system, put together from disks.
+//!
+//! ```text
+//!  /run/hyper/ID/image   EROFS, read-only
+//!  /run/hyper/ID/upper   ext4 disk, or tmpfs: upper/ and work/
+//!  /run/hyper/ID/root    overlay of the two
+//!  /run/hyper/ID/files   injected files, bind-mounted over the root
+//! ```
+//!
+//! The overlay writes layers that any overlay can read: no redirects, no metadata-only copies.
+//! Mounting waits for disks, so all of this runs in a child of the agent.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use hyper_link::message::{GuestDisk, Rootfs};
+use rustix::{
+    fs::{Mode, OFlags, open},
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+};
+
+use crate::{
+    boot::STATE,
+    failure::{Doing as _, Outcome, invalid},
+};
+
+/// The directories of one container.
+#[derive(Debug, Clone)]
+pub(crate) struct Directories {
+    base: PathBuf,
+}
+
+impl Directories {
+    /// `container` is an id that has been checked to be a file name.
+    pub(crate) fn of(container: &str) -> Self {
+        Self { base: Path::new(STATE).join(container) }
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.base.join("root")
+    }
+
+    pub(crate) fn files(&self) -> PathBuf {
+        self.base.join("files")
+    }
+
+    /// Mounts the parts and the whole.
+    pub(crate) fn assemble(&self, rootfs: &Rootfs) -> Outcome<()> {
+        let directory = |path: &Path| {
+            fs::create_dir(path).doing(|| format!("make {}", path.display()))
+        };
+        let (image, upper, root) = (self.base.join("image"), self.base.join("upper"), self.root());
+        for path in [&self.base, &image, &upper, &root, &self.files()] {
+            directory(path)?;
+        }
+        mount_image(&rootfs.image, &rootfs.layers, &image)?;
+        mount_upper(rootfs.upper.as_ref(), &upper)?;
+        for path in [upper.join("upper"), upper.join("work")] {
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(error).doing(|| format!("make {}", path.display()));
+                }
+                _ => {}
+            }
+        }
+        let options = text(format!(
+            "lowerdir={},upperdir={},workdir={},redirect_dir=off,metacopy=off,index=off",
+            image.display(),
+            upper.join("upper").display(),
+            upper.join("work").display(),
+        ))?;
+        mount("overlay", &root, "overlay", MountFlags::empty(), options.as_c_str())
+            .doing(|| format!("mount the overlay {}", root.display()))
+    }
+
+    /// Undoes [`Self::assemble`], however far it came.
+    ///
+    /// # Errors
+    /// Something is still in use.
+    pub(crate) fn dismantle(&self) -> Outcome<()> {
+        for name in ["root", "upper", "image"] {
+            let path = self.base.join(name);
+            match unmount(&path, UnmountFlags::NOFOLLOW) {
+                // Not there, or not mounted.
+                Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::INVAL) => {}
+                Err(error) => return Err(error).doing(|| format!("unmount {}", path.display())),
+            }
+        }
+        match fs::remove_dir_all(&self.base) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).doing(|| format!("remove {}", self.base.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn mount_image(image: &GuestDisk, layers: &[GuestDisk], target: &Path) -> Outcome<()> {
+    for disk in layers.iter().chain([image]) {
+        check_device(disk)?;
+        forget_cache(disk)?;
+    }
+    let layers: Vec<String> = layers.iter().map(|disk| format!("device={}", disk.device)).collect();
+    let options = text(layers.join(","))?;
+    let flags = MountFlags::RDONLY | MountFlags::NOATIME;
+    mount(&image.device, target, "erofs", flags, options.as_c_str())
+        .doing(|| format!("mount image {} (EROFS, {options:?})", image.device))
+}
+
+fn mount_upper(upper: Option<&GuestDisk>, target: &Path) -> Outcome<()> {
+    let Some(disk) = upper else {
+        return mount("upper", target, "tmpfs", MountFlags::empty(), c"mode=755")
+            .doing(|| format!("mount a tmpfs on {}", target.display()));
+    };
+    check_device(disk)?;
+    forget_cache(disk)?;
+    mount(&disk.device, target, "ext4", MountFlags::NOATIME, c"")
+        .doing(|| format!("mount writable disk {} (ext4)", disk.device))
+}
+
+fn check_device(disk: &GuestDisk) -> Outcome<()> {
+    if disk.device.starts_with("/dev/") && !disk.device.contains([',', '\\']) {
+        Ok(())
+    } else {
+        Err(invalid(format!("disk {:?} is no device of the guest", disk.device)))
+    }
+}
+
+/// A guest restored from a template has read other bytes from this device.
+fn forget_cache(disk: &GuestDisk) -> Outcome<()> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let device = open(&disk.device, flags, Mode::empty());
+    let device = device.doing(|| format!("open disk {}", disk.device))?;
+    crate::sys::drop_disk_cache(std::os::fd::AsFd::as_fd(&device))
+        .doing(|| format!("drop the cache of disk {}", disk.device))
+}
+
+fn text(options: String) -> Outcome<CString> {
+    CString::new(options).doing(|| "mount options".to_owned())
+}

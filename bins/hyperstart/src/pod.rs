@@ -1,0 +1,102 @@
+//! Identity of the pod: hostname, clock, entropy, network, sysctls.
+
+use std::{fs, time::Duration};
+
+use hyper_link::message::PodConfig;
+use rustix::{
+    system::sethostname,
+    time::{ClockId, Timespec, clock_settime},
+};
+
+use crate::{
+    failure::{Doing as _, Outcome, invalid},
+    network::{self, Rtnetlink},
+};
+
+/// How long an interface may take to appear.
+const INTERFACE_DEADLINE: Duration = Duration::from_secs(5);
+/// How often it is looked for.
+const INTERFACE_POLL: Duration = Duration::from_millis(5);
+
+/// Carries out `config`; the same again changes nothing.
+pub(crate) async fn configure(config: &PodConfig) -> Outcome<()> {
+    if config.unix_ns > 0 {
+        set_time(config.unix_ns)?;
+    }
+    if !config.entropy.is_empty() {
+        let bytes = hex(&config.entropy).ok_or_else(|| invalid("entropy is not hexadecimal"))?;
+        crate::sys::add_entropy(&bytes).doing(|| "add entropy".to_owned())?;
+    }
+    if !config.hostname.is_empty() {
+        sethostname(config.hostname.as_bytes())
+            .doing(|| format!("set hostname {:?}", config.hostname))?;
+    }
+    for (name, value) in &config.sysctls {
+        set_sysctl(name, value)?;
+    }
+    if config.interfaces.is_empty() && config.routes.is_empty() {
+        return Ok(());
+    }
+    let mut netlink = Rtnetlink::open().doing(|| "open rtnetlink".to_owned())?;
+    for interface in &config.interfaces {
+        let found = tokio::time::timeout(INTERFACE_DEADLINE, async {
+            loop {
+                if let Some(found) = network::find(&interface.mac) {
+                    return found;
+                }
+                tokio::time::sleep(INTERFACE_POLL).await;
+            }
+        });
+        let (index, name) = found.await.doing(|| {
+            format!("find interface {} by its address {}", interface.name, interface.mac)
+        })?;
+        netlink.set_up(index, &name, interface)?;
+    }
+    config.routes.iter().try_for_each(|route| netlink.add_route(route))
+}
+
+/// Sets the clock; nanoseconds since the Unix epoch.
+pub(crate) fn set_time(unix_ns: i64) -> Outcome<()> {
+    let time = Timespec {
+        tv_sec: unix_ns.div_euclid(1_000_000_000),
+        tv_nsec: unix_ns.rem_euclid(1_000_000_000),
+    };
+    clock_settime(ClockId::Realtime, time).doing(|| format!("set the clock to {unix_ns} ns"))
+}
+
+/// Sets a sysctl of the namespaces this process is in. Dots or slashes separate.
+pub(crate) fn set_sysctl(name: &str, value: &str) -> Outcome<()> {
+    let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    if path.starts_with('/') || path.split('/').any(|part| part.is_empty() || part == "..") {
+        return Err(invalid(format!("sysctl {name:?} is no name")));
+    }
+    fs::write(format!("/proc/sys/{path}"), value).doing(|| format!("set sysctl {name}={value}"))
+}
+
+fn hex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || text.len() % 2 != 0 {
+        return None;
+    }
+    let digits = (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok());
+    digits.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hexadecimal_is_read_and_nothing_else() {
+        assert_eq!(hex("00ff7A"), Some(vec![0, 255, 0x7a]));
+        assert_eq!(hex("0"), None);
+        assert_eq!(hex("0é"), None);
+        assert_eq!(hex("xx"), None);
+    }
+
+    #[test]
+    fn sysctls_stay_in_their_tree() {
+        for name in ["../x", "/etc/passwd", "net//x", "a/../../b", ""] {
+            assert!(set_sysctl(name, "1").unwrap_err().message.contains("no name"), "{name}");
+        }
+    }
+}

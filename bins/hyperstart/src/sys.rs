@@ -1,0 +1,299 @@
+//! The system calls that have no safe wrapper, each behind one that is safe.
+//!
+//! Forking is sound because the agent has one thread: the child's memory is complete and no lock
+//! is held by somebody who is not there.
+
+use std::{
+    ffi::{CStr, CString},
+    io, mem,
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    ptr,
+};
+
+use rustix::{
+    fs::{Mode, OFlags, open},
+    process::Pid,
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// In which process a fork returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forked {
+    /// The old one: the new one's id, as this process sees it.
+    Parent(Pid),
+    Child,
+}
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Forks, as `fork(2)`, with `flags` of `clone(2)` and the child born into a cgroup if one is given.
+/// The child must end in [`execute`] or [`exit`].
+///
+/// # Errors
+/// As `clone3(2)`.
+pub(crate) fn fork(flags: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
+    /// `<linux/sched.h>`; libc's constant is too narrow for it.
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    // SAFETY: `clone_args` is plain numbers, for which all zeroes is a value.
+    let mut arguments: libc::clone_args = unsafe { mem::zeroed() };
+    arguments.flags = u64::from(flags.cast_unsigned());
+    if flags & libc::CLONE_PARENT == 0 {
+        arguments.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    }
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    }
+    // SAFETY: without CLONE_VM the child gets a copy of all memory, and there is one thread, so it
+    // goes on like after fork(2); the arguments outlive the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>())
+    };
+    let pid = check(result)?;
+    Ok(i32::try_from(pid).ok().and_then(Pid::from_raw).map_or(Forked::Child, Forked::Parent))
+}
+
+/// Ends this process at once.
+pub(crate) fn exit(code: i32) -> ! {
+    // SAFETY: _exit takes any number and touches no memory.
+    unsafe { libc::_exit(code) }
+}
+
+/// Replaces this process's program; returns only why not.
+pub(crate) fn execute(path: &CStr, arguments: &[CString], environment: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+    };
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: both arrays end in null and point to strings that outlive the call.
+    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Blocks `SIGCHLD` and returns a descriptor that is readable when a child has ended.
+///
+/// # Errors
+/// As `signalfd(2)`.
+pub(crate) fn child_signals() -> io::Result<OwnedFd> {
+    // SAFETY: the set is made by sigemptyset before it is read; signalfd returns a new descriptor
+    // that nobody else owns.
+    unsafe {
+        let mut set = mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()).into())?;
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
+        check(fd.into())?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// Gives a child the signal dispositions and mask a new program expects.
+pub(crate) fn default_signals() {
+    // SAFETY: only this process's own dispositions and mask change; no handler is installed.
+    unsafe {
+        // Rust's runtime ignores it, and ignoring survives execve.
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        let mut set = mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut());
+    }
+}
+
+/// Watches `fd` for readiness.
+///
+/// # Errors
+/// As `epoll_ctl(2)`.
+pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd refers to the same open descriptor for as long as it lives, and nothing
+    // gives out mutable access to it.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(|error| error.into_parts().1)
+}
+
+/// Sends `signal` to a process, or with -1 to all but this one.
+///
+/// # Errors
+/// As `kill(2)`.
+pub(crate) fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: kill takes any numbers and touches no memory.
+    check(unsafe { libc::kill(pid, signal) }.into()).map(drop)
+}
+
+/// Makes this process's cgroup the root of those it sees.
+///
+/// # Errors
+/// As `unshare(2)`.
+pub(crate) fn own_cgroup_namespace() -> io::Result<()> {
+    // SAFETY: a cgroup namespace has no part in memory or descriptors.
+    check(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }.into()).map(drop)
+}
+
+/// Credits `bytes` to the kernel's entropy pool.
+///
+/// # Errors
+/// As `RNDADDENTROPY` of `random(4)`.
+pub(crate) fn add_entropy(bytes: &[u8]) -> io::Result<()> {
+    /// `_IOW('R', 0x03, int[2])` and `_IO('R', 0x07)` of `<linux/random.h>`.
+    const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+    const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+    /// `struct rand_pool_info`.
+    #[repr(C)]
+    struct PoolInfo {
+        bits: libc::c_int,
+        size: libc::c_int,
+        bytes: [u8; 256],
+    }
+    let device = open("/dev/urandom", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    for chunk in bytes.chunks(256) {
+        let len = libc::c_int::try_from(chunk.len()).unwrap_or(0);
+        let mut info = PoolInfo { bits: len * 8, size: len, bytes: [0; 256] };
+        info.bytes[..chunk.len()].copy_from_slice(chunk);
+        // SAFETY: the ioctl reads the header and `size` bytes after it, which are inside `info`.
+        let result = unsafe {
+            libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &raw const info)
+        };
+        check(result.into())?;
+    }
+    // SAFETY: the ioctl takes no argument. Makes the new bytes count at once.
+    unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) };
+    Ok(())
+}
+
+/// Drops what the kernel has cached of a block device: a restored guest sees another disk there.
+///
+/// # Errors
+/// As `BLKFLSBUF`.
+pub(crate) fn drop_disk_cache(device: BorrowedFd<'_>) -> io::Result<()> {
+    /// `_IO(0x12, 97)` of `<linux/fs.h>`.
+    const BLKFLSBUF: libc::Ioctl = 0x1261;
+    // SAFETY: the ioctl takes no argument.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), BLKFLSBUF, 0) };
+    check(result.into()).map(drop)
+}
+
+/// Puts this process under a seccomp filter (classic BPF).
+///
+/// # Errors
+/// As `seccomp(2)`: needs CAP_SYS_ADMIN or no_new_privs.
+pub(crate) fn set_seccomp_filter(program: &[libc::sock_filter], flags: u64) -> io::Result<()> {
+    let len = u16::try_from(program.len())
+        .map_err(|_too_long| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the kernel copies `len` instructions from `filter` and writes nothing.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// One eBPF instruction; `struct bpf_insn`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct BpfInstruction {
+    pub(crate) code: u8,
+    /// Destination register in the low half, source in the high half.
+    pub(crate) registers: u8,
+    pub(crate) offset: i16,
+    pub(crate) immediate: i32,
+}
+
+/// Lets `program` decide on device access in `cgroup`.
+///
+/// # Errors
+/// As `bpf(2)`, `BPF_PROG_LOAD` and `BPF_PROG_ATTACH`.
+pub(crate) fn attach_device_program(
+    cgroup: BorrowedFd<'_>,
+    program: &[BpfInstruction],
+) -> io::Result<()> {
+    const PROG_LOAD: libc::c_long = 5;
+    const PROG_ATTACH: libc::c_long = 8;
+    const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+    const ATTACH_CGROUP_DEVICE: u32 = 6;
+    /// The head of `union bpf_attr` for `BPF_PROG_LOAD`.
+    #[repr(C)]
+    struct Load {
+        program_type: u32,
+        instructions: u32,
+        program: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+    }
+    /// The head of `union bpf_attr` for `BPF_PROG_ATTACH`.
+    #[repr(C)]
+    struct Attach {
+        target: u32,
+        program: u32,
+        attach_type: u32,
+        flags: u32,
+    }
+    let load = Load {
+        program_type: PROG_TYPE_CGROUP_DEVICE,
+        instructions: u32::try_from(program.len()).unwrap_or(u32::MAX),
+        program: program.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+    };
+    // SAFETY: the kernel reads the attributes, the instructions and the string they point to, all
+    // alive; the result is a new descriptor nobody else owns.
+    let program = unsafe {
+        let fd = check(libc::syscall(
+            libc::SYS_bpf,
+            PROG_LOAD,
+            &raw const load,
+            size_of::<Load>(),
+        ))?;
+        OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1))
+    };
+    let attach = Attach {
+        target: cgroup.as_raw_fd().cast_unsigned(),
+        program: program.as_raw_fd().cast_unsigned(),
+        attach_type: ATTACH_CGROUP_DEVICE,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads the attributes, which are alive.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const attach, size_of::<Attach>())
+    };
+    check(result).map(drop)
+}
+
+/// Makes `stdio` this process's descriptors 0, 1 and 2, keeps `other`, and closes all else: a child
+/// that lingers must not hold the ends of other containers' pipes open.
+///
+/// # Errors
+/// As `dup3(2)` and `close_range(2)`.
+pub(crate) fn adopt(stdio: &[OwnedFd; 3], other: OwnedFd) -> io::Result<OwnedFd> {
+    /// Where `other` goes.
+    const OTHER: i32 = 3;
+    /// Out of the way of all targets.
+    const ASIDE: i32 = 64;
+    // SAFETY: the numbers given up belong to values that the child of a fork never uses again, by
+    // this function's contract; OTHER is owned by the value returned and by nothing else.
+    unsafe {
+        let mut aside = [0; 4];
+        let sources = stdio.iter().chain([&other]);
+        for (copy, source) in aside.iter_mut().zip(sources) {
+            let fd = libc::fcntl(source.as_raw_fd(), libc::F_DUPFD_CLOEXEC, ASIDE);
+            check(fd.into())?;
+            *copy = fd;
+        }
+        mem::forget(other);
+        for (target, copy) in (0..).zip(aside) {
+            let flags = if target == OTHER { libc::O_CLOEXEC } else { 0 };
+            check(libc::dup3(copy, target, flags).into())?;
+        }
+        check(libc::syscall(libc::SYS_close_range, OTHER + 1, u32::MAX, 0))?;
+        Ok(OwnedFd::from_raw_fd(OTHER))
+    }
+}
