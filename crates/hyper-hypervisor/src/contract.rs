@@ -46,6 +46,7 @@ use std::time::{Duration, Instant};
 use crate::{Hypervisor, Nic};
 pub use image::{Cpio, guest_program, initramfs};
 pub use play::play;
+pub use session::{Session, Shape, disk};
 
 /// What the suite needs to launch guests.
 #[derive(Debug, Clone)]

@@ -21,11 +21,12 @@ const LINE: u64 = 1024;
 pub struct Shape {
     pub disks: Vec<Disk>,
     pub nics: Vec<Nic>,
+    /// One unless set.
     pub vcpus: Option<u32>,
     pub extra_cmdline: Vec<String>,
 }
 
-/// A guest whose program has said `ready`.
+/// A guest whose program has said `ready`. Adapters use it in tests of their own, too.
 pub struct Session {
     pub vm: Box<dyn Vm>,
     pub link: BufReader<Box<dyn Carrier>>,
@@ -63,6 +64,12 @@ pub fn disk(fixture: &Fixture, name: &str, seed: u64, sizes: &[usize]) -> Result
         extents.push(Extent { path, bytes: *size as u64 });
     }
     Ok(Disk { extents, read_only: true, ephemeral: false })
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("pid", &self.vm.pid()).finish_non_exhaustive()
+    }
 }
 
 impl Session {
