@@ -33,6 +33,10 @@ pub fn ready() -> Option<PathBuf> {
 
 /// Cargo builds the programs of a dependency only when asked.
 fn launcher(root: &Path) {
+    // On a machine that got the built tests only, e.g. a laboratory without Cargo.
+    if std::env::var_os("HYPER_LIBEXEC").is_some() {
+        return;
+    }
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "-p", "hyper-jail", "--bin", "hyper-jail"])
         .current_dir(root)
