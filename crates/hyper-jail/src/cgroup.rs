@@ -217,6 +217,18 @@ impl Cgroups {
         }
     }
 
+    /// Whether [`Cgroups::can_freeze`] is to be expected once the directories are there.
+    pub fn may_freeze(&self) -> bool {
+        let parents = self.places.iter().filter(|place| {
+            place.hierarchy.v2 || place.hierarchy.controllers.iter().any(|word| word == "freezer")
+        });
+        parents.into_iter().any(|place| {
+            // The deepest directory that is there must be ours to make directories in.
+            let there = place.dir.ancestors().find(|dir| dir.is_dir());
+            there.is_some_and(|dir| rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok())
+        })
+    }
+
     fn freezer_file(&self) -> Option<(PathBuf, bool)> {
         let v2 = self.places.iter().filter(|place| place.hierarchy.v2);
         let v1 = self.places.iter().filter(|place| place.has("freezer"));

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use crate::cgroup::Cgroups;
 use crate::spawn::{Keeper, start, unexpected};
 use crate::spec::Bind;
 use crate::wire::{self, LookedUp, Order, Report};
-use crate::{JailError, JailUsage, locate, usage};
+use crate::{JailError, JailUsage, usage};
 
 /// How long the kernel may take to end killed processes before the harder way is tried.
 const GRACE: Duration = Duration::from_secs(5);
@@ -49,6 +50,7 @@ pub struct JailExit {
 #[derive(Debug)]
 pub struct Jailed {
     leash: Leash,
+    launcher: PathBuf,
     uid: u32,
     pid: u32,
     init_pid: u32,
@@ -63,6 +65,7 @@ pub struct Jailed {
 impl Jailed {
     pub(crate) fn new(
         mut leash: Leash,
+        launcher: PathBuf,
         uid: u32,
         missing: Vec<String>,
         fds: Vec<OwnedFd>,
@@ -79,6 +82,7 @@ impl Jailed {
         leash.init = Some(kept.map_err(|source| leash.io("duplicate a pidfd", source))?);
         Ok(Self {
             leash,
+            launcher,
             uid,
             pid,
             init_pid,
@@ -246,7 +250,7 @@ impl Jailed {
             });
         }
         let name = &self.leash.name;
-        let keeper = start(name, &locate::launcher()?)?;
+        let keeper = start(name, &self.launcher)?;
         let mut leash = Leash::new(name.clone(), keeper, None);
         wire::send(leash.control(), &Order::Bind { bind, uid: self.uid }, &[self.init.as_fd()])
             .map_err(|source| leash.io("send an order to the launcher", source))?;

@@ -40,7 +40,7 @@ pub mod wire;
 
 pub use error::JailError;
 pub use jailed::{JailExit, Jailed, Outcome};
-pub use probe::{Finding, probe};
+pub use probe::{Finding, can_freeze, probe};
 pub use seccomp::{Comparison, Seccomp, SeccompDefault};
 pub use spawn::spawn;
 pub use spec::{Bind, JailSpec, Limits, Program, Resource};

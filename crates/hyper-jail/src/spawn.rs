@@ -45,7 +45,7 @@ pub async fn spawn(spec: JailSpec) -> Result<Jailed, JailError> {
     })?;
     drop(fds);
     match leash.report(PATIENCE, "making the jail").await? {
-        (Report::Started { uid, missing }, fds) => Jailed::new(leash, uid, missing, fds),
+        (Report::Started { uid, missing }, fds) => Jailed::new(leash, program, uid, missing, fds),
         (report, _) => {
             let error = unexpected(&name, report);
             // The keeper reports before it has cleaned up behind itself; wait for that.
@@ -150,6 +150,7 @@ fn plan(spec: JailSpec, seccomp: Vec<Vec<u64>>) -> (Order, Vec<OwnedFd>) {
         rlimits: spec.rlimits,
         seccomp,
         socket: spec.socket,
+        fixed_addresses: spec.fixed_addresses,
     };
     (Order::Jail(Box::new(plan)), fds)
 }

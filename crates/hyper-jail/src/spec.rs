@@ -132,6 +132,7 @@ pub struct JailSpec {
     pub(crate) rlimits: Vec<(Resource, u64)>,
     pub(crate) seccomp: Option<Seccomp>,
     pub(crate) socket: bool,
+    pub(crate) fixed_addresses: bool,
     pub(crate) launcher: Option<PathBuf>,
 }
 
@@ -153,6 +154,7 @@ impl JailSpec {
             rlimits: Vec::new(),
             seccomp: None,
             socket: false,
+            fixed_addresses: false,
             launcher: None,
         }
     }
@@ -275,6 +277,14 @@ impl JailSpec {
     #[must_use]
     pub fn datagram_socket(mut self) -> Self {
         self.socket = true;
+        self
+    }
+
+    /// Turns address space randomization off (`personality(2)`): for a program that would
+    /// otherwise do so itself and execute itself again, from a path the jail does not have.
+    #[must_use]
+    pub fn fixed_addresses(mut self) -> Self {
+        self.fixed_addresses = true;
         self
     }
 

@@ -52,6 +52,7 @@ pub struct Plan {
     pub rlimits: Vec<(Resource, u64)>,
     pub seccomp: Vec<Vec<u64>>,
     pub socket: bool,
+    pub fixed_addresses: bool,
 }
 
 /// To init, after [`Report::Started`]: the pids behind its pidfds are known, it may reap.

@@ -256,6 +256,7 @@ async fn processes_and_files_are_limited() {
     let made = spec("pids", &["sh", "-c", script])
         .bind(Bind::new("/usr/bin/busybox", "/bin/sleep").executable())
         .env("PATH", "/bin")
+        .device("/dev/null")
         .limits(limits)
         .fd(write, 2);
     let jailed = spawn(made).await.unwrap();
@@ -321,7 +322,6 @@ async fn a_file_can_be_shown_later() {
     let script = "until read line < /more/late; do :; done; echo $line";
     let (read, write) = pipe();
     let jailed = spawn(spec("late", &["sh", "-c", script]).fd(write, 1)).await.unwrap();
-    // The library looks for the launcher beside this test program.
     jailed.bind(Bind::new(&path, "/more/late").owned()).await.unwrap();
     let mut text = String::new();
     File::from(read).read_to_string(&mut text).unwrap();

@@ -112,6 +112,9 @@ fn prepare(plan: Plan, fds: Vec<OwnedFd>, errand: Errand) -> Result<Ready, Fail>
     };
     place(fds.collect(), &plan.fds, &errand.null)?;
     confine::set_rlimits(&plan.rlimits)?;
+    if plan.fixed_addresses {
+        sys::fix_addresses().or_fail("set the personality of", "the hypervisor")?;
+    }
     confine::become_nobody(errand.uid, errand.root)?;
     sys::default_signals();
     Ok(Ready { program, args, env, filters: plan.seccomp })

@@ -71,6 +71,13 @@ pub fn unshare(namespaces: c_int) -> io::Result<()> {
     check(c_long::from(unsafe { libc::unshare(namespaces) })).map(drop)
 }
 
+/// No address space randomization from the next exec on.
+pub fn fix_addresses() -> io::Result<()> {
+    // SAFETY: sets a flag of this process; no memory involved.
+    let set = unsafe { libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) };
+    check(c_long::from(set)).map(drop)
+}
+
 /// Ends the process at once: no destructors, no buffers of a copied parent.
 pub fn exit(code: i32) -> ! {
     // SAFETY: _exit ends the process; nothing runs after it.

@@ -1,0 +1,166 @@
+//! Puts the kernel into its jail.
+
+use std::fs;
+use std::io::{Error, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::Path;
+use std::sync::Mutex as StdMutex;
+
+use hyper_hypervisor::{VmConfig, VmError};
+use hyper_jail::{Bind, JailSpec, Limits, Program, Resource};
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+
+use crate::cmdline::{self, INITRAMFS, LINK_FD, SCRATCH};
+use crate::console::Console;
+use crate::mconsole::Mconsole;
+use crate::vm::{UmlVm, unsupported};
+use crate::{MAX_NICS, MIN_MEMORY_BYTES, NAME, Options, calls, disk, jail_error, kernel};
+
+/// Launches a guest.
+pub async fn launch(options: &Options, config: VmConfig) -> Result<UmlVm, VmError> {
+    start(options, config, true).await
+}
+
+/// As [`launch`]; without an initramfs the kernel comes as far as looking for a root.
+pub async fn start(
+    options: &Options,
+    config: VmConfig,
+    with_initramfs: bool,
+) -> Result<UmlVm, VmError> {
+    let max_disks = options.max_disks;
+    let checked = tokio::task::spawn_blocking(move || {
+        let kernel = check(&config, with_initramfs, max_disks)?;
+        Ok::<_, VmError>((config, kernel))
+    });
+    let (config, kernel) =
+        checked.await.map_err(|error| io("look at the guest's files", Error::other(error)))??;
+    let pair = || StdStream::pair().map_err(|error| io("make a socket pair", error));
+    let ((console, said), (link, theirs)) = (pair()?, pair()?);
+    link.set_nonblocking(true).map_err(|error| io("make a socket non-blocking", error))?;
+    let link = UnixStream::from_std(link).map_err(|error| io("watch a socket", error))?;
+    let console = Console::drain(console).map_err(|error| io("watch a socket", error))?;
+    let devices = config.disks.iter().map(|disk| disk.extents.len()).sum();
+    let spec = spec(options, &config, kernel, with_initramfs, said.into(), theirs.into())?;
+    let jail = hyper_jail::spawn(spec).await.map_err(|error| jail_error(&error))?;
+    let socket = jail.take_socket().ok_or_else(|| VmError::Launch {
+        hypervisor: NAME,
+        detail: "the jail gave no socket for mconsole".to_owned(),
+    })?;
+    let mconsole =
+        Mconsole::new(socket, jail.pid()).map_err(|error| io("watch a socket", error))?;
+    Ok(UmlVm {
+        jail,
+        console,
+        link: StdMutex::new(Some(link)),
+        mconsole,
+        devices: Mutex::new(devices),
+        max_disks,
+    })
+}
+
+fn io(what: &'static str, source: Error) -> VmError {
+    VmError::Io { what, source }
+}
+
+/// Refuses what would not boot, naming it. Blocking.
+fn check(config: &VmConfig, with_initramfs: bool, max_disks: usize) -> Result<OwnedFd, VmError> {
+    if config.memory_bytes < MIN_MEMORY_BYTES {
+        let (bytes, least) = (config.memory_bytes, MIN_MEMORY_BYTES);
+        return Err(VmError::MemoryTooSmall { bytes, least });
+    }
+    if config.vcpus != 1 {
+        return Err(unsupported(format!("have {} vCPUs: always 1", config.vcpus)));
+    }
+    if config.nics.len() > MAX_NICS {
+        let count = config.nics.len();
+        return Err(unsupported(format!("have {count} network devices: at most {MAX_NICS}")));
+    }
+    disk::check(&config.disks, 0, max_disks)?;
+    if with_initramfs {
+        readable(&config.kernel.initramfs)?;
+    }
+    Ok(kernel::open(&config.kernel.kernel)?.into())
+}
+
+fn readable(initramfs: &Path) -> Result<(), VmError> {
+    let fail = |source| VmError::File { what: "use initramfs", path: initramfs.to_owned(), source };
+    let found = fs::metadata(initramfs).map_err(fail)?;
+    if !found.is_file() || found.permissions().mode() & 0o004 == 0 {
+        let text = "not a regular file that everybody may read";
+        return Err(fail(Error::new(ErrorKind::PermissionDenied, text)));
+    }
+    Ok(())
+}
+
+fn spec(
+    options: &Options,
+    config: &VmConfig,
+    kernel: OwnedFd,
+    with_initramfs: bool,
+    console: OwnedFd,
+    link: OwnedFd,
+) -> Result<JailSpec, VmError> {
+    let errors = console.try_clone().map_err(|error| io("duplicate a descriptor", error))?;
+    let processes = processes(config.memory_bytes);
+    let mut spec = JailSpec::new(&config.id, Program::Fd(kernel))
+        .fixed_addresses()
+        .fd(console, 1)
+        .fd(errors, 2)
+        .fd(link, LINK_FD)
+        .datagram_socket()
+        // Guest memory is a deleted file here, mapped executable by guest processes.
+        .tmpfs(SCRATCH, config.memory_bytes + SCRATCH_EXTRA, true)
+        .env("TMPDIR", SCRATCH)
+        // The kernel shows the host CPU's features to the guest.
+        .bind(Bind::same("/proc/cpuinfo").optional())
+        .seccomp(calls::list(options.separation))
+        // One socket per guest process, and disks, taps, helpers.
+        .rlimit(Resource::OpenFiles, processes + 1024)
+        .limits(Limits {
+            memory_bytes: Some(memory_limit(config.memory_bytes)),
+            pids: Some(processes),
+            ..Limits::default()
+        });
+    if Path::new(RANDOM).exists() {
+        spec = spec.device(RANDOM);
+    }
+    if let Some(parent) = &config.cgroup {
+        spec = spec.cgroup(parent);
+    }
+    if let Some(launcher) = &options.launcher {
+        spec = spec.launcher(launcher);
+    }
+    if with_initramfs {
+        spec = spec.bind(Bind::new(&config.kernel.initramfs, INITRAMFS));
+    }
+    let mut settings = Vec::new();
+    for disk in &config.disks {
+        for extent in &disk.extents {
+            spec = spec.bind(disk::bind(settings.len(), extent, disk.read_only));
+            settings.push(disk::setting(settings.len(), disk.read_only));
+        }
+    }
+    for (at, nic) in config.nics.iter().enumerate() {
+        let tap = nic.tap.try_clone().map_err(|error| io("duplicate a tap's descriptor", error))?;
+        spec = spec.fd(tap, cmdline::tap_fd(at));
+    }
+    Ok(spec.args(cmdline::arguments(config, options.separation, with_initramfs, &settings)))
+}
+
+/// The host's random numbers for the guest's (CONFIG_UML_RANDOM).
+const RANDOM: &str = "/dev/random";
+/// Beside guest memory the scratch tmpfs holds a pid file and a socket.
+const SCRATCH_EXTRA: u64 = 1 << 20;
+
+/// Guest memory, the kernel's own data, and what the host's kernel keeps for each guest process.
+fn memory_limit(memory_bytes: u64) -> u64 {
+    memory_bytes + memory_bytes / 4 + (64 << 20)
+}
+
+/// Every guest process is a host process; one takes at least 128 KiB of guest memory.
+fn processes(memory_bytes: u64) -> u64 {
+    (memory_bytes / (128 << 10)).clamp(1024, 32768)
+}
