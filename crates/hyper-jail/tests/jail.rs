@@ -267,8 +267,8 @@ async fn processes_and_files_are_limited() {
     });
     let text = text.await.unwrap();
     assert!(text.contains("fork"), "{text}");
-    jailed.kill().await;
-    assert_eq!(jailed.wait().await.outcome, Outcome::Killed);
+    // The shell gives up by itself.
+    assert_eq!(jailed.wait().await.outcome, Outcome::Exited(2));
     let script = "ulimit -c; ulimit -n; ulimit -f";
     let made = spec("rlimit", &["sh", "-c", script])
         .rlimit(Resource::OpenFiles, 64)
@@ -422,6 +422,57 @@ async fn supervisor_to_be_killed() {
     println!("pids {} {} {}", jailed.pid(), jailed.init_pid(), jailed.keeper_pid());
     println!("READY");
     std::thread::sleep(Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn an_unprivileged_supervisor_has_jails_or_a_reason() {
+    let nobody = 65534;
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    std::os::unix::process::CommandExt::uid(&mut command, nobody);
+    std::os::unix::process::CommandExt::gid(&mut command, nobody);
+    let told = command
+        .args(["--exact", "unprivileged_supervisor", "--ignored", "--nocapture"])
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&told.stdout);
+    let errors = String::from_utf8_lossy(&told.stderr);
+    assert!(told.status.success(), "{text}{errors}");
+    assert!(text.contains("JAILED") || text.contains("REFUSED"), "{text}");
+    println!("{text}");
+}
+
+#[tokio::test]
+#[ignore = "run by an_unprivileged_supervisor_has_jails_or_a_reason"]
+async fn unprivileged_supervisor() {
+    let script = "busybox cat /proc/self/status; busybox ls -A /; echo x > /dev/null && echo wrote";
+    let (read, write) = pipe();
+    let made = spec("unprivileged", &["sh", "-c", script])
+        .bind(Bind::new("/usr/bin/busybox", "/bin/busybox").executable())
+        .env("PATH", "/bin")
+        .device("/dev/null")
+        .tmpfs("/tmp", 1 << 20, false)
+        .limits(Limits { memory_bytes: Some(64 << 20), ..Limits::default() })
+        .proc()
+        .fd(write, 1);
+    let jailed = match spawn(made).await {
+        Ok(jailed) => jailed,
+        Err(error) => {
+            assert!(error.to_string().contains("user namespaces"), "{error}");
+            println!("REFUSED");
+            return;
+        }
+    };
+    let mut text = String::new();
+    File::from(read).read_to_string(&mut text).unwrap();
+    assert_eq!(jailed.wait().await.outcome, Outcome::Exited(0), "{text}");
+    assert!(text.contains("CapEff:\t0000000000000000"), "{text}");
+    assert!(text.contains("CapBnd:\t0000000000000000"), "{text}");
+    assert!(text.contains("Seccomp:\t2") && text.contains("Pid:\t2"), "{text}");
+    assert!(text.ends_with("bin\ndev\nproc\ntmp\nwrote\n"), "{text}");
+    assert!(jailed.missing().iter().any(|what| what.contains("own uid")), "{:?}", jailed.missing());
+    assert!(jailed.missing().iter().any(|what| what.contains("memory")), "{:?}", jailed.missing());
+    println!("JAILED");
 }
 
 #[tokio::test]

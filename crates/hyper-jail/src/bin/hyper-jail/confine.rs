@@ -17,8 +17,19 @@ const OPEN_FILES: u64 = 1024;
 
 /// Empties every capability set, for good: no exec and no uid brings any back.
 pub fn drop_capabilities() -> Result<(), Fail> {
-    // Root's uid without these bits would regain capabilities by exec. Refused when a user
-    // namespace's process has lost CAP_SETPCAP already; then the bounding set is empty too.
+    let held = rustix::thread::capabilities(None).or_fail("read", "capabilities")?;
+    // The keeper of an unprivileged supervisor never had any.
+    if held.effective.contains(CapabilitySet::SETPCAP) {
+        lock_capabilities()?;
+    }
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    set_capabilities(None, sets).or_fail("drop", "capabilities")?;
+    set_no_new_privs(true).or_fail("set", "no_new_privs")
+}
+
+/// Nothing that an exec or a uid could take capabilities from.
+fn lock_capabilities() -> Result<(), Fail> {
     let bits = CapabilitiesSecureBits::NO_ROOT
         | CapabilitiesSecureBits::NO_ROOT_LOCKED
         | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
@@ -36,10 +47,7 @@ pub fn drop_capabilities() -> Result<(), Fail> {
             other => other.or_fail("drop", format!("capability {number}"))?,
         }
     }
-    let none = CapabilitySet::empty();
-    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
-    set_capabilities(None, sets).or_fail("drop", "capabilities")?;
-    set_no_new_privs(true).or_fail("set", "no_new_privs")
+    Ok(())
 }
 
 /// Takes the jail's uid and gives up every capability.
