@@ -9,10 +9,9 @@ use rustix::{
     fs::{Mode, symlink},
     mount::{MountFlags, mount, mount_move},
     process::{chdir, chroot},
-    time::{ClockId, clock_gettime},
 };
 
-use crate::{cgroup, network, power};
+use crate::{cgroup, kernel_file, network, power};
 
 /// Where the root tmpfs is made, in the initramfs.
 const NEW_ROOT: &str = "/root";
@@ -69,7 +68,7 @@ pub(crate) fn boot() -> io::Result<Boot> {
         symlink(target, name)?;
     }
     // The agent is the last process to be ended for want of memory; makers reset it.
-    fs::write("/proc/self/oom_score_adj", "-1000")?;
+    kernel_file::put("/proc/self/oom_score_adj", "-1000")?;
     cgroup::delegate(Path::new(cgroup::ROOT))?;
     network::loopback_up()?;
     read_command_line()
@@ -85,11 +84,4 @@ fn read_command_line() -> io::Result<Boot> {
         Some(link) if link.starts_with("/dev/") => Ok(Boot { link: link.to_owned() }),
         _ => Err(io::Error::other(format!("no {LINK_WORD}/dev/… on the kernel command line"))),
     }
-}
-
-/// Time since the kernel's clock started, in microseconds.
-pub(crate) fn uptime_us() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    let microseconds = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000);
-    u64::try_from(microseconds).unwrap_or(0)
 }

@@ -15,6 +15,7 @@
 //! - [`oci`]: the part of the OCI runtime specification that is carried out here.
 //! - [`stdio`]: bytes between processes and streams. [`reaper`]: how processes end.
 //! - [`pod`], [`network`]: identity, clock, entropy, interfaces, routes. [`power`]: the end.
+//! - [`kernel_file`]: files under /proc and /sys. [`failure`]: what the supervisor is told.
 //! - [`sys`]: the system calls that need `unsafe`.
 
 mod agent;
@@ -23,6 +24,7 @@ mod carrier;
 mod cgroup;
 mod container;
 mod failure;
+mod kernel_file;
 mod network;
 mod oci;
 mod pod;
@@ -98,6 +100,6 @@ fn hello() -> AgentHello {
         agent: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         capabilities: capabilities.map(str::to_owned).to_vec(),
-        ready_us: boot::uptime_us(),
+        ready_us: sys::uptime_us(),
     }
 }

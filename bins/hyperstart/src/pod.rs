@@ -1,6 +1,6 @@
 //! Identity of the pod: hostname, clock, entropy, network, sysctls.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use hyper_link::message::PodConfig;
 use rustix::{
@@ -10,6 +10,7 @@ use rustix::{
 
 use crate::{
     failure::{Doing as _, Outcome, invalid},
+    kernel_file,
     network::{self, Rtnetlink},
 };
 
@@ -70,7 +71,7 @@ pub(crate) fn set_sysctl(name: &str, value: &str) -> Outcome<()> {
     if path.starts_with('/') || path.split('/').any(|part| part.is_empty() || part == "..") {
         return Err(invalid(format!("sysctl {name:?} is no name")));
     }
-    fs::write(format!("/proc/sys/{path}"), value).doing(|| format!("set sysctl {name}={value}"))
+    kernel_file::put(format!("/proc/sys/{path}"), value).doing(|| format!("set sysctl {name}={value}"))
 }
 
 fn hex(text: &str) -> Option<Vec<u8>> {

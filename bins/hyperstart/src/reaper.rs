@@ -5,12 +5,10 @@ use std::{
     collections::HashMap,
     io,
     rc::Rc,
+    time::SystemTime,
 };
 
-use rustix::{
-    process::{Pid, WaitOptions, WaitStatus, wait},
-    time::{ClockId, clock_gettime},
-};
+use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 use tokio::{io::Interest, sync::oneshot};
 
 use crate::carrier::Descriptor;
@@ -104,8 +102,8 @@ fn code(status: WaitStatus) -> i32 {
 }
 
 fn now() -> i64 {
-    let now = clock_gettime(ClockId::Realtime);
-    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// See [`Reaper::expecting`].

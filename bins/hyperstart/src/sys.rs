@@ -72,6 +72,16 @@ pub(crate) fn execute(path: &CStr, arguments: &[CString], environment: &[CString
     io::Error::last_os_error()
 }
 
+/// Time since the kernel started, suspended or not, in microseconds.
+pub(crate) fn uptime_us() -> u64 {
+    // Not through rustix: it asks the vDSO, where user-mode Linux has no clocks, and aborts.
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is writable; on failure it stays zero.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    let microseconds = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000);
+    u64::try_from(microseconds).unwrap_or(0)
+}
+
 /// Blocks `SIGCHLD` and returns a descriptor that is readable when a child has ended.
 ///
 /// # Errors

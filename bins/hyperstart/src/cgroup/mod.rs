@@ -10,13 +10,14 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{Mode, OFlags, open};
 
 use crate::{
     failure::{Doing as _, Outcome, invalid, unsupported},
+    kernel_file,
     oci::spec::{Cpu, Memory, Resources},
 };
 
@@ -24,8 +25,10 @@ use crate::{
 pub(crate) const ROOT: &str = "/sys/fs/cgroup";
 /// How long freezing may take.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
-/// How often its outcome is looked at.
-const FREEZE_POLL: Duration = Duration::from_millis(1);
+/// How long killed processes may take to end.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+/// How often an outcome is looked at.
+const POLL: Duration = Duration::from_millis(1);
 
 /// Passes every controller on to the children of `directory`.
 ///
@@ -35,10 +38,10 @@ pub(crate) fn delegate(directory: &Path) -> io::Result<()> {
     let controllers = fs::read_to_string(directory.join("cgroup.controllers"))?;
     let words: Vec<String> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
     let control = directory.join("cgroup.subtree_control");
-    if fs::write(&control, words.join(" ")).is_err() {
+    if kernel_file::put(&control, &words.join(" ")).is_err() {
         for word in words {
             // Missing files of this controller are reported when a limit needs them.
-            let _left_out = fs::write(&control, word);
+            let _left_out = kernel_file::put(&control, &word);
         }
     }
     Ok(())
@@ -150,7 +153,7 @@ impl Cgroup {
         let wanted = if frozen { "frozen 1" } else { "frozen 0" };
         let watching = async {
             while !self.get("cgroup.events")?.lines().any(|line| line == wanted) {
-                tokio::time::sleep(FREEZE_POLL).await;
+                tokio::time::sleep(POLL).await;
             }
             Ok(())
         };
@@ -197,8 +200,16 @@ impl Cgroup {
         Ok(open(self.path.join("memory.events"), flags, Mode::empty())?)
     }
 
-    /// Removes it and those below it; no process may be left.
+    /// Removes it and those below it, once the last process has ended, for which it waits: not
+    /// on the agent's thread.
     pub(crate) fn remove(&self) -> Outcome<()> {
+        let start = Instant::now();
+        let populated = || {
+            self.get("cgroup.events").is_ok_and(|text| text.lines().any(|line| line == "populated 1"))
+        };
+        while populated() && start.elapsed() < END_DEADLINE {
+            std::thread::sleep(POLL);
+        }
         fn remove(directory: &Path) -> io::Result<()> {
             children(directory).iter().try_for_each(|child| remove(child))?;
             fs::remove_dir(directory)
@@ -222,7 +233,7 @@ impl Cgroup {
 
     fn set(&self, file: &str, value: &str) -> Outcome<()> {
         let path = self.path.join(file);
-        match fs::write(&path, value) {
+        match kernel_file::put(&path, value) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.path.exists() => {
                 Err(unsupported(format!("limit {file}={value}: not in this guest kernel")))
             }

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     cgroup::{self, Cgroup},
     failure::{Doing as _, Outcome, failure},
+    kernel_file,
     oci::spec::{Process, Seccomp, Spec, USER_NAME},
     sys::{self, Forked},
 };
@@ -142,16 +143,16 @@ pub(crate) async fn make_exec(
     let (maker, ear) = fork_maker(stdio, |mouth| {
         set_oom_score(process.oom_score_adj)?;
         let own = cgroup_of(first)?;
-        let join = || {
-            let target = pidfd_open(first, PidfdFlags::empty())?;
-            let all = ThreadNameSpaceType::MOUNT
-                | ThreadNameSpaceType::PROCESS_ID
-                | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-                | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-                | ThreadNameSpaceType::CONTROL_GROUP;
-            move_into_thread_name_spaces(target.as_fd(), all)
+        let target = pidfd_open(first, PidfdFlags::empty());
+        let target = target.doing(|| format!("find the first process, {first}"))?;
+        let join = |kinds| {
+            let joined = move_into_thread_name_spaces(target.as_fd(), kinds);
+            joined.doing(|| "join the container's namespaces".to_owned())
         };
-        join().doing(|| "join the container's namespaces".to_owned())?;
+        join(ThreadNameSpaceType::MOUNT
+            | ThreadNameSpaceType::PROCESS_ID
+            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+            | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)?;
         match sys::fork(libc::CLONE_PARENT, Some(own.as_fd())) {
             Err(error) => Err(error).doing(|| "fork the process".to_owned()),
             Ok(Forked::Parent(pid)) => {
@@ -162,7 +163,9 @@ pub(crate) async fn make_exec(
                 drop(own);
                 let user_name = process.user_name.as_deref();
                 let launch = Launch { process, seccomp, user_name, first: false };
-                end(mouth, launch.run(mouth, || Ok(())))
+                // From within, the way into the cgroup would lead across a delegation.
+                let joined = join(ThreadNameSpaceType::CONTROL_GROUP);
+                end(mouth, joined.and_then(|()| launch.run(mouth, || Ok(()))))
             }
         }
     })?;
@@ -242,7 +245,7 @@ fn namespaces(spec: &Spec) -> libc::c_int {
 /// The agent's own score protects it; its children start from zero.
 fn set_oom_score(score: Option<i32>) -> Outcome<()> {
     let score = score.unwrap_or(0);
-    fs::write("/proc/self/oom_score_adj", score.to_string())
+    kernel_file::put("/proc/self/oom_score_adj", &score.to_string())
         .doing(|| format!("set oom_score_adj {score}"))
 }
 

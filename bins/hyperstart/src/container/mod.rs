@@ -125,6 +125,7 @@ pub(crate) struct Container {
     pub(crate) first: Rc<Process>,
     execs: RefCell<BTreeMap<String, Rc<Process>>>,
     seccomp: Option<Seccomp>,
+    strikes: Rc<Strikes>,
 }
 
 impl Container {
@@ -144,15 +145,22 @@ impl Container {
         let expecting = reaper.expecting();
         let made = maker::make_container(request, &spec, &cgroup, &streams.ends).await;
         let made = made.and_then(|waiting| {
-            let id = ProcessId { container: id.clone(), exec: None };
-            adopt(link, reaper, id, waiting, streams, &cgroup)
+            let process = ProcessId { container: id.clone(), exec: None };
+            let strikes = Rc::new(Strikes {
+                container: id.clone(),
+                cgroup: cgroup.clone(),
+                link: link.clone(),
+                known: Cell::new(0),
+            });
+            let first = adopt(reaper, process, waiting, streams, Rc::clone(&strikes))?;
+            Rc::clone(&strikes).watch(Rc::clone(&first));
+            Ok((first, strikes))
         });
         drop(expecting);
         match made {
-            Ok(first) => {
+            Ok((first, strikes)) => {
                 let seccomp = spec.linux.seccomp.take();
-                watch_memory(link.clone(), &id, &cgroup, &first);
-                Ok(Rc::new(Self { id, cgroup, first, execs: RefCell::default(), seccomp }))
+                Ok(Rc::new(Self { id, cgroup, first, execs: RefCell::default(), seccomp, strikes }))
             }
             Err(failure) => {
                 // The reason for the failure is what counts, not what cleaning up brings.
@@ -193,7 +201,7 @@ impl Container {
         let waiting =
             maker::make_exec(first, &spec, self.seccomp.as_ref(), &streams.ends).await?;
         let process =
-            adopt(link, reaper, request.process.clone(), waiting, streams, &self.cgroup)?;
+            adopt(reaper, request.process.clone(), waiting, streams, Rc::clone(&self.strikes))?;
         drop(expecting);
         self.execs.borrow_mut().insert(exec, Rc::clone(&process));
         Ok(process)
@@ -253,12 +261,11 @@ fn name(id: &ProcessId) -> String {
 
 /// Takes over a process that is set up: its bytes and its end.
 fn adopt(
-    link: &AgentLink,
     reaper: &Reaper,
     id: ProcessId,
     mut waiting: Waiting,
     streams: Prepared,
-    cgroup: &Cgroup,
+    strikes: Rc<Strikes>,
 ) -> Outcome<Rc<Process>> {
     let exit = reaper.exit_of(waiting.pid);
     let terminal = waiting.terminal.take();
@@ -280,22 +287,23 @@ fn adopt(
         voice: Mutex::new(()),
     });
     tokio::task::spawn_local({
-        let (process, link, cgroup) = (Rc::clone(&process), link.clone(), cgroup.clone());
+        let process = Rc::clone(&process);
         async move {
             // The reaper lives as long as the agent.
             let Ok(exit) = exit.await else { return };
             process.reaped.set(true);
             if process.id.exec.is_none() {
                 // Without a PID namespace of its own the container's other processes live on.
-                let _removed = cgroup.kill();
+                let _removed = strikes.cgroup.kill();
             }
             pumps.finish().await;
             let _voice = process.voice.lock().await;
-            link.event(Event::Exited {
+            strikes.report();
+            strikes.link.event(Event::Exited {
                 process: process.id.clone(),
                 code: exit.code,
                 unix_ns: exit.unix_ns,
-                oom_killed: cgroup.oom_kills() > 0,
+                oom_killed: strikes.known.get() > 0,
             });
             process.ended.send_replace(true);
         }
@@ -303,28 +311,41 @@ fn adopt(
     Ok(process)
 }
 
-/// Reports every strike of the OOM killer, until the container's first process has ended.
-fn watch_memory(link: AgentLink, id: &str, cgroup: &Cgroup, first: &Rc<Process>) {
-    let Ok(events) = cgroup.memory_events() else { return };
-    let Ok(events) = crate::sys::watch(events, Interest::PRIORITY) else { return };
-    let (container, cgroup, first) = (id.to_owned(), cgroup.clone(), Rc::clone(first));
-    let mut known = cgroup.oom_kills();
-    tokio::task::spawn_local(async move {
-        loop {
-            tokio::select! {
-                ready = events.ready(Interest::PRIORITY) => match ready {
-                    Ok(mut ready) => ready.clear_ready(),
-                    Err(_) => return,
-                },
-                () = first.ended() => return,
-            }
-            let kills = cgroup.oom_kills();
-            if kills > known {
-                known = kills;
-                link.event(Event::Oom { container: container.clone() });
-            }
+/// Strikes of the OOM killer in a container, and which of them have been reported.
+#[derive(Debug)]
+struct Strikes {
+    container: String,
+    cgroup: Cgroup,
+    link: AgentLink,
+    known: Cell<u64>,
+}
+
+impl Strikes {
+    /// Reports what is new.
+    fn report(&self) {
+        let kills = self.cgroup.oom_kills();
+        if kills > self.known.replace(kills) {
+            self.link.event(Event::Oom { container: self.container.clone() });
         }
-    });
+    }
+
+    /// Reports every strike, until the container's first process has ended.
+    fn watch(self: Rc<Self>, first: Rc<Process>) {
+        let Ok(events) = self.cgroup.memory_events() else { return };
+        let Ok(events) = crate::sys::watch(events, Interest::PRIORITY) else { return };
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::select! {
+                    ready = events.ready(Interest::PRIORITY) => match ready {
+                        Ok(mut ready) => ready.clear_ready(),
+                        Err(_) => return,
+                    },
+                    () = first.ended() => return,
+                }
+                self.report();
+            }
+        });
+    }
 }
 
 async fn release(id: &str, cgroup: &Cgroup) -> Outcome<()> {

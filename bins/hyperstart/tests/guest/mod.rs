@@ -1,0 +1,322 @@
+//! A real guest for tests: user-mode Linux with the agent in it, on a socket pair.
+
+use std::{
+    fs::{self, File},
+    os::{fd::OwnedFd, unix::fs::symlink},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use hyper_link::{
+    CallError, EventReceiver, Link, StreamReader, StreamWriter, connect,
+    message::{
+        CreateContainer, Event, Exec, FileInjection, GuestDisk, ProcessId, Reply, Request, Rootfs,
+        Streams,
+    },
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{io::AsyncReadExt as _, net::UnixStream};
+
+/// Longest any single step may take on a busy machine.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// The kernel and initramfs, if they have been built.
+pub fn built() -> Option<(PathBuf, PathBuf)> {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest");
+    let (kernel, initramfs) = (target.join("hyperkernel-um"), target.join("initramfs.cpio"));
+    if kernel.exists() && initramfs.exists() {
+        return Some((kernel, initramfs));
+    }
+    eprintln!(
+        "SKIPPED: {} or {} is not built (kernel/build um; cargo xtask initramfs)",
+        kernel.display(),
+        initramfs.display()
+    );
+    None
+}
+
+/// A running guest. Its process ends with this value.
+pub struct Guest {
+    pub link: Link,
+    pub events: EventReceiver,
+    /// From the start of the kernel's process to the agent's hello.
+    pub ready: Duration,
+    process: Child,
+    directory: TempDir,
+    /// Events taken while waiting for another.
+    passed: Vec<Event>,
+}
+
+/// A process's ends of its streams.
+pub struct Io {
+    pub stdin: StreamWriter,
+    pub stdout: StreamReader,
+    pub stderr: Option<StreamReader>,
+}
+
+/// How a process went.
+#[derive(Debug, PartialEq)]
+pub struct Outcome {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+    pub oom_killed: bool,
+}
+
+impl Guest {
+    pub async fn start() -> Result<Option<Self>> {
+        let Some((kernel, initramfs)) = built() else { return Ok(None) };
+        let directory = tempfile::tempdir()?;
+        let (image, upper) = (directory.path().join("image"), directory.path().join("upper"));
+        make_image(directory.path(), &image)?;
+        make_upper(&upper)?;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let console = File::create(directory.path().join("console"))?;
+        let start = Instant::now();
+        let process = Command::new(kernel)
+            .arg(format!("initrd={}", initramfs.display()))
+            .arg(format!("ubd0r={}", image.display()))
+            .arg(format!("ubd1={}", upper.display()))
+            .args(["mem=256M", "con=null", "con0=null,fd:1", "ssl=null", "ssl0=fd:0,fd:0"])
+            .args(["hyper.link=/dev/ttyS0", "quiet"])
+            .arg(format!("uml_dir={}", directory.path().join("uml").display()))
+            .current_dir(directory.path())
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(console.try_clone()?)
+            .stderr(console)
+            .spawn()?;
+        let (link, events) = match connect(UnixStream::from_std(ours)?, SOON).await {
+            Ok(ends) => ends,
+            Err(error) => {
+                let console = fs::read_to_string(directory.path().join("console"));
+                let mut process = process;
+                let _ended = process.kill();
+                let _status = process.wait();
+                return Err(error).context(console.unwrap_or_default());
+            }
+        };
+        let ready = start.elapsed();
+        Ok(Some(Self { link, events, ready, process, directory, passed: Vec::new() }))
+    }
+
+    pub fn console(&self) -> String {
+        fs::read_to_string(self.directory.path().join("console")).unwrap_or_default()
+    }
+
+    pub async fn call(&self, request: Request) -> Result<Reply, CallError> {
+        self.link.call(request, SOON).await
+    }
+
+    fn streams(&self, terminal: bool) -> (Streams, Io) {
+        let (stdin, _, writer) = self.link.open();
+        let (stdout, out, _) = self.link.open();
+        let mut streams = Streams { stdin: Some(stdin), stdout: Some(stdout), stderr: None };
+        let mut stderr = None;
+        if !terminal {
+            let (id, reader, _) = self.link.open();
+            streams.stderr = Some(id);
+            stderr = Some(reader);
+        }
+        (streams, Io { stdin: writer, stdout: out, stderr })
+    }
+
+    /// Creates a container on the guest's disks.
+    pub async fn create(
+        &self,
+        id: &str,
+        spec: Value,
+        files: Vec<FileInjection>,
+        upper: bool,
+    ) -> Result<Io, CallError> {
+        let terminal = spec["process"]["terminal"].as_bool().unwrap_or(false);
+        let (streams, io) = self.streams(terminal);
+        let disk = |device: &str| GuestDisk { device: device.to_owned(), bytes: 0 };
+        let rootfs = Rootfs {
+            image: disk("/dev/ubda"),
+            layers: Vec::new(),
+            upper: upper.then(|| disk("/dev/ubdb")),
+            read_only: false,
+        };
+        let container = id.to_owned();
+        let create = CreateContainer { container, spec, rootfs, files, streams };
+        self.call(Request::CreateContainer(Box::new(create))).await.map(|_started| io)
+    }
+
+    pub async fn start_container(&self, id: &str) -> Result<Reply, CallError> {
+        self.call(Request::StartContainer { container: id.to_owned() }).await
+    }
+
+    pub async fn exec(&self, id: &str, exec: &str, process: Value) -> Result<Io, CallError> {
+        let terminal = process["terminal"].as_bool().unwrap_or(false);
+        let (streams, io) = self.streams(terminal);
+        let process_id = ProcessId { container: id.to_owned(), exec: Some(exec.to_owned()) };
+        let exec = Exec { process: process_id, spec: process, streams };
+        self.call(Request::Exec(Box::new(exec))).await.map(|_started| io)
+    }
+
+    /// The exit of a process; other events are kept for later.
+    pub async fn exited(&mut self, id: &str, exec: Option<&str>) -> Result<(i32, bool)> {
+        loop {
+            let is_it = |event: &Event| {
+                matches!(event, Event::Exited { process, .. }
+                    if process.container == id && process.exec.as_deref() == exec)
+            };
+            if let Some(at) = self.passed.iter().position(is_it) {
+                if let Event::Exited { code, oom_killed, .. } = self.passed.remove(at) {
+                    return Ok((code, oom_killed));
+                }
+            }
+            let event = tokio::time::timeout(SOON, self.events.recv()).await?;
+            self.passed.push(event.context("the link ended")?);
+        }
+    }
+
+    /// Whether an event of this kind has been seen while waiting for others.
+    pub fn has_seen(&self, event: &Event) -> bool {
+        self.passed.contains(event)
+    }
+
+    /// Reads all output and waits for the exit.
+    pub async fn finish(&mut self, id: &str, exec: Option<&str>, io: Io) -> Result<Outcome> {
+        let Io { stdin, mut stdout, stderr } = io;
+        drop(stdin);
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let errors = async {
+            match stderr {
+                Some(mut stderr) => stderr.read_to_end(&mut err).await,
+                None => Ok(0),
+            }
+        };
+        let reading = async { tokio::try_join!(stdout.read_to_end(&mut out), errors) };
+        tokio::time::timeout(SOON, reading).await.context("output does not end")??;
+        let (code, oom_killed) = self.exited(id, exec).await?;
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Outcome { code, stdout: text(&out), stderr: text(&err), oom_killed })
+    }
+
+    /// Creates, starts, reads, waits and deletes.
+    pub async fn run(&mut self, spec: Value) -> Result<Outcome> {
+        let io = self.create("run", spec, Vec::new(), true).await?;
+        self.start_container("run").await?;
+        let outcome = self.finish("run", None, io).await?;
+        self.call(Request::DeleteContainer { container: "run".to_owned() }).await?;
+        Ok(outcome)
+    }
+
+    /// Shuts down by request and checks that the kernel's process ends well.
+    pub async fn shut_down(mut self) -> Result<Duration> {
+        let start = Instant::now();
+        self.call(Request::Shutdown).await?;
+        loop {
+            if let Some(status) = self.process.try_wait()? {
+                ensure!(status.success(), "{status}: {}", self.console());
+                return Ok(start.elapsed());
+            }
+            ensure!(start.elapsed() < SOON, "the guest does not end");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ended = self.process.kill();
+        let _status = self.process.wait();
+    }
+}
+
+/// A busybox image with a few users.
+fn make_image(directory: &Path, image: &Path) -> Result<()> {
+    let root = directory.join("tree");
+    for name in ["bin", "etc", "proc", "sys", "dev", "tmp", "home/alice", "root", "usr/bin"] {
+        fs::create_dir_all(root.join(name))?;
+    }
+    fs::copy("/bin/busybox", root.join("bin/busybox"))?;
+    let applets = Command::new("/bin/busybox").arg("--list").output()?;
+    for applet in String::from_utf8(applets.stdout)?.lines().filter(|name| *name != "busybox") {
+        symlink("busybox", root.join("bin").join(applet))?;
+    }
+    fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n")?;
+    fs::write(root.join("etc/group"), "root:x:0:\nalice:x:1000:\nwheel:x:10:alice\n")?;
+    fs::write(root.join("etc/plain"), "not executable\n")?;
+    fs::write(root.join("bin/broken"), "no program\n")?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode;
+    fs::set_permissions(root.join("bin/broken"), mode(0o755))?;
+    fs::set_permissions(root.join("tmp"), mode(0o1777))?;
+    let made = Command::new("mkfs.erofs").arg("--quiet").arg(image).arg(&root).output()?;
+    ensure!(made.status.success(), "mkfs.erofs: {}", String::from_utf8_lossy(&made.stderr));
+    Ok(())
+}
+
+fn make_upper(upper: &Path) -> Result<()> {
+    File::create(upper)?.set_len(1 << 30)?;
+    let made = Command::new("mke2fs")
+        .args(["-q", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"])
+        .arg(upper)
+        .output()?;
+    ensure!(made.status.success(), "mke2fs: {}", String::from_utf8_lossy(&made.stderr));
+    Ok(())
+}
+
+/// A process as Docker asks for it.
+pub fn process(args: &[&str]) -> Value {
+    let caps = [
+        "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW",
+        "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE",
+        "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+    ];
+    json!({
+        "user": {"uid": 0, "gid": 0},
+        "args": args,
+        "env": ["PATH=/bin:/usr/bin", "TERM=xterm"],
+        "cwd": "/",
+        "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
+        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 4096, "soft": 1024}],
+        "noNewPrivileges": false,
+    })
+}
+
+/// A container as Docker asks for it.
+pub fn spec(args: &[&str]) -> Value {
+    let mount = |destination: &str, kind: &str, options: &[&str]| {
+        json!({"destination": destination, "type": kind, "source": kind, "options": options})
+    };
+    json!({
+        "ociVersion": "1.0.2",
+        "process": process(args),
+        "root": {"path": "rootfs"},
+        "hostname": "box",
+        "mounts": [
+            mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+            mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+            mount("/dev/pts", "devpts",
+                &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+            mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+            mount("/sys/fs/cgroup", "cgroup", &["ro", "nosuid", "noexec", "nodev"]),
+            mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+            mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"]),
+        ],
+        "linux": {
+            "namespaces": [{"type": "mount"}, {"type": "uts"}, {"type": "pid"}, {"type": "ipc"},
+                {"type": "network", "path": "/var/run/netns/x"}, {"type": "cgroup"}],
+            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
+            "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/scsi", "/sys/firmware"],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+            "seccomp": {
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"],
+                "syscalls": [{"names": ["swapon", "mount"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
+            },
+        },
+    })
+}
+
+/// [`spec`] for a shell command.
+pub fn shell(command: &str) -> Value {
+    spec(&["sh", "-c", command])
+}
