@@ -130,14 +130,17 @@ impl Layout {
         sync_parent(path)
     }
 
-    /// As [`publish_file`](Self::publish_file), for a file inside a scratch directory.
+    /// As [`publish_file`](Self::publish_file), for a file inside a scratch directory, which keeps its name there too.
     pub(crate) fn publish_path(&self, from: &Path, path: &Path) -> Result<(), Error> {
         let file = File::open(from).map_err(|error| failed("open", from, error))?;
         file.sync_data().map_err(|error| full("sync", path, 0, error))?;
         let mode = fs::Permissions::from_mode(0o644);
         file.set_permissions(mode).map_err(|error| failed("set the mode of", from, error))?;
-        fs::rename(from, path).map_err(|error| full("name", path, 0, error))?;
-        sync_parent(path)
+        match fs::hard_link(from, path) {
+            Ok(()) => sync_parent(path),
+            Err(error) if taken(&error) => Ok(()),
+            Err(error) => Err(full("name", path, 0, error)),
+        }
     }
 
     /// Gives a finished scratch directory its name. Its files must be synced; if the name is taken, what is there

@@ -216,7 +216,7 @@ mod test {
         let digest = format!("a:9@{}", Digest::of(b"manifest x"));
         assert_eq!(catalog.resolve(&digest).unwrap(), id);
         assert!(matches!(catalog.resolve("a"), Err(Error::NoSuchImage { .. })));
-        assert!(matches!(catalog.resolve("sha256:"), Err(Error::NoSuchImage { .. })), "empty id");
+        assert!(matches!(catalog.resolve("sha256:"), Err(Error::Reference(_))));
         assert!(matches!(catalog.resolve("A b"), Err(Error::Reference(_))));
         assert!(matches!(catalog.resolve(""), Err(Error::Reference(_))));
     }
