@@ -49,5 +49,5 @@ pub use usage::JailUsage;
 /// Parts that the launcher program shares with the library.
 #[doc(hidden)]
 pub mod launcher {
-    pub use crate::cgroup::Cgroups;
+    pub use crate::cgroup::{Cgroups, Doors};
 }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
+use hyper_jail::launcher::Doors;
 use hyper_jail::wire::Plan;
 use rustix::fs::Mode;
 
@@ -17,7 +18,8 @@ use crate::{confine, fail};
 pub struct Errand {
     pub uid: u32,
     pub root: bool,
-    pub doors: Vec<File>,
+    /// The cgroups that it is not in yet.
+    pub doors: Doors,
     /// Says one byte when the root is built.
     pub go: OwnedFd,
     /// Takes the reason of a failure; closes by exec.
@@ -78,7 +80,7 @@ impl Ready {
 }
 
 fn prepare(plan: Plan, fds: Vec<OwnedFd>, errand: Errand) -> Result<Ready, Fail> {
-    for door in &errand.doors {
+    for door in errand.doors.procs.iter().chain(&errand.doors.v2_procs) {
         // 0 is the writer itself (cgroups v1 and v2 alike).
         (&mut &*door).write_all(b"0").or_fail("join the cgroup of", &plan.name)?;
     }

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
+use hyper_jail::launcher::Doors;
 use hyper_jail::wire::{self, LookedUp, Plan, Report};
 use hyper_jail::{Seccomp, SeccompDefault};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -28,8 +29,7 @@ pub struct Legacy {
     /// The keeper is root; else we are in a user namespace.
     pub root: bool,
     pub missing: Vec<String>,
-    /// `cgroup.procs` of the jail's cgroups.
-    pub doors: Vec<File>,
+    pub doors: Doors,
     /// Counts OOM kills.
     pub oom: Option<File>,
     /// The v1 freezer's state.
@@ -65,7 +65,7 @@ pub fn run(control: &OwnedFd, plan: Plan, fds: Vec<OwnedFd>, legacy: Legacy) -> 
 }
 
 fn begin(control: &OwnedFd, plan: Plan, fds: Vec<OwnedFd>, legacy: Legacy) -> Result<Watch, Fail> {
-    let Legacy { uid, root, missing, doors, oom, freezer, leash } = legacy;
+    let Legacy { uid, root, missing, mut doors, oom, freezer, leash } = legacy;
     die_with_keeper(&leash)?;
     // Once mapped, a user namespace's first process still has the unmapped ids it was made with.
     confine::normal_oom_score();
@@ -79,7 +79,7 @@ fn begin(control: &OwnedFd, plan: Plan, fds: Vec<OwnedFd>, legacy: Legacy) -> Re
         rustix::fs::Mode::empty(),
     )
     .or_fail("open", "/dev/null")?;
-    let forked = sys::fork_into(0).or_fail("fork for", &plan.name)?;
+    let forked = fork(&mut doors).or_fail("fork for", &plan.name)?;
     let Some(child) = forked else {
         drop(go_out);
         drop(word_in);
@@ -105,6 +105,17 @@ fn begin(control: &OwnedFd, plan: Plan, fds: Vec<OwnedFd>, legacy: Legacy) -> Re
     wire::send(control, &Report::Started { uid, missing }, &beside)
         .or_fail("report to", "the supervisor")?;
     Ok(Watch { leash, children, oom, freezer, hypervisor: child })
+}
+
+/// Forks the hypervisor into its v2 cgroup, where that can be done at once.
+fn fork(doors: &mut Doors) -> std::io::Result<Option<i32>> {
+    if let Some(dir) = &doors.v2
+        && let Ok(forked) = sys::fork_into_cgroup(dir.as_fd())
+    {
+        doors.v2_procs = None;
+        return Ok(forked);
+    }
+    sys::fork_into(0)
 }
 
 /// Waits for the keeper's byte; from then on its death is ours.

@@ -65,6 +65,24 @@ pub fn fork_into(namespaces: c_int) -> io::Result<Option<i32>> {
     Ok(if pid == 0 { None } else { Some(pid as i32) })
 }
 
+/// `linux/sched.h`; libc's constant is too narrow.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// As fork(2), the child in the cgroup v2 directory `cgroup` from its start (`clone3(2)`).
+pub fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    // SAFETY: all zero is a valid value of this plain C structure of numbers.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = CLONE_INTO_CGROUP;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.cgroup = u64::try_from(cgroup.as_raw_fd()).map_err(io::Error::other)?;
+    // SAFETY: the structure is live and its size is passed; without CLONE_VM this is fork, see
+    // fork_into.
+    let pid = check(unsafe {
+        libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>())
+    })?;
+    Ok(if pid == 0 { None } else { Some(pid as i32) })
+}
+
 /// New namespaces for the calling process.
 pub fn unshare(namespaces: c_int) -> io::Result<()> {
     // SAFETY: none of the flags we pass shares or splits memory or descriptors.
