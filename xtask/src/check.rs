@@ -100,7 +100,8 @@ fn edges(root: &Path) -> anyhow::Result<Vec<String>> {
         while let Some(next) = queue.pop() {
             for to in direct(&next) {
                 if banned.contains(&to) {
-                    wrong.push(format!("`{name}` must not know `{to}`, but `{next}` depends on it"));
+                    wrong
+                        .push(format!("`{name}` must not know `{to}`, but `{next}` depends on it"));
                 }
                 if ours.contains_key(to.as_str()) && seen.insert(to.clone()) {
                     queue.push(to);

@@ -97,8 +97,19 @@ impl Archive {
         let links = if mode & 0o170_000 == 0o040_000 { 2 } else { 1 };
         // inode, mode, uid, gid, links, mtime, size, device, rdevice, name size, checksum.
         let fields = [
-            self.inode, mode, 0, 0, links, 0, size(content.len()), 0, 0, major, minor,
-            size(name.len() + 1), 0,
+            self.inode,
+            mode,
+            0,
+            0,
+            links,
+            0,
+            size(content.len()),
+            0,
+            0,
+            major,
+            minor,
+            size(name.len() + 1),
+            0,
         ];
         self.bytes.extend(b"070701");
         for field in fields {

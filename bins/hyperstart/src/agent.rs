@@ -4,9 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
 use hyper_link::{
     AgentLink, Replier,
-    message::{
-        CreateContainer, Exec, Failure, FailureKind, ProcessId, Reply, Request,
-    },
+    message::{CreateContainer, Exec, Failure, FailureKind, ProcessId, Reply, Request},
 };
 use serde::Deserialize as _;
 
@@ -112,9 +110,7 @@ impl Agent {
         match self.containers.borrow().get(id) {
             Some(Slot::Here(container)) => Ok(Rc::clone(container)),
             Some(Slot::Busy) => Err(busy(id)),
-            None => {
-                Err(failure(FailureKind::NotFound, format!("container {id} does not exist")))
-            }
+            None => Err(failure(FailureKind::NotFound, format!("container {id} does not exist"))),
         }
     }
 

@@ -11,14 +11,12 @@ use rustix::{
     process::{chdir, chroot},
 };
 
-use crate::{cgroup, kernel_file, network, power};
+use crate::{cgroup, kernel_file, network};
 
 /// Where the root tmpfs is made, in the initramfs.
 const NEW_ROOT: &str = "/root";
 /// Names the link device on the kernel's command line.
 const LINK_WORD: &str = "hyper.link=";
-/// Present when the machine has no power switch.
-const RESTART_WORD: &str = "hyper.off=restart";
 /// State of containers: mount points and injected files.
 pub(crate) const STATE: &str = "/run/hyper";
 
@@ -57,7 +55,13 @@ pub(crate) fn boot() -> io::Result<Boot> {
         }
     }
     let shm = MountFlags::NOSUID | MountFlags::NODEV;
-    mount("devpts", "/dev/pts", "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, c"mode=620,gid=5,ptmxmode=666")?;
+    mount(
+        "devpts",
+        "/dev/pts",
+        "devpts",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        c"mode=620,gid=5,ptmxmode=666",
+    )?;
     mount("shm", "/dev/shm", "tmpfs", shm, c"mode=1777")?;
     for (target, name) in [
         ("/proc/self/fd", "/dev/fd"),
@@ -76,9 +80,6 @@ pub(crate) fn boot() -> io::Result<Boot> {
 
 fn read_command_line() -> io::Result<Boot> {
     let line = fs::read_to_string("/proc/cmdline")?;
-    if line.split_ascii_whitespace().any(|word| word == RESTART_WORD) {
-        power::end_by_restart();
-    }
     let link = line.split_ascii_whitespace().find_map(|word| word.strip_prefix(LINK_WORD));
     match link {
         Some(link) if link.starts_with("/dev/") => Ok(Boot { link: link.to_owned() }),

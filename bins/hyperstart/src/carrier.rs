@@ -92,9 +92,8 @@ impl AsyncRead for Descriptor {
     ) -> Poll<io::Result<()>> {
         loop {
             let mut guard = ready!(self.0.poll_read_ready(cx))?;
-            let outcome = guard.try_io(|fd| {
-                Ok(rustix::io::read(fd.get_ref(), buf.initialize_unfilled())?)
-            });
+            let outcome =
+                guard.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), buf.initialize_unfilled())?));
             match outcome {
                 Ok(Ok(len)) => {
                     buf.advance(len);

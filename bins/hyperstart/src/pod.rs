@@ -71,14 +71,16 @@ pub(crate) fn set_sysctl(name: &str, value: &str) -> Outcome<()> {
     if path.starts_with('/') || path.split('/').any(|part| part.is_empty() || part == "..") {
         return Err(invalid(format!("sysctl {name:?} is no name")));
     }
-    kernel_file::put(format!("/proc/sys/{path}"), value).doing(|| format!("set sysctl {name}={value}"))
+    kernel_file::put(format!("/proc/sys/{path}"), value)
+        .doing(|| format!("set sysctl {name}={value}"))
 }
 
 fn hex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || text.len() % 2 != 0 {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return None;
     }
-    let digits = (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok());
+    let digits =
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok());
     digits.collect()
 }
 

@@ -1,22 +1,20 @@
 //! The end of the guest.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fs, path::Path};
 
 use rustix::system::{RebootCommand, reboot};
 
-/// How the guest ends: by restarting, for machines that cannot switch themselves off.
-static RESTART: AtomicBool = AtomicBool::new(false);
-
-/// The machine has no power switch: a restart, which its hypervisor takes for the end.
-pub(crate) fn end_by_restart() {
-    RESTART.store(true, Ordering::Relaxed);
-}
-
-/// Writes everything back and switches the guest off, with whatever still runs.
+/// Writes everything back and ends the guest, with whatever still runs.
 pub(crate) fn off() -> ! {
     rustix::fs::sync();
-    let restart = RESTART.load(Ordering::Relaxed);
-    let command = if restart { RebootCommand::Restart } else { RebootCommand::PowerOff };
+    let command = if has_switch() { RebootCommand::PowerOff } else { RebootCommand::Restart };
     let error = reboot(command);
     panic!("the guest does not end: {error:?}");
+}
+
+/// Whether the machine can switch itself off. Without, Linux would halt for ever; a restart is what
+/// such machines' hypervisors take for the end.
+fn has_switch() -> bool {
+    Path::new("/sys/firmware/acpi").exists()
+        || fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("User Mode Linux"))
 }

@@ -179,4 +179,3 @@ async fn finish(open: &mut Option<(StreamWriter, oneshot::Sender<()>)>) {
         let _ended = done.send(());
     }
 }
-

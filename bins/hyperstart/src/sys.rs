@@ -161,9 +161,7 @@ pub(crate) fn add_entropy(bytes: &[u8]) -> io::Result<()> {
         let mut info = PoolInfo { bits: len * 8, size: len, bytes: [0; 256] };
         info.bytes[..chunk.len()].copy_from_slice(chunk);
         // SAFETY: the ioctl reads the header and `size` bytes after it, which are inside `info`.
-        let result = unsafe {
-            libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &raw const info)
-        };
+        let result = unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &raw const info) };
         check(result.into())?;
     }
     // SAFETY: the ioctl takes no argument. Makes the new bytes count at once.
@@ -193,12 +191,7 @@ pub(crate) fn set_seccomp_filter(program: &[libc::sock_filter], flags: u64) -> i
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
     // SAFETY: the kernel copies `len` instructions from `filter` and writes nothing.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            flags,
-            &raw const program,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
     };
     check(result).map(drop)
 }
@@ -257,12 +250,8 @@ pub(crate) fn attach_device_program(
     // SAFETY: the kernel reads the attributes, the instructions and the string they point to, all
     // alive; the result is a new descriptor nobody else owns.
     let program = unsafe {
-        let fd = check(libc::syscall(
-            libc::SYS_bpf,
-            PROG_LOAD,
-            &raw const load,
-            size_of::<Load>(),
-        ))?;
+        let fd =
+            check(libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of::<Load>()))?;
         OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1))
     };
     let attach = Attach {

@@ -42,7 +42,12 @@ async fn supervisor(io: UnixStream) -> Result<(), Box<dyn std::error::Error>> {
         times.push(start.elapsed());
     }
     times.sort();
-    println!("call: min {:?}, median {:?}, p99 {:?}", times[0], times[times.len() / 2], times[times.len() * 99 / 100]);
+    println!(
+        "call: min {:?}, median {:?}, p99 {:?}",
+        times[0],
+        times[times.len() / 2],
+        times[times.len() * 99 / 100]
+    );
 
     let (id, mut reader, _writer) = link.open();
     link.call(Request::StartContainer { container: id.to_string() }, DEADLINE).await?;

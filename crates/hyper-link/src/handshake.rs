@@ -49,9 +49,7 @@ pub(crate) async fn greet_agent<Io: AsyncRead + AsyncWrite + Unpin>(
         write_hello(io, Vec::new(), &SupervisorHello { version: VERSION }).await?;
         Ok((hello, bytes))
     };
-    tokio::time::timeout(deadline, greeting)
-        .await
-        .unwrap_or_else(|_elapsed| Err(LinkError::NoAgent(deadline)))
+    tokio::time::timeout(deadline, greeting).await.unwrap_or(Err(LinkError::NoAgent(deadline)))
 }
 
 /// Agent: introduces itself and waits, for as long as it takes, for the supervisor.

@@ -183,8 +183,12 @@ pub struct Exec {
 pub enum Reply {
     Done,
     /// Answers `StartContainer` and `Exec` (and `CreateContainer`): the process's id in the guest.
-    Started { pid: u32 },
-    Processes { processes: Vec<u32> },
+    Started {
+        pid: u32,
+    },
+    Processes {
+        processes: Vec<u32>,
+    },
     Stats(Box<Stats>),
     Error(Failure),
 }

@@ -45,10 +45,7 @@ pub(crate) enum Answer {
 ///
 /// # Errors
 /// No hello within `deadline`, no common version, or a failing or misused carrier.
-pub async fn connect<Io>(
-    mut io: Io,
-    deadline: Duration,
-) -> Result<(Link, EventReceiver), LinkError>
+pub async fn connect<Io>(mut io: Io, deadline: Duration) -> Result<(Link, EventReceiver), LinkError>
 where
     Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {

@@ -1,4 +1,5 @@
 //! Both ends of a link over an in-memory carrier, and one hostile end.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong")]
 
 use std::time::Duration;
 
@@ -98,8 +99,7 @@ async fn calls_run_side_by_side_and_failures_come_back() {
     // The late answer to a call that was given up disturbs nobody.
     requests.recv().await.unwrap().1.send(Reply::Done);
     let dropped = link.call(ping("dropped"), SOON);
-    let (dropped, ()) =
-        tokio::join!(dropped, async { drop(requests.recv().await) });
+    let (dropped, ()) = tokio::join!(dropped, async { drop(requests.recv().await) });
     assert_eq!(dropped.unwrap_err().failure().unwrap().kind, FailureKind::Internal);
 }
 

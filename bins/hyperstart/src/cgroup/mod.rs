@@ -36,7 +36,8 @@ const POLL: Duration = Duration::from_millis(1);
 /// The list of controllers cannot be read. One that cannot be passed on is left out.
 pub(crate) fn delegate(directory: &Path) -> io::Result<()> {
     let controllers = fs::read_to_string(directory.join("cgroup.controllers"))?;
-    let words: Vec<String> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
+    let words: Vec<String> =
+        controllers.split_whitespace().map(|name| format!("+{name}")).collect();
     let control = directory.join("cgroup.subtree_control");
     if kernel_file::put(&control, &words.join(" ")).is_err() {
         for word in words {
@@ -112,7 +113,10 @@ impl Cgroup {
             self.set("memory.max", &maximum(limit))?;
             // Without swap in the guest there is no such file, and nothing to limit.
             if let Some(swap) = memory.swap.filter(|_| self.has("memory.swap.max")) {
-                self.set("memory.swap.max", &maximum(if swap < 0 { -1 } else { (swap - limit).max(0) }))?;
+                self.set(
+                    "memory.swap.max",
+                    &maximum(if swap < 0 { -1 } else { (swap - limit).max(0) }),
+                )?;
             }
         }
         if let Some(reservation) = memory.reservation.filter(|reservation| *reservation != 0) {
@@ -205,7 +209,8 @@ impl Cgroup {
     pub(crate) fn remove(&self) -> Outcome<()> {
         let start = Instant::now();
         let populated = || {
-            self.get("cgroup.events").is_ok_and(|text| text.lines().any(|line| line == "populated 1"))
+            self.get("cgroup.events")
+                .is_ok_and(|text| text.lines().any(|line| line == "populated 1"))
         };
         while populated() && start.elapsed() < END_DEADLINE {
             std::thread::sleep(POLL);

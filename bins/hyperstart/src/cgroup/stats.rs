@@ -61,8 +61,21 @@ fn networks(text: &str) -> Vec<NetworkStats> {
         let (name, counters) = line.split_once(':')?;
         let counters: Vec<u64> =
             counters.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect();
-        let [rx_bytes, rx_packets, rx_errors, rx_dropped, _, _, _, _, tx_bytes, tx_packets, tx_errors, tx_dropped, ..] =
-            counters[..]
+        let [
+            rx_bytes,
+            rx_packets,
+            rx_errors,
+            rx_dropped,
+            _,
+            _,
+            _,
+            _,
+            tx_bytes,
+            tx_packets,
+            tx_errors,
+            tx_dropped,
+            ..,
+        ] = counters[..]
         else {
             return None;
         };

@@ -149,10 +149,12 @@ pub(crate) async fn make_exec(
             let joined = move_into_thread_name_spaces(target.as_fd(), kinds);
             joined.doing(|| "join the container's namespaces".to_owned())
         };
-        join(ThreadNameSpaceType::MOUNT
-            | ThreadNameSpaceType::PROCESS_ID
-            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-            | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)?;
+        join(
+            ThreadNameSpaceType::MOUNT
+                | ThreadNameSpaceType::PROCESS_ID
+                | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+                | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
+        )?;
         match sys::fork(libc::CLONE_PARENT, Some(own.as_fd())) {
             Err(error) => Err(error).doing(|| "fork the process".to_owned()),
             Ok(Forked::Parent(pid)) => {
@@ -237,7 +239,8 @@ fn end(mouth: &Mouth, outcome: Outcome<std::convert::Infallible>) -> ! {
 }
 
 fn namespaces(spec: &Spec) -> libc::c_int {
-    let own = [("pid", libc::CLONE_NEWPID), ("ipc", libc::CLONE_NEWIPC), ("uts", libc::CLONE_NEWUTS)];
+    let own =
+        [("pid", libc::CLONE_NEWPID), ("ipc", libc::CLONE_NEWIPC), ("uts", libc::CLONE_NEWUTS)];
     let wanted = own.into_iter().filter(|(kind, _)| spec.has_own(kind));
     wanted.fold(libc::CLONE_NEWNS, |all, (_, flag)| all | flag)
 }
@@ -254,8 +257,7 @@ fn cgroup_of(first: Pid) -> Outcome<OwnedFd> {
     let file = format!("/proc/{first}/cgroup");
     let text = fs::read_to_string(&file).doing(|| format!("read {file}"))?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    cgroup::directory(&Path::new(cgroup::ROOT).join(path))
-        .doing(|| format!("open cgroup /{path}"))
+    cgroup::directory(&Path::new(cgroup::ROOT).join(path)).doing(|| format!("open cgroup /{path}"))
 }
 
 async fn wait_ready(maker: Pid, ear: Ear) -> Outcome<Waiting> {
@@ -278,7 +280,8 @@ async fn wait_ready(maker: Pid, ear: Ear) -> Outcome<Waiting> {
 }
 
 async fn hear(maker: Pid, ear: &Ear) -> Outcome<Word> {
-    let gone = |why: &str| -> Failure { failure(FailureKind::Internal, format!("maker {maker}: {why}")) };
+    let gone =
+        |why: &str| -> Failure { failure(FailureKind::Internal, format!("maker {maker}: {why}")) };
     match tokio::time::timeout(DEADLINE, ear.hear()).await {
         Ok(Ok(Some(word))) => Ok(word),
         Ok(Ok(None)) => Err(gone("it died before it was done")),

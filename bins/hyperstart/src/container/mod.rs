@@ -195,11 +195,12 @@ impl Container {
             return Err(failure(FailureKind::Conflict, message));
         }
         let spec = ProcessSpec::deserialize(&request.spec)
-            .doing_as(FailureKind::InvalidArgument, || format!("spec of {}", name(&request.process)))?;
+            .doing_as(FailureKind::InvalidArgument, || {
+                format!("spec of {}", name(&request.process))
+            })?;
         let streams = Prepared::new(link, request.streams, spec.terminal)?;
         let expecting = reaper.expecting();
-        let waiting =
-            maker::make_exec(first, &spec, self.seccomp.as_ref(), &streams.ends).await?;
+        let waiting = maker::make_exec(first, &spec, self.seccomp.as_ref(), &streams.ends).await?;
         let process =
             adopt(reaper, request.process.clone(), waiting, streams, Rc::clone(&self.strikes))?;
         drop(expecting);

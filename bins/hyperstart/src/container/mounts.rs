@@ -40,8 +40,14 @@ const GUEST_FILE_SYSTEMS: [&str; 11] = [
 ];
 
 /// Devices of every container: name, major, minor. `config-linux.md`, "Default Devices".
-const DEVICES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEVICES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 
 /// Links in every container's `/dev`. `config-linux.md`, "Dev symbolic links".
 const LINKS: [(&str, &str); 5] = [
@@ -148,9 +154,13 @@ pub(super) fn inject(inside: &Inside, files: &[FileInjection], store: &Path) -> 
         }
         let source = store.join(number.to_string());
         let write = || {
-            let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0).open(&source)?;
+            let mut out =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o000).open(&source)?;
             out.write_all(&content)?;
-            fs::set_permissions(&source, std::os::unix::fs::PermissionsExt::from_mode(file.mode & 0o7777))
+            fs::set_permissions(
+                &source,
+                std::os::unix::fs::PermissionsExt::from_mode(file.mode & 0o7777),
+            )
         };
         write().doing(|| format!("store injected file {}", file.path))?;
         let describe = || format!("inject file {}", file.path);

@@ -30,7 +30,12 @@ use super::{
 };
 use crate::{
     failure::{Doing as _, Outcome, failure, invalid},
-    oci::{capability, seccomp::Filter, spec::{Process, Seccomp}, user},
+    oci::{
+        capability,
+        seccomp::Filter,
+        spec::{Process, Seccomp},
+        user,
+    },
 };
 
 /// Where programs are looked for when the environment does not say.

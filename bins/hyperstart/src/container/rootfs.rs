@@ -49,9 +49,8 @@ impl Directories {
 
     /// Mounts the parts and the whole.
     pub(crate) fn assemble(&self, rootfs: &Rootfs) -> Outcome<()> {
-        let directory = |path: &Path| {
-            fs::create_dir(path).doing(|| format!("make {}", path.display()))
-        };
+        let directory =
+            |path: &Path| fs::create_dir(path).doing(|| format!("make {}", path.display()));
         let (image, upper, root) = (self.base.join("image"), self.base.join("upper"), self.root());
         for path in [&self.base, &image, &upper, &root, &self.files()] {
             directory(path)?;

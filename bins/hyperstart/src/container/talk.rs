@@ -98,9 +98,11 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Word>> {
         }
         [READY] => Word::Ready(rights),
         [DONE] => Word::Done,
-        [FAILED, text @ ..] => Word::Failed(serde_json::from_slice(text).unwrap_or_else(|_cut| {
-            failure(FailureKind::Internal, String::from_utf8_lossy(text))
-        })),
+        [FAILED, text @ ..] => {
+            Word::Failed(serde_json::from_slice(text).unwrap_or_else(|_cut| {
+                failure(FailureKind::Internal, String::from_utf8_lossy(text))
+            }))
+        }
         _ => return Err(nonsense()),
     }))
 }

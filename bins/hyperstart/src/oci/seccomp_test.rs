@@ -100,7 +100,11 @@ fn arguments_are_compared_in_all_their_bits() {
                         _ => argument & value == two & value,
                     };
                     let result = run(&program, X86_64, 0, [9, 9, 9, argument, 9, 9]);
-                    assert_eq!(result, if holds { ALLOW } else { 0 }, "{argument:#x} {op} {value:#x} {two:#x}");
+                    assert_eq!(
+                        result,
+                        if holds { ALLOW } else { 0 },
+                        "{argument:#x} {op} {value:#x} {two:#x}"
+                    );
                 }
             }
         }

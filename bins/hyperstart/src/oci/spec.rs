@@ -248,8 +248,9 @@ impl Spec {
     /// `Unsupported`, naming the field and its value.
     pub(crate) fn check(&self) -> Outcome<()> {
         let hooks = self.hooks.iter().flatten();
-        if let Some((name, _)) =
-            hooks.into_iter().find(|(_, hooks)| hooks.as_array().is_none_or(|list| !list.is_empty()))
+        if let Some((name, _)) = hooks
+            .into_iter()
+            .find(|(_, hooks)| hooks.as_array().is_none_or(|list| !list.is_empty()))
         {
             return Err(unsupported(format!("hooks.{name}: hooks are programs of the host")));
         }

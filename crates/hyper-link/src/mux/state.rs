@@ -71,8 +71,7 @@ impl Stream {
     }
 
     fn has_due(&self) -> bool {
-        !self.end_sent
-            && if self.out.is_empty() { self.end.is_some() } else { self.credit > 0 }
+        !self.end_sent && if self.out.is_empty() { self.end.is_some() } else { self.credit > 0 }
     }
 
     fn is_over(&self) -> bool {

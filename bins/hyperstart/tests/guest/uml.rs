@@ -1,9 +1,7 @@
-//! The agent in a real guest, under user-mode Linux. Skipped, loudly, where the kernel is not built.
+//! The agent in a guest under user-mode Linux.
 
-mod guest;
-
+use crate::machine::{Guest, Machine, SOON, process, shell, spec};
 use anyhow::Result;
-use guest::{Guest, SOON, process, shell, spec};
 use hyper_link::message::{
     Event, FailureKind, FileInjection, PodConfig, ProcessId, Reply, Request, Stats,
 };
@@ -12,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 macro_rules! guest {
     () => {
-        match Guest::start().await? {
+        match Guest::start(Machine::Uml).await? {
             Some(guest) => guest,
             None => return Ok(()),
         }
@@ -52,7 +50,11 @@ async fn a_container_runs_and_ends_as_its_program_does() -> Result<()> {
     assert_eq!(lines[5..7], ["0::/", "0"], "{outcome:?}");
     assert!(outcome.stderr.contains("hostname: Read-only file system"), "{outcome:?}");
     assert!(outcome.stderr.contains("/tmp/d': Operation not permitted"), "{outcome:?}");
-    assert!(outcome.stderr.contains("mount: permission denied") || outcome.stderr.contains("mounting x on /tmp failed: Operation not permitted"), "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("mount: permission denied")
+            || outcome.stderr.contains("mounting x on /tmp failed: Operation not permitted"),
+        "{outcome:?}"
+    );
     assert_eq!(lines.last(), Some(&"/etc"));
     guest.shut_down().await?;
     Ok(())
@@ -118,12 +120,32 @@ async fn execs_join_the_container() -> Result<()> {
     let early = guest.exec("c", "early", process(&["true"])).await;
     assert_eq!(early.err().unwrap().failure().unwrap().kind, FailureKind::Conflict);
     guest.start_container("c").await?;
-    let run = guest.exec("c", "a", process(&["sh", "-c", "echo $PPID; hostname; ps | head -2; mount -t tmpfs x /tmp; exit 37"])).await?;
+    let run = guest
+        .exec(
+            "c",
+            "a",
+            process(&[
+                "sh",
+                "-c",
+                "echo $PPID; hostname; ps | head -2; mount -t tmpfs x /tmp; exit 37",
+            ]),
+        )
+        .await?;
     let outcome = guest.finish("c", Some("a"), run).await?;
     assert_eq!(outcome.code, 37);
-    assert!(outcome.stdout.starts_with("0\nbox\n") && outcome.stdout.contains("sleep 1000"), "{outcome:?}");
-    assert!(outcome.stderr.contains("not permitted") || outcome.stderr.contains("denied"), "seccomp holds for execs: {outcome:?}");
-    guest.call(Request::DeleteExec { process: ProcessId { container: "c".into(), exec: Some("a".into()) } }).await?;
+    assert!(
+        outcome.stdout.starts_with("0\nbox\n") && outcome.stdout.contains("sleep 1000"),
+        "{outcome:?}"
+    );
+    assert!(
+        outcome.stderr.contains("not permitted") || outcome.stderr.contains("denied"),
+        "seccomp holds for execs: {outcome:?}"
+    );
+    guest
+        .call(Request::DeleteExec {
+            process: ProcessId { container: "c".into(), exec: Some("a".into()) },
+        })
+        .await?;
 
     for (program, kind) in [
         ("no-such-program", FailureKind::CommandNotFound),
@@ -178,7 +200,8 @@ async fn a_terminal_is_a_terminal() -> Result<()> {
 
     let io = guest.create("u", shell("sleep 1000"), Vec::new(), false).await?;
     guest.start_container("u").await?;
-    let exec = with(json!({"p": process(&["sh", "-c", "tty; kill -INT $$"])}), "/p/terminal", json!(true));
+    let exec =
+        with(json!({"p": process(&["sh", "-c", "tty; kill -INT $$"])}), "/p/terminal", json!(true));
     let run = guest.exec("u", "e", exec["p"].clone()).await?;
     let outcome = guest.finish("u", Some("e"), run).await?;
     assert_eq!((outcome.code, outcome.stdout.as_str()), (130, "/dev/pts/0\r\n"));
@@ -222,7 +245,8 @@ async fn limits_hold_and_are_counted() -> Result<()> {
     let Reply::Stats(stats) = guest.call(Request::Stats { container: "oom".into() }).await? else {
         panic!("no stats");
     };
-    let Stats { memory_limit_bytes, processes, memory_bytes, guest_memory_total_bytes, .. } = *stats;
+    let Stats { memory_limit_bytes, processes, memory_bytes, guest_memory_total_bytes, .. } =
+        *stats;
     assert_eq!(memory_limit_bytes, 16 << 20);
     assert!(processes >= 1 && memory_bytes > 0 && guest_memory_total_bytes > 64 << 20, "{stats:?}");
     let outcome = guest.finish("oom", None, io).await?;
@@ -230,7 +254,11 @@ async fn limits_hold_and_are_counted() -> Result<()> {
     assert!(guest.has_seen(&Event::Oom { container: "oom".into() }));
 
     let spec = with(shell("sleep 1000"), "/linux/resources/pids", json!({"limit": 7}));
-    let spec = with(spec, "/linux/resources/cpu", json!({"shares": 512, "quota": 50000, "period": 100_000}));
+    let spec = with(
+        spec,
+        "/linux/resources/cpu",
+        json!({"shares": 512, "quota": 50000, "period": 100_000}),
+    );
     let io = guest.create("p", spec, Vec::new(), true).await?;
     guest.start_container("p").await?;
     let files = "cd /sys/fs/cgroup; cat pids.max cpu.max cpu.weight";
@@ -242,7 +270,9 @@ async fn limits_hold_and_are_counted() -> Result<()> {
     assert_eq!(guest.finish("p", Some("b"), run).await?.stdout, "9\n50000 100000\n20\n");
     guest.call(Request::Freeze { container: "p".into(), frozen: true }).await?;
     guest.call(Request::Freeze { container: "p".into(), frozen: false }).await?;
-    let Reply::Processes { processes } = guest.call(Request::Processes { container: "p".into() }).await? else {
+    let Reply::Processes { processes } =
+        guest.call(Request::Processes { container: "p".into() }).await?
+    else {
         panic!("no processes");
     };
     assert_eq!(processes.len(), 1);
@@ -284,11 +314,31 @@ async fn what_cannot_be_done_is_refused_and_leaves_nothing() -> Result<()> {
     let bind = json!({"destination": "/data", "type": "bind", "source": "/host/data", "options": ["rbind"]});
     for (spec, kind, name) in [
         (with(shell("true"), "/mounts", json!([bind])), FailureKind::Unsupported, "/host/data"),
-        (with(shell("true"), "/linux/uidMappings", json!([{"hostID": 1}])), FailureKind::Unsupported, "uidMappings"),
-        (with(shell("true"), "/process/args", json!(["nothing"])), FailureKind::CommandNotFound, "nothing"),
+        (
+            with(shell("true"), "/linux/uidMappings", json!([{"hostID": 1}])),
+            FailureKind::Unsupported,
+            "uidMappings",
+        ),
+        (
+            with(shell("true"), "/process/args", json!(["nothing"])),
+            FailureKind::CommandNotFound,
+            "nothing",
+        ),
         (with(shell("true"), "/process/args", json!([])), FailureKind::InvalidArgument, "args"),
-        (with(shell("true"), "/linux/resources/cpu", json!({"cpus": "0-1"})), FailureKind::Unsupported, "cpuset.cpus"),
-        (with(shell("true"), "/process/rlimits", json!([{"type": "RLIMIT_X", "hard": 1, "soft": 1}])), FailureKind::InvalidArgument, "RLIMIT_X"),
+        (
+            with(shell("true"), "/linux/resources/cpu", json!({"cpus": "0-1"})),
+            FailureKind::Unsupported,
+            "cpuset.cpus",
+        ),
+        (
+            with(
+                shell("true"),
+                "/process/rlimits",
+                json!([{"type": "RLIMIT_X", "hard": 1, "soft": 1}]),
+            ),
+            FailureKind::InvalidArgument,
+            "RLIMIT_X",
+        ),
         (json!({"process": 7}), FailureKind::InvalidArgument, "config.json"),
     ] {
         let refused = guest.create("r", spec, Vec::new(), true).await.err().unwrap();
@@ -318,8 +368,11 @@ async fn the_pod_has_an_identity() -> Result<()> {
         ..PodConfig::default()
     };
     guest.call(Request::ConfigurePod(config)).await?;
-    let mut spec = shell("hostname; date +%Y; cat /proc/sys/vm/overcommit_memory; ip addr show lo | grep -c 'inet '; cat /proc/sys/net/core/somaxconn");
-    spec["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "pid"}, {"type": "uts", "path": "/proc/7/ns/uts"}]);
+    let mut spec = shell(
+        "hostname; date +%Y; cat /proc/sys/vm/overcommit_memory; ip addr show lo | grep -c 'inet '; cat /proc/sys/net/core/somaxconn",
+    );
+    spec["linux"]["namespaces"] =
+        json!([{"type": "mount"}, {"type": "pid"}, {"type": "uts", "path": "/proc/7/ns/uts"}]);
     spec["linux"]["sysctl"] = json!({"net.core.somaxconn": "77"});
     let outcome = guest.run(spec).await?;
     assert_eq!(outcome.stdout, "pod-1\n2033\n1\n1\n77\n", "{outcome:?}");

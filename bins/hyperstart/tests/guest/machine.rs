@@ -1,4 +1,4 @@
-//! A real guest for tests: user-mode Linux with the agent in it, on a socket pair.
+//! A real guest for tests: a kernel with the agent in it, on a socket pair.
 
 use std::{
     fs::{self, File},
@@ -23,23 +23,119 @@ use tokio::{io::AsyncReadExt as _, net::UnixStream};
 /// Longest any single step may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// The kernel and initramfs, if they have been built.
-pub fn built() -> Option<(PathBuf, PathBuf)> {
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest");
-    let (kernel, initramfs) = (target.join("hyperkernel-um"), target.join("initramfs.cpio"));
-    if kernel.exists() && initramfs.exists() {
-        return Some((kernel, initramfs));
+/// What the guest runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    Uml,
+    /// QEMU without KVM.
+    Qemu,
+}
+
+impl Machine {
+    /// The kernel and initramfs, if they have been built.
+    fn built(self) -> Option<(PathBuf, PathBuf)> {
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest");
+        let kernel = match self {
+            Self::Uml => "hyperkernel-um",
+            Self::Qemu => "hyperkernel-x86_64",
+        };
+        let (kernel, initramfs) = (target.join(kernel), target.join("initramfs.cpio"));
+        if kernel.exists() && initramfs.exists() {
+            return Some((kernel, initramfs));
+        }
+        eprintln!(
+            "SKIPPED: {} or {} is not built (kernel/build all; cargo xtask initramfs)",
+            kernel.display(),
+            initramfs.display()
+        );
+        None
     }
-    eprintln!(
-        "SKIPPED: {} or {} is not built (kernel/build um; cargo xtask initramfs)",
-        kernel.display(),
-        initramfs.display()
-    );
-    None
+
+    fn disks(self) -> [&'static str; 2] {
+        match self {
+            Self::Uml => ["/dev/ubda", "/dev/ubdb"],
+            Self::Qemu => ["/dev/vda", "/dev/vdb"],
+        }
+    }
+
+    /// The guest's process, with the link on its standard input.
+    fn command(self, kernel: &Path, initramfs: &Path, directory: &Path) -> Command {
+        let (image, upper) = (directory.join("image"), directory.join("upper"));
+        let (initramfs, image, upper) = (initramfs.display(), image.display(), upper.display());
+        match self {
+            Self::Uml => {
+                let mut command = Command::new(kernel);
+                command
+                    .arg(format!("initrd={initramfs}"))
+                    .arg(format!("ubd0r={image}"))
+                    .arg(format!("ubd1={upper}"))
+                    .args(["mem=256M", "con=null", "con0=null,fd:1", "ssl=null", "ssl0=fd:0,fd:0"])
+                    .args(["hyper.link=/dev/ttyS0", "quiet"])
+                    .arg(format!("uml_dir={}", directory.join("uml").display()));
+                command
+            }
+            Self::Qemu => {
+                let mut command = Command::new("qemu-system-x86_64");
+                command
+                    .args(["-machine", "microvm,acpi=off,rtc=on,isa-serial=on,x-option-roms=off"])
+                    .args([
+                        "-accel",
+                        "tcg",
+                        "-cpu",
+                        "max",
+                        "-m",
+                        "256",
+                        "-nodefaults",
+                        "-nographic",
+                    ])
+                    .args(["-no-user-config", "-no-reboot"])
+                    .args([
+                        "-chardev",
+                        &format!("file,id=console,path={}", directory.join("serial").display()),
+                    ])
+                    .args(["-serial", "chardev:console"])
+                    .args(["-chardev", "socket,id=link,fd=0"])
+                    .args(["-device", "virtio-serial-device,id=ports,max_ports=2"])
+                    .args([
+                        "-device",
+                        "virtserialport,bus=ports.0,nr=1,chardev=link,name=hyper.link",
+                    ])
+                    .args([
+                        "-drive",
+                        &format!("if=none,id=d0,format=raw,read-only=on,file={image}"),
+                    ])
+                    .args([
+                        "-drive",
+                        &format!("if=none,id=d1,format=raw,cache=unsafe,file={upper}"),
+                    ])
+                    .args(["-device", "virtio-blk-device,drive=d1,bus=virtio-mmio-bus.5"])
+                    .args(["-device", "virtio-blk-device,drive=d0,bus=virtio-mmio-bus.6"])
+                    .args(["-kernel", &kernel.display().to_string()])
+                    .args(["-initrd", &initramfs.to_string(), "-append"])
+                    .arg(format!(
+                        "console=ttyS0 quiet panic=-1 reboot=t hyper.link=/dev/vport0p1 \
+                         8250.nr_uarts=1 no_timer_check noreplace-smp nolapic_timer \
+                         tsc_early_khz={} tsc=reliable",
+                        host_khz()
+                    ));
+                command
+            }
+        }
+    }
+}
+
+/// The rate of the host's time stamp counter, as TCG shows it.
+fn host_khz() -> u64 {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("cpu MHz")).unwrap_or_default();
+    let mhz: f64 =
+        line.split(':').nth(1).and_then(|text| text.trim().parse().ok()).unwrap_or(2000.0);
+    (mhz * 1000.0) as u64
 }
 
 /// A running guest. Its process ends with this value.
 pub struct Guest {
+    machine: Machine,
     pub link: Link,
     pub events: EventReceiver,
     /// From the start of the kernel's process to the agent's hello.
@@ -67,23 +163,17 @@ pub struct Outcome {
 }
 
 impl Guest {
-    pub async fn start() -> Result<Option<Self>> {
-        let Some((kernel, initramfs)) = built() else { return Ok(None) };
+    pub async fn start(machine: Machine) -> Result<Option<Self>> {
+        let Some((kernel, initramfs)) = machine.built() else { return Ok(None) };
         let directory = tempfile::tempdir()?;
-        let (image, upper) = (directory.path().join("image"), directory.path().join("upper"));
-        make_image(directory.path(), &image)?;
-        make_upper(&upper)?;
+        make_image(directory.path(), &directory.path().join("image"))?;
+        make_upper(&directory.path().join("upper"))?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let console = File::create(directory.path().join("console"))?;
         let start = Instant::now();
-        let process = Command::new(kernel)
-            .arg(format!("initrd={}", initramfs.display()))
-            .arg(format!("ubd0r={}", image.display()))
-            .arg(format!("ubd1={}", upper.display()))
-            .args(["mem=256M", "con=null", "con0=null,fd:1", "ssl=null", "ssl0=fd:0,fd:0"])
-            .args(["hyper.link=/dev/ttyS0", "quiet"])
-            .arg(format!("uml_dir={}", directory.path().join("uml").display()))
+        let process = machine
+            .command(&kernel, &initramfs, directory.path())
             .current_dir(directory.path())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(console.try_clone()?)
@@ -92,19 +182,23 @@ impl Guest {
         let (link, events) = match connect(UnixStream::from_std(ours)?, SOON).await {
             Ok(ends) => ends,
             Err(error) => {
-                let console = fs::read_to_string(directory.path().join("console"));
+                let console = ["console", "serial"]
+                    .map(|name| fs::read_to_string(directory.path().join(name)).unwrap_or_default())
+                    .concat();
                 let mut process = process;
                 let _ended = process.kill();
                 let _status = process.wait();
-                return Err(error).context(console.unwrap_or_default());
+                return Err(error).context(console);
             }
         };
         let ready = start.elapsed();
-        Ok(Some(Self { link, events, ready, process, directory, passed: Vec::new() }))
+        Ok(Some(Self { machine, link, events, ready, process, directory, passed: Vec::new() }))
     }
 
     pub fn console(&self) -> String {
-        fs::read_to_string(self.directory.path().join("console")).unwrap_or_default()
+        ["console", "serial"]
+            .map(|name| fs::read_to_string(self.directory.path().join(name)).unwrap_or_default())
+            .concat()
     }
 
     pub async fn call(&self, request: Request) -> Result<Reply, CallError> {
@@ -135,10 +229,11 @@ impl Guest {
         let terminal = spec["process"]["terminal"].as_bool().unwrap_or(false);
         let (streams, io) = self.streams(terminal);
         let disk = |device: &str| GuestDisk { device: device.to_owned(), bytes: 0 };
+        let [image, writable] = self.machine.disks();
         let rootfs = Rootfs {
-            image: disk("/dev/ubda"),
+            image: disk(image),
             layers: Vec::new(),
-            upper: upper.then(|| disk("/dev/ubdb")),
+            upper: upper.then(|| disk(writable)),
             read_only: false,
         };
         let container = id.to_owned();
@@ -165,10 +260,10 @@ impl Guest {
                 matches!(event, Event::Exited { process, .. }
                     if process.container == id && process.exec.as_deref() == exec)
             };
-            if let Some(at) = self.passed.iter().position(is_it) {
-                if let Event::Exited { code, oom_killed, .. } = self.passed.remove(at) {
-                    return Ok((code, oom_killed));
-                }
+            if let Some(at) = self.passed.iter().position(is_it)
+                && let Event::Exited { code, oom_killed, .. } = self.passed.remove(at)
+            {
+                return Ok((code, oom_killed));
             }
             let event = tokio::time::timeout(SOON, self.events.recv()).await?;
             self.passed.push(event.context("the link ended")?);
@@ -241,7 +336,10 @@ fn make_image(directory: &Path, image: &Path) -> Result<()> {
     for applet in String::from_utf8(applets.stdout)?.lines().filter(|name| *name != "busybox") {
         symlink("busybox", root.join("bin").join(applet))?;
     }
-    fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n")?;
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0::/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n",
+    )?;
     fs::write(root.join("etc/group"), "root:x:0:\nalice:x:1000:\nwheel:x:10:alice\n")?;
     fs::write(root.join("etc/plain"), "not executable\n")?;
     fs::write(root.join("bin/broken"), "no program\n")?;
@@ -256,7 +354,15 @@ fn make_image(directory: &Path, image: &Path) -> Result<()> {
 fn make_upper(upper: &Path) -> Result<()> {
     File::create(upper)?.set_len(1 << 30)?;
     let made = Command::new("mke2fs")
-        .args(["-q", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"])
+        .args([
+            "-q",
+            "-t",
+            "ext4",
+            "-m",
+            "0",
+            "-E",
+            "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
+        ])
         .arg(upper)
         .output()?;
     ensure!(made.status.success(), "mke2fs: {}", String::from_utf8_lossy(&made.stderr));
@@ -266,9 +372,20 @@ fn make_upper(upper: &Path) -> Result<()> {
 /// A process as Docker asks for it.
 pub fn process(args: &[&str]) -> Value {
     let caps = [
-        "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW",
-        "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE",
-        "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_FSETID",
+        "CAP_FOWNER",
+        "CAP_MKNOD",
+        "CAP_NET_RAW",
+        "CAP_SETGID",
+        "CAP_SETUID",
+        "CAP_SETFCAP",
+        "CAP_SETPCAP",
+        "CAP_NET_BIND_SERVICE",
+        "CAP_SYS_CHROOT",
+        "CAP_KILL",
+        "CAP_AUDIT_WRITE",
     ];
     json!({
         "user": {"uid": 0, "gid": 0},
@@ -283,9 +400,7 @@ pub fn process(args: &[&str]) -> Value {
 
 /// A container as Docker asks for it.
 pub fn spec(args: &[&str]) -> Value {
-    let mount = |destination: &str, kind: &str, options: &[&str]| {
-        json!({"destination": destination, "type": kind, "source": kind, "options": options})
-    };
+    let mount = |destination: &str, kind: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": kind, "options": options});
     json!({
         "ociVersion": "1.0.2",
         "process": process(args),
