@@ -25,6 +25,8 @@ pub(crate) struct Chosen {
     pub kvm_detail: String,
     /// Rate of the TSC, which TCG shows to the guest as it is; `None` where it has none.
     pub tsc_khz: Option<u32>,
+    /// The operator's CPU model.
+    pub cpu: Option<String>,
 }
 
 impl Chosen {
@@ -39,7 +41,7 @@ impl Chosen {
         // 20 ms give the rate to some parts per million; KVM guests have kvm-clock instead.
         let tsc_khz = if kvm_works { None } else { hyper_kvm_probe::tsc_khz(SAMPLE) };
         let refused = wanted == Accelerator::Kvm && !kvm_works;
-        Self { kvm: kvm_works || refused, refused, kvm_works, kvm_detail, tsc_khz }
+        Self { kvm: kvm_works || refused, refused, kvm_works, kvm_detail, tsc_khz, cpu: None }
     }
 }
 

@@ -19,6 +19,8 @@ use crate::pipe::{self, Attach, Writer};
 
 /// Longest wait for an answer.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Longest wait for the first word: QEMU has its libraries to load, on a host that may thrash.
+const START: Duration = Duration::from_secs(30);
 
 /// The monitor of one QEMU.
 pub struct Control {
@@ -31,8 +33,8 @@ pub struct Control {
 /// A call that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    #[error("no answer within {} s", DEADLINE.as_secs())]
-    Silent,
+    #[error("no answer within {} s", .0.as_secs())]
+    Silent(Duration),
     /// QEMU's own words.
     #[error("{0}")]
     Refused(String),
@@ -45,7 +47,7 @@ impl Control {
     /// Speaks first words with the monitor behind `socket`.
     pub async fn open(socket: UnixStream) -> Result<Self, CallError> {
         let (lines, writer, attach) = pipe::split(socket);
-        let stream = within(async {
+        let stream = within(START, async {
             let greeted = QmpStreamTokio::open_split(lines, writer).await?;
             greeted.negotiate().await
         });
@@ -64,7 +66,7 @@ impl Control {
 
     /// One command.
     pub async fn call<C: QmpCommand>(&self, command: C) -> Result<C::Ok, CallError> {
-        within(async {
+        within(DEADLINE, async {
             let service = self.service.lock().await;
             service.execute(command).await
         })
@@ -74,7 +76,7 @@ impl Control {
 
     /// Puts an open file into QEMU's descriptor set `set`.
     pub async fn add_fd(&self, fd: OwnedFd, set: u32) -> Result<(), CallError> {
-        let answer = within(async {
+        let answer = within(DEADLINE, async {
             // The lock makes the descriptor and its command one thing.
             let service = self.service.lock().await;
             self.attach.next(fd);
@@ -115,7 +117,9 @@ impl CallError {
     /// As an error of the port.
     pub fn while_doing(self, what: &'static str) -> VmError {
         match self {
-            Self::Silent => VmError::Silent { hypervisor: NAME, what, seconds: DEADLINE.as_secs() },
+            Self::Silent(after) => {
+                VmError::Silent { hypervisor: NAME, what, seconds: after.as_secs() }
+            }
             Self::Closed(source) => VmError::Io { what, source },
             Self::Refused(words) => VmError::Io { what, source: std::io::Error::other(words) },
         }
@@ -131,6 +135,6 @@ impl From<ExecuteError> for CallError {
     }
 }
 
-async fn within<T>(call: impl Future<Output = T>) -> Result<T, CallError> {
-    timeout(DEADLINE, call).await.map_err(|_| CallError::Silent)
+async fn within<T>(limit: Duration, call: impl Future<Output = T>) -> Result<T, CallError> {
+    timeout(limit, call).await.map_err(|_| CallError::Silent(limit))
 }

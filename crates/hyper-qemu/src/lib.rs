@@ -62,6 +62,8 @@ pub struct Options {
     /// QEMU's program; without it `qemu-system-x86_64` is looked for in the usual places.
     pub program: Option<PathBuf>,
     pub accelerator: Accelerator,
+    /// QEMU's CPU model; without it all that the host's CPU (or TCG) has.
+    pub cpu: Option<String>,
     /// The guest kernel whose presence [`Hypervisor::probe`] tells.
     pub kernel: Option<PathBuf>,
 }
@@ -77,7 +79,8 @@ impl Qemu {
     /// Looks whether KVM works, by running guest code, unless told not to. Blocks for some
     /// milliseconds, at most for one second.
     pub fn new(options: Options) -> Self {
-        let chosen = Chosen::find(options.accelerator, Duration::from_millis(800));
+        let mut chosen = Chosen::find(options.accelerator, Duration::from_millis(800));
+        chosen.cpu.clone_from(&options.cpu);
         Self { options, chosen }
     }
 }

@@ -164,11 +164,11 @@ fn base(args: &mut Args, config: &VmConfig, chosen: &Chosen, machine: Machine) {
     args.pair("-machine", format!("microvm,{size},rtc=on,isa-serial=on,x-option-roms=off"));
     if chosen.kvm {
         args.pair("-accel", "kvm");
-        args.pair("-cpu", "host");
     } else {
         args.pair("-accel", format!("tcg,thread=multi,tb-size={TRANSLATIONS_MIB}"));
-        args.pair("-cpu", "max");
     }
+    let all = if chosen.kvm { "host" } else { "max" };
+    args.pair("-cpu", chosen.cpu.as_deref().unwrap_or(all));
     args.pair("-smp", config.vcpus.to_string());
     args.pair("-m", format!("{}k", config.memory_bytes >> 20 << 10));
     args.pair("-name", format!("{},debug-threads=on", config.id));
@@ -226,8 +226,12 @@ fn placeholder(disk: usize, read_only: bool) -> Value {
 fn command_line(config: &VmConfig, chosen: &Chosen, machine: Machine) -> String {
     // panic and reboot: a triple fault ends QEMU, as -no-reboot says.
     let mut line = "console=ttyS0 quiet panic=-1 reboot=t hyper.link=/dev/vport0p1 \
-                    8250.nr_uarts=1 no_timer_check"
+                    8250.nr_uarts=1 no_timer_check pci=off"
         .to_owned();
+    if !machine.large {
+        // Nor is there ACPI to look for: CPUs and interrupts are in the MP table.
+        line.push_str(" acpi=off");
+    }
     if config.vcpus == 1 {
         // Else every LOCK prefix is patched away, one by one, with a TLB flush each.
         line.push_str(" noreplace-smp");
@@ -274,7 +278,14 @@ mod test {
 
     fn chosen(kvm: bool) -> Chosen {
         let tsc_khz = Some(2_000_000);
-        Chosen { kvm, refused: false, kvm_works: kvm, kvm_detail: String::new(), tsc_khz }
+        Chosen {
+            kvm,
+            refused: false,
+            kvm_works: kvm,
+            kvm_detail: String::new(),
+            tsc_khz,
+            cpu: None,
+        }
     }
 
     fn disk(at: usize) -> DiskArgs {

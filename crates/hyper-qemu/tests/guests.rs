@@ -31,7 +31,7 @@ fn ground() -> Option<Ground> {
 }
 
 fn qemu(program: Option<PathBuf>, kernel: Option<PathBuf>) -> Qemu {
-    Qemu::new(Options { program, accelerator: Accelerator::Tcg, kernel })
+    Qemu::new(Options { program, accelerator: Accelerator::Tcg, kernel, ..Options::default() })
 }
 
 fn config(fixture: &Fixture, name: &str) -> VmConfig {
