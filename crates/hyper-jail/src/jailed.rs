@@ -357,6 +357,11 @@ impl Leash {
             self.strike();
             let _ = pidfd_send_signal(self.keeper.pidfd.get_ref(), Signal::KILL);
         }
+        // Only a keeper that was killed leaves init to be waited for.
+        let limit = Instant::now() + GRACE;
+        while self.init_alive() && Instant::now() < limit {
+            sleep(Duration::from_millis(1)).await;
+        }
         self.reap();
         if let Some(cgroups) = self.cgroups.clone().filter(|cgroups| !cgroups.are_gone()) {
             let _ = tokio::task::spawn_blocking(move || cgroups.remove(GRACE)).await;
@@ -373,6 +378,9 @@ impl Leash {
                 wait_for(self.keeper.pidfd.get_ref(), GRACE);
             }
         }
+        if let Some(init) = &self.init {
+            wait_for(init, GRACE);
+        }
         self.reap();
         if let Some(cgroups) = &self.cgroups
             && !cgroups.are_gone()
@@ -386,10 +394,17 @@ impl Leash {
         !is_readable(self.keeper.pidfd.get_ref(), Duration::ZERO)
     }
 
-    /// Takes the keeper's exit status so that no zombie stays; in a shim it is gone already.
+    fn init_alive(&self) -> bool {
+        self.init.as_ref().is_some_and(|init| !is_readable(init, Duration::ZERO))
+    }
+
+    /// Takes exit statuses so that no zombie stays: the keeper's, which in a shim may be gone
+    /// already; and init's, which is ours only if the keeper died first and we are a subreaper.
     fn reap(&self) {
-        let id = WaitId::PidFd(self.keeper.pidfd.get_ref().as_fd());
-        let _ = waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        for pidfd in [Some(self.keeper.pidfd.get_ref()), self.init.as_ref()].into_iter().flatten() {
+            let id = WaitId::PidFd(pidfd.as_fd());
+            let _ = waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        }
     }
 }
 

@@ -159,8 +159,10 @@ const IDENTITY: &[i64] = &[
 const PRCTL: &[i32] =
     &[libc::PR_SET_NAME, libc::PR_SET_PDEATHSIG, libc::PR_SET_NO_NEW_PRIVS, libc::PR_SET_DUMPABLE];
 
-/// Asked of every line: is it a terminal, how large is it; none is one.
-const IOCTL: &[u64] = &[libc::TCGETS, libc::TIOCGWINSZ, libc::FIONBIO];
+/// Asked of every line: is it a terminal, how large is it; none is one. Of a tap: is it one, and
+/// has it virtio-net headers (`linux/if_tun.h`: TUNGETIFF, TUNGETFEATURES, TUNSETVNETHDRSZ).
+const IOCTL: &[u64] =
+    &[libc::TCGETS, libc::TIOCGWINSZ, libc::FIONBIO, 0x8004_54d2, 0x8004_54cf, 0x4004_54d8];
 
 /// Flags of `clone(2)` that make namespaces.
 const NAMESPACES: u64 = (libc::CLONE_NEWNS

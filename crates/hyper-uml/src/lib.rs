@@ -51,7 +51,7 @@ use hyper_hypervisor::{
 
 /// The word users pick it by.
 const NAME: &str = "uml";
-/// Below this the kernel boots, but the agent's initramfs does not fit beside it.
+/// The kernel takes 16 MiB, the agent speaks from 20 on; a container wants some, too.
 const MIN_MEMORY_BYTES: u64 = 32 << 20;
 /// Block devices of hyperkernel-um (kernel/patches); an unpatched kernel has 16.
 const PATCHED_DISKS: usize = 256;

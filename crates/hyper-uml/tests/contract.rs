@@ -24,7 +24,7 @@ async fn user_mode_linux_keeps_the_contract() {
             work: dir,
             memory_bytes: 128 << 20,
             boot: Duration::from_secs(20),
-            net: None,
+            net: support::net(separation == Separation::Ptrace),
         };
         let uml = Uml::new(Options { separation, ..support::options() });
         contract::run(&uml, &fixture).await.unwrap();
