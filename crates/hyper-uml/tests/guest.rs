@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hyper_hypervisor::{
     Carrier, Disk, Extent, GuestKernel, Hypervisor, Vm, VmConfig, VmError, VmExit, contract,
 };
-use hyper_uml::{Options, Uml};
+use hyper_uml::{Options, Separation, Uml};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
@@ -196,6 +196,45 @@ async fn the_probe_boots_the_kernel_or_says_why_not() {
     assert!(!bad.usable);
     let none = Uml::new(Options { kernel: None, ..support::options() }).probe().await;
     assert!(!none.usable);
+}
+
+/// Every kind of work, so that the allow-list of system calls is complete; and a guest that uses
+/// all of its memory is not killed by the host.
+#[tokio::test]
+async fn a_busy_guest_makes_no_forbidden_call() {
+    for separation in [Separation::Ptrace, Separation::Seccomp] {
+        let mut bench = Bench::new();
+        bench.uml = Uml::new(Options { separation, ..support::options() });
+        let mut image = contract::Cpio::default();
+        for dir in ["bin", "dev"] {
+            image.directory(dir);
+        }
+        image.device("dev/console", 5, 1);
+        image.program("bin/busybox", &std::fs::read("/usr/bin/busybox").unwrap());
+        image.program("init", include_bytes!("workload/busy.sh"));
+        bench.initramfs = bench.file("busy.cpio", &image.finish()).path;
+        let mut config = bench.config("busy");
+        config.memory_bytes = 96 << 20;
+        for name in ["ext4", "raw"] {
+            let extents = vec![bench.file(name, &vec![0xa5; 16 << 20])];
+            config.disks.push(Disk { extents, read_only: false, ephemeral: true });
+        }
+        let mut vm = bench.uml.launch(config).await.unwrap();
+        let mut link = BufReader::new(vm.take_link().unwrap());
+        let mut said = Vec::new();
+        let talk = async {
+            let mut line = String::new();
+            while matches!(link.read_line(&mut line).await, Ok(1..)) {
+                said.push(format!("{}", line.trim_end()));
+                line.clear();
+            }
+            vm.wait().await
+        };
+        let ended = timeout(Duration::from_secs(120), talk).await;
+        let story = format!("{separation:?}: {said:?}, console {}", vm.console());
+        assert_eq!(ended, Ok(VmExit::PoweredOff), "{story}");
+        assert!(said.iter().any(|line| line == "DONE"), "{story}");
+    }
 }
 
 #[tokio::test]
