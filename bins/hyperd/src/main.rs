@@ -1,2 +1,146 @@
-//! The daemon.
-fn main() {}
+//! hyperd: the daemon. Reads its options, opens the engine, serves the Docker Engine API.
+//!
+//! It keeps no pod alive: however it ends, pods run on, and the next hyperd finds them again.
+#![forbid(unsafe_code)]
+
+mod listen;
+mod options;
+mod pidfile;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Parser as _;
+use hyper_docker::{App, RegistryNames};
+use hyper_engine::{Config, Engine, Layout};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use options::{Arguments, Options};
+
+/// What a container may name; the supervisor knows what they are. `auto` is the first that works.
+const RUNTIMES: [&str; 4] = ["auto", "kvm", "qemu", "uml"];
+/// For requests that are being answered when hyperd is told to end.
+const GRACE: Duration = Duration::from_secs(10);
+const SUPERVISOR: &str = "containerd-shim-hyper-v2";
+/// Size of a container's writable disk; sparse.
+const DISK_BYTES: u64 = 10 << 30;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match Options::read(arguments).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hyperd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!(
+            "root is needed: to make {} and {}, and because supervisors set up jails (namespaces, \
+             cgroups, other users' ids) around guests: run it with sudo",
+            options.data_root.display(),
+            options.exec_root.display()
+        );
+    }
+    start_log(&options)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let result = runtime.block_on(serve(options));
+    // Blocking work (a stuck disk) does not keep hyperd from ending.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+fn start_log(options: &Options) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&options.log_level)
+        .with_context(|| format!("log level `{}`", options.log_level))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}
+
+async fn serve(options: Options) -> anyhow::Result<()> {
+    // Before anything is taken: a signal that comes early is not lost.
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let layout =
+        Layout { data_root: options.data_root.clone(), exec_root: options.exec_root.clone() };
+    let config = Config {
+        layout,
+        supervisor: supervisor(&options)?,
+        default_runtime: options.default_runtime.clone(),
+        runtimes: RUNTIMES.map(str::to_owned).to_vec(),
+        disk_bytes: DISK_BYTES,
+        images: images(&options),
+        debug: options.debug,
+    };
+    let engine = Engine::open(config).await.map_err(|e| anyhow::anyhow!(e.chain()))?;
+    // The locks are held from here on: files of an earlier hyperd are stale.
+    let _pidfile = options.pidfile.as_deref().map(pidfile::Pidfile::write).transpose()?;
+    let listeners = listen::open(&options.hosts)?;
+    let names: Vec<String> = listeners.iter().map(|listener| listener.name.clone()).collect();
+    let closing = CancellationToken::new();
+    let registries = RegistryNames {
+        insecure: options.insecure_registries.clone(),
+        mirrors: options.registry_mirrors.clone(),
+    };
+    let app = App::new(engine.clone(), closing.clone(), registries, options.debug);
+    let counts = engine.counts();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listening = names.join(" "),
+        running = counts.running + counts.paused,
+        stopped = counts.stopped,
+        "hyperd is ready"
+    );
+    let serving = hyper_docker::serve(app, listeners, GRACE);
+    let stopping = async {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "hyperd ends; pods run on");
+        closing.cancel();
+    };
+    tokio::join!(serving, stopping);
+    engine.drain(GRACE).await;
+    listen::remove(&options.hosts);
+    Ok(())
+}
+
+fn images(options: &Options) -> hyper_image::Options {
+    let mut images = hyper_image::Options::default();
+    images.registry.insecure.clone_from(&options.insecure_registries);
+    let mirrors = options.registry_mirrors.clone();
+    if !mirrors.is_empty() {
+        images.registry.mirrors.insert(hyper_image::DEFAULT_REGISTRY.to_owned(), mirrors);
+    }
+    images
+}
+
+/// The supervisor program: as told, beside this program, or on PATH.
+fn supervisor(options: &Options) -> anyhow::Result<PathBuf> {
+    if let Some(path) = &options.supervisor {
+        return Ok(path.clone());
+    }
+    let me = std::env::current_exe().context("find this program")?;
+    let beside = me.parent().map(|directory| directory.join(SUPERVISOR));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).map(|directory| directory.join(SUPERVISOR));
+    beside.into_iter().chain(on_path).find(|path| is_program(path)).with_context(|| {
+        format!("{SUPERVISOR} is neither beside {} nor on PATH: install it there", me.display())
+    })
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}

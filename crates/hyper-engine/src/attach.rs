@@ -21,7 +21,13 @@ use crate::{Error, Result};
 pub struct Attached {
     pub streams: PodStreams,
     /// The pod is kept until it is dropped.
-    pub(crate) _guard: AttachGuard,
+    _guard: AttachGuard,
+}
+
+impl Attached {
+    pub(crate) fn new(streams: PodStreams, guard: AttachGuard) -> Self {
+        Self { streams, _guard: guard }
+    }
 }
 
 /// Streams that may come later.
@@ -108,6 +114,6 @@ impl Slot {
 async fn serve(pod: &Pod, client: Client) -> Result<()> {
     let (streams, guard) = pod.attach(None, client.wanted).await?;
     // A client that is gone by now needs no streams.
-    let _ = client.reply.send(Attached { streams, _guard: guard });
+    let _ = client.reply.send(Attached::new(streams, guard));
     Ok(())
 }

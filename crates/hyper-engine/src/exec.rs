@@ -14,7 +14,6 @@ use tokio::sync::watch;
 
 use crate::attach::Attached;
 use crate::container::actor::attributes;
-use crate::container::start::program_message;
 use crate::container::state::Status;
 use crate::core::Core;
 use crate::event::Kind;
@@ -145,13 +144,7 @@ pub(crate) async fn start(
             exec.end(code);
             // It may exist there without having run.
             let _ = pod.delete_exec(&exec.id).await;
-            Err(match error {
-                Error::Program { fault, message } => {
-                    let program = exec.spec.args.first().map_or("", String::as_str);
-                    Error::Program { fault, message: program_message(fault, program, &message) }
-                }
-                other => other,
-            })
+            Err(error)
         }
     }
 }
@@ -176,7 +169,7 @@ async fn run(
         let wanted =
             Wanted { stdin, stdout: spec.attach_stdout, stderr: spec.attach_stderr && !spec.tty };
         let (streams, guard) = pod.attach(Some(exec.id.clone()), wanted).await?;
-        Some(Attached { streams, _guard: guard })
+        Some(Attached::new(streams, guard))
     };
     let pid = pod.start(Some(&exec.id)).await?;
     Ok((attached, pid))

@@ -325,15 +325,15 @@ impl Pod {
         }
     }
 
-    /// Ends the pod: the container's remains, then the supervisor. Errors are only logged: what
-    /// does not go by asking is killed.
-    pub async fn end(&self) -> Option<Phases> {
+    /// Ends the pod: the container's remains and its guest, then the supervisor. Returns when the
+    /// guest was gone. Errors are only logged: what does not go by asking is killed.
+    pub async fn end(&self) -> Option<i64> {
         let request = api::DeleteRequest { id: self.id.clone(), ..Default::default() };
         let deleted: Result<api::DeleteResponse> = self.ask("Delete", &request, Some(END)).await;
+        let guest_gone = deleted.is_ok().then(hyper_stdio::now_ns);
         if let Err(error) = deleted {
             tracing::debug!(container = self.id, %error, "delete");
         }
-        let phases = self.phases().await.ok();
         let request = api::ShutdownRequest { id: self.id.clone(), now: true, ..Default::default() };
         if let Err(error) = self.tell("Shutdown", &request, QUICK).await {
             tracing::debug!(container = self.id, %error, "shutdown");
@@ -342,7 +342,7 @@ impl Pod {
             tracing::warn!(container = self.id, "supervisor does not end: it is killed");
             self.task.kill_peer();
         }
-        phases
+        guest_gone
     }
 
     /// Kills everything at once: for a supervisor that no longer does what it is asked.

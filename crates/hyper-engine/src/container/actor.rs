@@ -346,14 +346,14 @@ impl Actor {
     }
 
     async fn signal(&mut self, pod: &Arc<Pod>, signal: i32) -> Result<()> {
-        pod.kill(None, signal, false).await?;
-        self.event("kill", [("signal", signal.to_string())]);
-        // A frozen process does not see its stop signal.
+        // A frozen process does not see its stop signal, and a frozen guest cannot be told.
         let ends = signal == SIGKILL || signal == crate::signal::of(&self.spec.stop_signal);
         if ends && self.state.status == Status::Paused {
             pod.resume().await?;
             self.change(Event::Unpaused, Some(pod.clone())).await;
         }
+        pod.kill(None, signal, false).await?;
+        self.event("kill", [("signal", signal.to_string())]);
         Ok(())
     }
 
@@ -559,8 +559,9 @@ async fn clean(pod: Arc<Pod>, mut phases: Record, hurry: Arc<Notify>) -> Record 
         () = tokio::time::sleep(DRAIN) => {}
         () = async { hurry.notified().await; tokio::time::sleep(HURRIED_DRAIN).await } => {}
     }
-    let before = pod.phases().await.ok();
-    phases.supervisor = pod.end().await.or(before).unwrap_or_default();
+    phases.supervisor = pod.phases().await.unwrap_or_default();
+    let guest_gone = pod.end().await;
+    phases.supervisor.guest_gone = phases.supervisor.guest_gone.or(guest_gone);
     start::remove_bundle(pod.bundle()).await;
     phases.cleaned = phases::now();
     phases

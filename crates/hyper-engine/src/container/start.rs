@@ -20,7 +20,7 @@ use crate::core::Core;
 use crate::oci::Surroundings;
 use crate::phases::{self, Record};
 use crate::supervisor::{self, CreateTask, Pod};
-use crate::{Error, ProgramFault, Result, layout, oci};
+use crate::{Error, Result, layout, oci};
 
 /// A pod whose container runs.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub(crate) async fn start(
         Err(error) => {
             slot.reset();
             discard(&core, &spec.id).await;
-            Err(in_dockers_words(&spec, error))
+            Err(in_dockers_words(error))
         }
     }
 }
@@ -235,33 +235,21 @@ fn resolv_conf(spec: &Spec) -> String {
     text
 }
 
-/// The docker CLI takes its exit codes 126 and 127 from these words.
-pub(crate) fn in_dockers_words(spec: &Spec, error: Error) -> Error {
+/// As Docker says it. Its CLI takes the exit codes 126 and 127 from words in the supervisor's text
+/// ("executable file not found", "permission denied", …).
+pub(crate) fn in_dockers_words(error: Error) -> Error {
     match error {
         Error::Program { fault, message } => {
-            let program = spec.args().into_iter().next().unwrap_or_default();
-            Error::Program { fault, message: program_message(fault, &program, &message) }
+            let why = message.split_once("`: ").map_or(message.as_str(), |(_, why)| why);
+            Error::Program {
+                fault,
+                message: format!(
+                    "failed to create task for container: unable to start container process: {why}"
+                ),
+            }
         }
         other => other,
     }
-}
-
-/// Docker's text for a program that cannot be run.
-pub(crate) fn program_message(fault: ProgramFault, program: &str, message: &str) -> String {
-    let known = match fault {
-        ProgramFault::NotFound if program.contains('/') => {
-            format!("exec: \"{program}\": stat {program}: no such file or directory")
-        }
-        ProgramFault::NotFound => {
-            format!("exec: \"{program}\": executable file not found in $PATH")
-        }
-        ProgramFault::NotExecutable if !message.contains("is a directory") => {
-            format!("exec: \"{program}\": permission denied")
-        }
-        ProgramFault::NotExecutable => format!("exec: \"{program}\": is a directory"),
-        ProgramFault::UnknownUser => return message.to_owned(),
-    };
-    format!("failed to create task for container: unable to start container process: {known}")
 }
 
 #[cfg(test)]
@@ -281,10 +269,11 @@ mod test {
     }
 
     #[test]
-    fn the_docker_cli_finds_its_exit_codes() {
-        let text = |fault, program| program_message(fault, program, "");
-        assert!(text(ProgramFault::NotFound, "x").contains("executable file not found in $PATH"));
-        assert!(text(ProgramFault::NotFound, "/x").contains("no such file or directory"));
-        assert!(text(ProgramFault::NotExecutable, "/x").contains("permission denied"));
+    fn the_docker_cli_finds_its_words() {
+        let message = "container `ab`: exec: \"x\": executable file not found in $PATH".to_owned();
+        let error = Error::Program { fault: crate::ProgramFault::NotFound, message };
+        let text = in_dockers_words(error).to_string();
+        assert!(text.ends_with(": exec: \"x\": executable file not found in $PATH"), "{text}");
+        assert!(!text.contains("`ab`"), "{text}");
     }
 }

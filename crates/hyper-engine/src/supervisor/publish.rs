@@ -40,8 +40,10 @@ impl Events for Publisher {
     }
 }
 
-/// The listening service; it ends when this is dropped.
-pub(crate) struct Service(#[expect(dead_code, reason = "dropping it ends the service")] Server);
+/// The listening service; it ends when this is dropped. The lock is for `Sync` only.
+pub(crate) struct Service(
+    #[expect(dead_code, reason = "dropping it ends the service")] std::sync::Mutex<Server>,
+);
 
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -63,6 +65,6 @@ impl Service {
             what: "listen for supervisors' events",
             why: e.to_string(),
         })?;
-        Ok((Self(server), receiver))
+        Ok((Self(server.into()), receiver))
     }
 }

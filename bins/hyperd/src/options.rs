@@ -1,0 +1,241 @@
+//! Options: the command line over the configuration file over the defaults.
+//!
+//! The flags are dockerd's. The file is JSON or TOML by its name, with the same words; a key that
+//! is not known is an error, and so is one that is given in both places (dockerd's rule).
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use serde::Deserialize;
+
+const DEFAULT_HOST: &str = "unix:///run/hyper/hyper.sock";
+const DEFAULT_DATA_ROOT: &str = "/var/lib/hyper";
+const DEFAULT_EXEC_ROOT: &str = "/run/hyper";
+/// Read when they are there.
+const CONFIG_FILES: [&str; 2] = ["/etc/hyper/hyperd.json", "/etc/hyper/hyperd.toml"];
+
+/// Runs every container in a kernel of its own, behind the Docker Engine API.
+#[derive(Debug, Parser)]
+#[command(name = "hyperd", version, max_term_width = 100)]
+pub struct Arguments {
+    /// Socket to listen on: unix://PATH, or fd:// for systemd's [default: unix:///run/hyper/hyper.sock]
+    #[arg(short = 'H', long = "host", value_name = "HOST")]
+    host: Vec<String>,
+    /// Directory of images, containers and state [default: /var/lib/hyper]
+    #[arg(long, value_name = "DIR")]
+    data_root: Option<PathBuf>,
+    /// Directory of running pods, on a tmpfs [default: /run/hyper]
+    #[arg(long, value_name = "DIR")]
+    exec_root: Option<PathBuf>,
+    /// Configuration file, JSON or TOML [default: /etc/hyper/hyperd.json, /etc/hyper/hyperd.toml]
+    #[arg(long, value_name = "FILE")]
+    config_file: Option<PathBuf>,
+    /// File to write the process id to
+    #[arg(short, long, value_name = "FILE")]
+    pidfile: Option<PathBuf>,
+    /// Log more: the same as --log-level debug
+    #[arg(short = 'D', long)]
+    debug: bool,
+    /// error, warn, info, debug, trace, or a filter such as hyper_engine=debug [default: info]
+    #[arg(short, long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Registry that is reached by plain HTTP or with an unknown certificate (host[:port] or CIDR)
+    #[arg(long, value_name = "REGISTRY")]
+    insecure_registry: Vec<String>,
+    /// Mirror of docker.io
+    #[arg(long, value_name = "URL")]
+    registry_mirror: Vec<String>,
+    /// Runtime of containers that name none: auto, kvm, qemu, uml [default: auto]
+    #[arg(long, value_name = "RUNTIME")]
+    default_runtime: Option<String>,
+    /// Supervisor program [default: containerd-shim-hyper-v2 beside hyperd or on PATH]
+    #[arg(long, value_name = "FILE")]
+    supervisor: Option<PathBuf>,
+}
+
+/// The configuration file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct File {
+    hosts: Vec<String>,
+    data_root: Option<PathBuf>,
+    exec_root: Option<PathBuf>,
+    pidfile: Option<PathBuf>,
+    debug: Option<bool>,
+    log_level: Option<String>,
+    insecure_registries: Vec<String>,
+    registry_mirrors: Vec<String>,
+    default_runtime: Option<String>,
+    supervisor: Option<PathBuf>,
+}
+
+/// What counts.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Options {
+    pub hosts: Vec<String>,
+    pub data_root: PathBuf,
+    pub exec_root: PathBuf,
+    pub pidfile: Option<PathBuf>,
+    pub debug: bool,
+    pub log_level: String,
+    pub insecure_registries: Vec<String>,
+    pub registry_mirrors: Vec<String>,
+    pub default_runtime: String,
+    pub supervisor: Option<PathBuf>,
+}
+
+impl Options {
+    /// # Errors
+    /// A file that cannot be read, an unknown key, an option in both places, a bad value.
+    pub fn read(arguments: Arguments) -> anyhow::Result<Self> {
+        let file = match &arguments.config_file {
+            Some(path) => read_file(path)?,
+            None => match CONFIG_FILES.iter().map(Path::new).find(|path| path.exists()) {
+                Some(path) => read_file(path)?,
+                None => File::default(),
+            },
+        };
+        Self::merge(arguments, file)
+    }
+
+    fn merge(arguments: Arguments, file: File) -> anyhow::Result<Self> {
+        let debug = arguments.debug || file.debug.unwrap_or(false);
+        let hosts = list("host", arguments.host, file.hosts)?;
+        let log_level = one("log-level", arguments.log_level, file.log_level)?;
+        let options = Self {
+            hosts: if hosts.is_empty() { vec![DEFAULT_HOST.to_owned()] } else { hosts },
+            data_root: absolute(
+                "data-root",
+                one("data-root", arguments.data_root, file.data_root)?,
+                DEFAULT_DATA_ROOT,
+            )?,
+            exec_root: absolute(
+                "exec-root",
+                one("exec-root", arguments.exec_root, file.exec_root)?,
+                DEFAULT_EXEC_ROOT,
+            )?,
+            pidfile: one("pidfile", arguments.pidfile, file.pidfile)?,
+            debug,
+            log_level: match (log_level, debug) {
+                (Some(level), _) => level,
+                (None, true) => "debug,h2=info,hyper_util=info".to_owned(),
+                (None, false) => "info".to_owned(),
+            },
+            insecure_registries: list(
+                "insecure-registry",
+                arguments.insecure_registry,
+                file.insecure_registries,
+            )?,
+            registry_mirrors: list(
+                "registry-mirror",
+                arguments.registry_mirror,
+                file.registry_mirrors,
+            )?,
+            default_runtime: one(
+                "default-runtime",
+                arguments.default_runtime,
+                file.default_runtime,
+            )?
+            .unwrap_or_else(|| "auto".to_owned()),
+            supervisor: one("supervisor", arguments.supervisor, file.supervisor)?,
+        };
+        if !crate::RUNTIMES.contains(&options.default_runtime.as_str()) {
+            bail!(
+                "default runtime `{}` is none of {}",
+                options.default_runtime,
+                crate::RUNTIMES.join(", ")
+            );
+        }
+        Ok(options)
+    }
+}
+
+fn one<T>(name: &str, argument: Option<T>, file: Option<T>) -> anyhow::Result<Option<T>> {
+    match (argument, file) {
+        (Some(_), Some(_)) => {
+            bail!("`{name}` is given on the command line and in the configuration file: remove one")
+        }
+        (argument, file) => Ok(argument.or(file)),
+    }
+}
+
+fn list(name: &str, arguments: Vec<String>, file: Vec<String>) -> anyhow::Result<Vec<String>> {
+    if !arguments.is_empty() && !file.is_empty() {
+        bail!("`{name}` is given on the command line and in the configuration file: remove one");
+    }
+    Ok(if arguments.is_empty() { file } else { arguments })
+}
+
+/// Supervisors have another working directory.
+fn absolute(name: &str, path: Option<PathBuf>, default: &str) -> anyhow::Result<PathBuf> {
+    let path = path.unwrap_or_else(|| default.into());
+    std::path::absolute(&path).with_context(|| format!("{name} `{}`", path.display()))
+}
+
+fn read_file(path: &Path) -> anyhow::Result<File> {
+    let what = || format!("configuration file {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(what)?;
+    if path.extension().is_some_and(|extension| extension == "toml") {
+        return toml::from_str(&text).with_context(what);
+    }
+    if text.trim().is_empty() {
+        return Ok(File::default());
+    }
+    serde_json::from_str(&text).with_context(what)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn options(words: &[&str]) -> anyhow::Result<Options> {
+        Options::read(Arguments::try_parse_from(words)?)
+    }
+
+    fn with_file(name: &str, text: &str, words: &[&str]) -> anyhow::Result<Options> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let path = path.display().to_string();
+        options(&[&["hyperd", "--config-file", &path], words].concat())
+    }
+
+    #[test]
+    fn dockerds_flags() {
+        let options = with_file(
+            "x.json",
+            "",
+            &["-H", "unix:///a", "-H", "unix:///b", "-D", "--data-root", "/d", "-p", "/p"],
+        )
+        .unwrap();
+        assert_eq!(options.hosts, ["unix:///a", "unix:///b"]);
+        assert!(options.debug && options.log_level.starts_with("debug"));
+        assert_eq!(options.data_root, Path::new("/d"));
+        assert_eq!(options.exec_root, Path::new("/run/hyper"));
+        assert_eq!(options.default_runtime, "auto");
+    }
+
+    #[test]
+    fn both_kinds_of_files() {
+        let json = r#"{"hosts": ["unix:///x"], "debug": true, "registry-mirrors": ["http://m"]}"#;
+        let toml = "hosts = [\"unix:///x\"]\ndebug = true\nregistry-mirrors = [\"http://m\"]\n";
+        let from_json = with_file("x.json", json, &[]).unwrap();
+        assert_eq!(from_json, with_file("x.toml", toml, &[]).unwrap());
+        assert_eq!(from_json.registry_mirrors, ["http://m"]);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, words, named) in [
+            (r#"{"data-rot": "/x"}"#, &[][..], "data-rot"),
+            (r#"{"data-root": "/x"}"#, &["--data-root", "/y"][..], "data-root"),
+            (r#"{"hosts": ["unix:///x"]}"#, &["-H", "unix:///y"][..], "host"),
+            (r#"{"default-runtime": "runq"}"#, &[][..], "runq"),
+            ("{", &[][..], "line 1"),
+        ] {
+            let error = format!("{:#}", with_file("x.json", text, words).unwrap_err());
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! `GET /containers/{id}/json`: the engine's words in Docker's.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::IntoResponse as _;
+use hyper_engine::spec::{HostSpec, Spec};
+use hyper_engine::{MASKED, READ_ONLY, View};
+use serde_json::{Map, Value, json};
+
+use crate::app::App;
+use crate::error::ApiResult;
+use crate::request::Query;
+
+/// Go's zero time: what Docker shows for what has not happened.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+pub(crate) async fn inspect(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    query: Query,
+) -> ApiResult {
+    let view = app.engine.container(&id)?;
+    let mut document = document(&app, &view);
+    if query.flag("size") {
+        let bytes = app.engine.container_bytes(&view.spec.id).await?;
+        let image = app.engine.image(&view.spec.image_id).map_or(0, |image| image.size);
+        document["SizeRw"] = json!(bytes);
+        document["SizeRootFs"] = json!(bytes + image);
+    }
+    Ok(Json(document).into_response())
+}
+
+fn document(app: &App, view: &View) -> Value {
+    let spec = &view.spec;
+    let args = spec.args();
+    let directory = app.engine.config().layout.container(&spec.id);
+    let log = app.engine.config().layout.log(&spec.id);
+    json!({
+        "Id": spec.id,
+        "Created": hyper_stdio::rfc3339_nano(spec.created_ns),
+        "Path": args.first().cloned().unwrap_or_default(),
+        "Args": args.get(1..).unwrap_or_default(),
+        "State": state(view),
+        "Image": spec.image_id,
+        "ResolvConfPath": "",
+        "HostnamePath": "",
+        "HostsPath": "",
+        "LogPath": if spec.host.log.driver == "none" { String::new() } else { log.display().to_string() },
+        "Name": format!("/{}", view.name),
+        "RestartCount": 0,
+        "Driver": "erofs",
+        "Platform": spec.platform.split('/').next().unwrap_or("linux"),
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": none_if_empty(app.engine.execs(&spec.id)),
+        "HostConfig": host_config(spec, &app.engine.config().default_runtime),
+        "GraphDriver": {
+            "Name": "erofs",
+            "Data": { "UpperDisk": directory.join("upper.ext4").display().to_string() },
+        },
+        "Mounts": mounts(&spec.host),
+        "Config": config(spec),
+        "NetworkSettings": network(&spec.host),
+    })
+}
+
+fn none_if_empty(list: Vec<String>) -> Value {
+    if list.is_empty() { Value::Null } else { json!(list) }
+}
+
+fn state(view: &View) -> Value {
+    let state = &view.state;
+    let time = |at: Option<i64>| at.map_or_else(|| NEVER.to_owned(), hyper_stdio::rfc3339_nano);
+    json!({
+        "Status": state.status.word(),
+        "Running": state.status.is_up(),
+        "Paused": state.status.word() == "paused",
+        "Restarting": false,
+        "OOMKilled": state.oom_killed,
+        "Dead": false,
+        "Pid": state.pid,
+        "ExitCode": state.exit_code,
+        "Error": state.error,
+        "StartedAt": time(state.started_ns),
+        "FinishedAt": time(state.finished_ns),
+    })
+}
+
+fn config(spec: &Spec) -> Value {
+    let host = &spec.host;
+    let mut config = json!({
+        "Hostname": hyper_engine::hostname(spec),
+        "Domainname": host.domainname,
+        "User": spec.user,
+        "AttachStdin": host.attach_stdin,
+        "AttachStdout": host.attach_stdout,
+        "AttachStderr": host.attach_stderr,
+        "Tty": host.tty,
+        "OpenStdin": host.open_stdin,
+        "StdinOnce": host.stdin_once,
+        "Env": spec.env,
+        "Cmd": none_if_empty(spec.cmd.clone()),
+        "Image": spec.image,
+        "Volumes": if spec.volumes.is_empty() { Value::Null } else { set(&spec.volumes) },
+        "WorkingDir": spec.working_dir,
+        "Entrypoint": none_if_empty(spec.entrypoint.clone()),
+        "OnBuild": null,
+        "Labels": spec.labels,
+    });
+    if !spec.exposed_ports.is_empty() {
+        config["ExposedPorts"] = set(&spec.exposed_ports);
+    }
+    if !spec.stop_signal.is_empty() {
+        config["StopSignal"] = json!(spec.stop_signal);
+    }
+    if let Some(seconds) = host.stop_timeout {
+        config["StopTimeout"] = json!(seconds);
+    }
+    config
+}
+
+fn set(names: &[String]) -> Value {
+    Value::Object(names.iter().map(|name| (name.clone(), json!({}))).collect::<Map<_, _>>())
+}
+
+fn host_config(spec: &Spec, default_runtime: &str) -> Value {
+    let HostSpec { limits, security, log, .. } = &spec.host;
+    let host = &spec.host;
+    let paths = |given: &Option<Vec<String>>, default: &[&str]| match given {
+        Some(paths) => json!(paths),
+        None if security.privileged => Value::Null,
+        None => json!(default),
+    };
+    let runtime = if host.runtime.is_empty() { default_runtime } else { &host.runtime };
+    let ulimits: Vec<Value> = host
+        .ulimits
+        .iter()
+        .map(|limit| json!({ "Name": limit.name, "Soft": limit.soft, "Hard": limit.hard }))
+        .collect();
+    json!({
+        "Binds": null,
+        "ContainerIDFile": "",
+        "LogConfig": { "Type": log.driver, "Config": log.options },
+        "NetworkMode": host.network,
+        "PortBindings": {},
+        "RestartPolicy": { "Name": "no", "MaximumRetryCount": 0 },
+        "AutoRemove": host.auto_remove,
+        "VolumeDriver": "",
+        "VolumesFrom": null,
+        "ConsoleSize": [host.console_size.0, host.console_size.1],
+        "Annotations": host.annotations,
+        "CapAdd": none_if_empty(security.cap_add.clone()),
+        "CapDrop": none_if_empty(security.cap_drop.clone()),
+        "CgroupnsMode": "private",
+        "Dns": host.dns,
+        "DnsOptions": host.dns_options,
+        "DnsSearch": host.dns_search,
+        "ExtraHosts": none_if_empty(host.extra_hosts.clone()),
+        "GroupAdd": none_if_empty(security.groups.iter().map(u32::to_string).collect()),
+        "IpcMode": "private",
+        "Cgroup": "",
+        "Links": null,
+        "OomScoreAdj": host.oom_score_adj,
+        "PidMode": "",
+        "Privileged": security.privileged,
+        "PublishAllPorts": false,
+        "ReadonlyRootfs": security.read_only_root,
+        "SecurityOpt": none_if_empty(security.options.clone()),
+        "StorageOpt": if host.disk_bytes > 0 { json!({ "size": host.disk_bytes.to_string() }) } else { Value::Null },
+        "Tmpfs": host.tmpfs,
+        "UTSMode": "",
+        "UsernsMode": "",
+        "ShmSize": if host.shm_bytes == 0 { 64 << 20 } else { host.shm_bytes },
+        "Sysctls": host.sysctls,
+        "Runtime": runtime,
+        "Isolation": "",
+        "CpuShares": limits.cpu_shares,
+        "Memory": limits.memory_bytes,
+        "NanoCpus": limits.nano_cpus,
+        "CgroupParent": "",
+        "BlkioWeight": 0,
+        "BlkioWeightDevice": [],
+        "BlkioDeviceReadBps": [],
+        "BlkioDeviceWriteBps": [],
+        "BlkioDeviceReadIOps": [],
+        "BlkioDeviceWriteIOps": [],
+        "CpuPeriod": limits.cpu_period_us,
+        "CpuQuota": limits.cpu_quota_us,
+        "CpuRealtimePeriod": 0,
+        "CpuRealtimeRuntime": 0,
+        "CpusetCpus": "",
+        "CpusetMems": "",
+        "Devices": [],
+        "DeviceCgroupRules": null,
+        "DeviceRequests": null,
+        "MemoryReservation": limits.memory_reservation_bytes,
+        "MemorySwap": limits.memory_swap_bytes,
+        "MemorySwappiness": null,
+        "OomKillDisable": false,
+        "PidsLimit": if limits.pids > 0 { json!(limits.pids) } else { Value::Null },
+        "Ulimits": ulimits,
+        "CpuCount": 0,
+        "CpuPercent": 0,
+        "IOMaximumIOps": 0,
+        "IOMaximumBandwidth": 0,
+        "MaskedPaths": paths(&security.masked_paths, &MASKED),
+        "ReadonlyPaths": paths(&security.readonly_paths, &READ_ONLY),
+    })
+}
+
+fn mounts(host: &HostSpec) -> Vec<Value> {
+    host.tmpfs
+        .iter()
+        .map(|(path, options)| {
+            let rw = !options.split(',').any(|option| option == "ro");
+            json!({
+                "Type": "tmpfs", "Source": "", "Destination": path, "Mode": options, "RW": rw,
+                "Propagation": "",
+            })
+        })
+        .collect()
+}
+
+/// Loopback only, whatever the network is called.
+pub(crate) fn network(host: &HostSpec) -> Value {
+    let name = if host.network == "default" { "bridge" } else { host.network.as_str() };
+    json!({
+        "Bridge": "",
+        "SandboxID": "",
+        "SandboxKey": "",
+        "Ports": {},
+        "HairpinMode": false,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": null,
+        "SecondaryIPv6Addresses": null,
+        "EndpointID": "",
+        "Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "IPAddress": "",
+        "IPPrefixLen": 0,
+        "IPv6Gateway": "",
+        "MacAddress": "",
+        "Networks": { name: endpoint() },
+    })
+}
+
+fn endpoint() -> Value {
+    json!({
+        "IPAMConfig": null, "Links": null, "Aliases": null, "MacAddress": "", "DriverOpts": null,
+        "GwPriority": 0, "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "",
+        "IPPrefixLen": 0, "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+        "DNSNames": null,
+    })
+}

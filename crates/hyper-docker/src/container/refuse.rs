@@ -1,0 +1,227 @@
+//! What a create request may ask for and this engine has no word for, by name.
+//!
+//! Docker's clients send every field; only a value that asks for something is refused.
+
+use std::collections::HashMap;
+
+use bollard_stubs::models::{
+    ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, MountType, NetworkingConfig,
+    RestartPolicyNameEnum,
+};
+
+use crate::error::{ApiError, ApiResult};
+
+/// 501 with option, value and reason.
+fn no(option: &str, value: impl std::fmt::Display, why: &str) -> ApiResult<()> {
+    Err(ApiError::unsupported(format!("{option} \"{value}\" is not supported: {why}")))
+}
+
+fn some<T>(list: Option<&Vec<T>>) -> Option<&T> {
+    list.and_then(|list| list.first())
+}
+
+fn set(text: Option<&String>) -> Option<&String> {
+    text.filter(|text| !text.is_empty())
+}
+
+const NO_NETWORK: &str = "containers have a loopback interface only in this version";
+const NO_DIRECTORIES: &str =
+    "no volumes and no directories of the host in this version; tmpfs and the container's own disk";
+const NO_DEVICES: &str = "devices of the host are not given to guests";
+
+/// Everything but networks, mounts and namespaces.
+pub(crate) fn check(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<()> {
+    if let Some(test) = body.healthcheck.as_ref().and_then(|check| some(check.test.as_ref()))
+        && test != "NONE"
+    {
+        return no("Healthcheck", test, "health checks are not run in this version");
+    }
+    networks(host, body.networking_config.as_ref())?;
+    mounts(host)?;
+    namespaces(host)?;
+    devices(host)?;
+    if let Some(policy) = &host.restart_policy {
+        match policy.name {
+            None | Some(RestartPolicyNameEnum::EMPTY | RestartPolicyNameEnum::NO) => {}
+            Some(name) => {
+                no("HostConfig.RestartPolicy", name, "ended containers are not restarted yet")?;
+            }
+        }
+    }
+    if host.init == Some(true) {
+        no("HostConfig.Init", true, "the container's first process is its own init")?;
+    }
+    if let Some(parent) = set(host.cgroup_parent.as_ref()) {
+        no("HostConfig.CgroupParent", parent, "cgroups are the guest's own")?;
+    }
+    for (option, value) in [("CpusetCpus", &host.cpuset_cpus), ("CpusetMems", &host.cpuset_mems)] {
+        if let Some(value) = set(value.as_ref()) {
+            no(&format!("HostConfig.{option}"), value, "a guest has virtual CPUs: use --cpus")?;
+        }
+    }
+    for (option, value) in [
+        ("CpuRealtimePeriod", host.cpu_realtime_period),
+        ("CpuRealtimeRuntime", host.cpu_realtime_runtime),
+        ("CpuCount", host.cpu_count),
+        ("CpuPercent", host.cpu_percent),
+        ("IOMaximumIOps", host.io_maximum_iops),
+        ("IOMaximumBandwidth", host.io_maximum_bandwidth),
+    ] {
+        if let Some(value) = value.filter(|value| *value != 0) {
+            no(&format!("HostConfig.{option}"), value, "there is no such limit here")?;
+        }
+    }
+    let storage = host.storage_opt.iter().flatten().find(|(key, _)| *key != "size");
+    if let Some((key, value)) = storage {
+        no("HostConfig.StorageOpt", format!("{key}={value}"), "only size=BYTES is")?;
+    }
+    Ok(())
+}
+
+fn networks(host: &HostConfig, networking: Option<&NetworkingConfig>) -> ApiResult<()> {
+    if let Some(mode) = set(host.network_mode.as_ref())
+        && !matches!(mode.as_str(), "default" | "bridge" | "none")
+    {
+        no("HostConfig.NetworkMode", mode, NO_NETWORK)?;
+    }
+    let bound = host.port_bindings.iter().flatten();
+    if let Some((port, _)) =
+        bound.into_iter().find(|(_, to)| to.as_ref().is_some_and(|to| !to.is_empty()))
+    {
+        no("HostConfig.PortBindings", port, NO_NETWORK)?;
+    }
+    if host.publish_all_ports == Some(true) {
+        no("HostConfig.PublishAllPorts", true, NO_NETWORK)?;
+    }
+    if let Some(link) = some(host.links.as_ref()) {
+        no("HostConfig.Links", link, NO_NETWORK)?;
+    }
+    let endpoints = networking.and_then(|config| config.endpoints_config.as_ref());
+    for (name, endpoint) in endpoints.into_iter().flatten() {
+        if !matches!(name.as_str(), "default" | "bridge" | "none") {
+            no("NetworkingConfig.EndpointsConfig", name, NO_NETWORK)?;
+        }
+        if let Some(address) = set(endpoint.mac_address.as_ref()) {
+            no("NetworkingConfig MacAddress", address, NO_NETWORK)?;
+        }
+        if let Some(alias) = some(endpoint.aliases.as_ref()) {
+            no("NetworkingConfig Aliases", alias, NO_NETWORK)?;
+        }
+        let ipam = endpoint.ipam_config.as_ref();
+        let address = ipam
+            .and_then(|ipam| set(ipam.ipv4_address.as_ref()).or(set(ipam.ipv6_address.as_ref())));
+        if let Some(address) = address {
+            no("NetworkingConfig IPAMConfig", address, NO_NETWORK)?;
+        }
+    }
+    Ok(())
+}
+
+fn mounts(host: &HostConfig) -> ApiResult<()> {
+    if let Some(bind) = some(host.binds.as_ref()) {
+        no("HostConfig.Binds", bind, NO_DIRECTORIES)?;
+    }
+    if let Some(from) = some(host.volumes_from.as_ref()) {
+        no("HostConfig.VolumesFrom", from, NO_DIRECTORIES)?;
+    }
+    for mount in host.mounts.iter().flatten() {
+        if mount.typ != Some(MountType::TMPFS) {
+            let target = mount.target.as_deref().unwrap_or_default();
+            let kind = mount.typ.map_or_else(|| "volume".to_owned(), |kind| kind.to_string());
+            no("HostConfig.Mounts", format!("{kind}:{target}"), NO_DIRECTORIES)?;
+        }
+        let options = mount.tmpfs_options.as_ref().and_then(|options| options.options.as_ref());
+        if let Some(option) = some(options) {
+            no("HostConfig.Mounts TmpfsOptions.Options", option.join("="), "use --tmpfs")?;
+        }
+    }
+    Ok(())
+}
+
+fn namespaces(host: &HostConfig) -> ApiResult<()> {
+    const OWN: &str = "every container has namespaces and a kernel of its own";
+    for (option, value, harmless) in [
+        ("IpcMode", &host.ipc_mode, &["", "private", "shareable"][..]),
+        ("PidMode", &host.pid_mode, &["", "private"][..]),
+        ("UTSMode", &host.uts_mode, &["", "private"][..]),
+        ("UsernsMode", &host.userns_mode, &["", "private"][..]),
+        ("Cgroup", &host.cgroup, &[""][..]),
+    ] {
+        if let Some(value) = value
+            && !harmless.contains(&value.as_str())
+        {
+            no(&format!("HostConfig.{option}"), value, OWN)?;
+        }
+    }
+    if host.cgroupns_mode == Some(HostConfigCgroupnsModeEnum::HOST) {
+        no("HostConfig.CgroupnsMode", "host", OWN)?;
+    }
+    Ok(())
+}
+
+fn devices(host: &HostConfig) -> ApiResult<()> {
+    if let Some(device) = some(host.devices.as_ref()) {
+        let path = device.path_on_host.as_deref().unwrap_or_default();
+        no("HostConfig.Devices", path, NO_DEVICES)?;
+    }
+    if let Some(rule) = some(host.device_cgroup_rules.as_ref()) {
+        no("HostConfig.DeviceCgroupRules", rule, NO_DEVICES)?;
+    }
+    if let Some(request) = some(host.device_requests.as_ref()) {
+        let driver = request.driver.as_deref().unwrap_or_default();
+        no("HostConfig.DeviceRequests", driver, NO_DEVICES)?;
+    }
+    let throttles: HashMap<&str, bool> = HashMap::from([
+        ("BlkioWeight", host.blkio_weight.unwrap_or_default() != 0),
+        ("BlkioWeightDevice", some(host.blkio_weight_device.as_ref()).is_some()),
+        ("BlkioDeviceReadBps", some(host.blkio_device_read_bps.as_ref()).is_some()),
+        ("BlkioDeviceWriteBps", some(host.blkio_device_write_bps.as_ref()).is_some()),
+        ("BlkioDeviceReadIOps", some(host.blkio_device_read_iops.as_ref()).is_some()),
+        ("BlkioDeviceWriteIOps", some(host.blkio_device_write_iops.as_ref()).is_some()),
+    ]);
+    match throttles.into_iter().find(|(_, asked)| *asked) {
+        Some((option, _)) => {
+            no(&format!("HostConfig.{option}"), "…", "disks are not throttled yet")
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn refused(host: &str) -> String {
+        let host: HostConfig = serde_json::from_str(host).unwrap();
+        check(&ContainerCreateBody::default(), &host).unwrap_err().message
+    }
+
+    #[test]
+    fn each_is_named_with_its_value() {
+        for (host, names) in [
+            (r#"{"Binds":["/a:/b"]}"#, ["Binds", "/a:/b"]),
+            (r#"{"NetworkMode":"host"}"#, ["NetworkMode", "host"]),
+            (r#"{"PortBindings":{"80/tcp":[{"HostPort":"1"}]}}"#, ["PortBindings", "80/tcp"]),
+            (r#"{"RestartPolicy":{"Name":"always"}}"#, ["RestartPolicy", "always"]),
+            (r#"{"Init":true}"#, ["Init", "true"]),
+            (r#"{"PidMode":"host"}"#, ["PidMode", "host"]),
+            (r#"{"Devices":[{"PathOnHost":"/dev/kvm"}]}"#, ["Devices", "/dev/kvm"]),
+            (r#"{"Mounts":[{"Type":"volume","Target":"/d"}]}"#, ["Mounts", "volume:/d"]),
+            (r#"{"CpusetCpus":"0"}"#, ["CpusetCpus", "\"0\""]),
+        ] {
+            let message = refused(host);
+            assert!(names.iter().all(|name| message.contains(name)), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_the_cli_always_sends_is_fine() {
+        let host = r#"{"Binds":null,"NetworkMode":"default","PortBindings":{},
+            "RestartPolicy":{"Name":"no","MaximumRetryCount":0},"VolumesFrom":null,"CapAdd":null,
+            "CgroupnsMode":"","IpcMode":"","Links":null,"PidMode":"","UTSMode":"","UsernsMode":"",
+            "Isolation":"","BlkioWeight":0,"BlkioWeightDevice":[],"Devices":[],"CpusetCpus":"",
+            "MemorySwappiness":-1,"ConsoleSize":[0,0],"MaskedPaths":null}"#;
+        let host: HostConfig = serde_json::from_str(host).unwrap();
+        check(&ContainerCreateBody::default(), &host).unwrap();
+    }
+}

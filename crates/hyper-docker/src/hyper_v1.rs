@@ -1,0 +1,23 @@
+//! `/hyper/v1`: what Docker's API has no route for.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Response};
+
+use crate::app::App;
+use crate::error::ApiResult;
+
+/// `GET /hyper/v1/phases`: where the time of the last ended runs went, oldest first.
+pub(crate) async fn all_phases(State(app): State<App>) -> Response {
+    Json(app.engine.all_phases()).into_response()
+}
+
+/// `GET /hyper/v1/phases/{id}`: the same of one container, removed ones included.
+pub(crate) async fn phases(State(app): State<App>, Path(id): Path<String>) -> ApiResult {
+    Ok(Json(app.engine.phases(&id)?).into_response())
+}
+
+/// `GET /hyper/v1/pods/{id}`: the pod of a running container, as its supervisor sees it.
+pub(crate) async fn pod(State(app): State<App>, Path(id): Path<String>) -> ApiResult {
+    Ok(Json(app.engine.pod(&id).await?).into_response())
+}

@@ -1,0 +1,212 @@
+//! `_ping`, `version`, `info`, `auth`, `system/df`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use serde_json::{Map, Value, json};
+
+use crate::app::App;
+use crate::error::{ApiError, ApiResult};
+use crate::{API_VERSION, MIN_API_VERSION};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub(crate) async fn ping() -> Response {
+    (
+        [
+            (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+            (header::CACHE_CONTROL, "no-cache, no-store, must-revalidate"),
+            (header::PRAGMA, "no-cache"),
+        ],
+        [("builder-version", "1"), ("swarm", "inactive")],
+        "OK",
+    )
+        .into_response()
+}
+
+pub(crate) async fn version() -> Response {
+    let kernel = read("/proc/sys/kernel/osrelease").await;
+    let component = json!({
+        "Name": "Engine",
+        "Version": VERSION,
+        "Details": {
+            "ApiVersion": API_VERSION,
+            "MinAPIVersion": MIN_API_VERSION,
+            "Arch": architecture(),
+            "Os": "linux",
+            "KernelVersion": kernel,
+            "Experimental": "false",
+        },
+    });
+    let answer = json!({
+        "Platform": { "Name": "Hyper" },
+        "Components": [component],
+        "Version": VERSION,
+        "ApiVersion": API_VERSION,
+        "MinAPIVersion": MIN_API_VERSION,
+        "GitCommit": "",
+        "GoVersion": "",
+        "Os": "linux",
+        "Arch": architecture(),
+        "KernelVersion": kernel,
+    });
+    Json(answer).into_response()
+}
+
+pub(crate) async fn info(State(app): State<App>) -> Response {
+    let config = app.engine.config();
+    let counts = app.engine.counts();
+    let release = read("/etc/os-release").await;
+    let field = |key: &str| {
+        let line = release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_default().trim_matches('"').to_owned()
+    };
+    let runtimes: Map<String, Value> = config
+        .runtimes
+        .iter()
+        .map(|name| (name.clone(), json!({ "path": config.supervisor.display().to_string() })))
+        .collect();
+    let index = json!({
+        "docker.io": { "Name": "docker.io", "Mirrors": app.registries.mirrors, "Secure": true, "Official": true },
+    });
+    let empty = json!({ "ID": "", "Expected": "" });
+    Json(json!({
+        "ID": app.engine.id(),
+        "Containers": counts.running + counts.paused + counts.stopped,
+        "ContainersRunning": counts.running,
+        "ContainersPaused": counts.paused,
+        "ContainersStopped": counts.stopped,
+        "Images": app.engine.images().len(),
+        "Driver": "erofs",
+        "DriverStatus": [["Image format", "EROFS"], ["Writable layer", "ext4 disk, overlayfs in the guest"]],
+        "SystemStatus": null,
+        "Plugins": { "Volume": [], "Network": ["null"], "Authorization": null, "Log": ["json-file", "none"] },
+        "MemoryLimit": true,
+        "SwapLimit": true,
+        "CpuCfsPeriod": true,
+        "CpuCfsQuota": true,
+        "CPUShares": true,
+        "CPUSet": false,
+        "PidsLimit": true,
+        "OomKillDisable": false,
+        "IPv4Forwarding": true,
+        "Debug": app.debug,
+        "NFd": 0,
+        "NGoroutines": 0,
+        "SystemTime": hyper_stdio::rfc3339_nano(hyper_stdio::now_ns()),
+        "LoggingDriver": "json-file",
+        "CgroupDriver": "none",
+        "CgroupVersion": "2",
+        "NEventsListener": 0,
+        "KernelVersion": read("/proc/sys/kernel/osrelease").await,
+        "OperatingSystem": field("PRETTY_NAME"),
+        "OSVersion": field("VERSION_ID"),
+        "OSType": "linux",
+        "Architecture": std::env::consts::ARCH,
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "RegistryConfig": {
+            "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"],
+            "IndexConfigs": index,
+            "Mirrors": app.registries.mirrors,
+            "InsecureRegistries": app.registries.insecure,
+        },
+        "NCPU": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        "MemTotal": host_memory().await,
+        "GenericResources": null,
+        "DockerRootDir": config.layout.data_root.display().to_string(),
+        "HttpProxy": "",
+        "HttpsProxy": "",
+        "NoProxy": "",
+        "Name": read("/proc/sys/kernel/hostname").await,
+        "Labels": [],
+        "ExperimentalBuild": false,
+        "ServerVersion": VERSION,
+        "Runtimes": runtimes,
+        "DefaultRuntime": config.default_runtime,
+        "Swarm": {
+            "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false,
+            "Error": "", "RemoteManagers": null,
+        },
+        "LiveRestoreEnabled": true,
+        "Isolation": "",
+        "InitBinary": "",
+        "ContainerdCommit": empty,
+        "RuncCommit": empty,
+        "InitCommit": empty,
+        "SecurityOptions": ["name=seccomp,profile=builtin", "name=kernel-per-container"],
+        "CDISpecDirs": [],
+        "Warnings": ["containers have a loopback interface only: networks are not in this version"],
+    }))
+    .into_response()
+}
+
+/// Nothing here can tell whether credentials are right.
+pub(crate) async fn auth() -> ApiError {
+    ApiError::unsupported(
+        "checking credentials is not supported in this version: write them to \
+         ~/.docker/config.json, pulls take them from there",
+    )
+}
+
+pub(crate) async fn df(State(app): State<App>) -> ApiResult {
+    let usage = app.engine.image_usage().await?;
+    let views = app.engine.containers();
+    let images: Vec<Value> = app
+        .engine
+        .images()
+        .iter()
+        .map(|image| {
+            let id = image.id.to_string();
+            let users = views.iter().filter(|view| view.spec.image_id == id).count();
+            let created =
+                image.config.created.as_deref().and_then(hyper_stdio::parse_rfc3339).unwrap_or(0);
+            json!({
+                "Id": id, "ParentId": "", "RepoTags": image.repo_tags,
+                "RepoDigests": image.repo_digests, "Created": created / 1_000_000_000,
+                "Size": image.size, "SharedSize": 0, "Labels": image.config.config.labels,
+                "Containers": users,
+            })
+        })
+        .collect();
+    let mut containers = Vec::with_capacity(views.len());
+    for view in &views {
+        let bytes = app.engine.container_bytes(&view.spec.id).await.unwrap_or(0);
+        containers.push(json!({
+            "Id": view.spec.id, "Names": [format!("/{}", view.name)], "Image": view.spec.image,
+            "ImageID": view.spec.image_id, "Command": view.spec.args().join(" "),
+            "Created": view.spec.created_ns / 1_000_000_000, "SizeRw": bytes,
+            "Labels": view.spec.labels, "State": view.state.status.word(),
+            "Status": view.state.status.word(), "Mounts": [], "Ports": [],
+        }));
+    }
+    Ok(Json(json!({
+        "LayersSize": usage.layer_bytes,
+        "Images": images,
+        "Containers": containers,
+        "Volumes": [],
+        "BuildCache": [],
+    }))
+    .into_response())
+}
+
+async fn read(path: &str) -> String {
+    tokio::fs::read_to_string(path).await.unwrap_or_default().trim().to_owned()
+}
+
+/// Bytes.
+pub(crate) async fn host_memory() -> u64 {
+    let text = read("/proc/meminfo").await;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// Go's word.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
