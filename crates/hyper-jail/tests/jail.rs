@@ -392,6 +392,38 @@ async fn errors_name_the_object_and_leave_nothing() {
 }
 
 #[tokio::test]
+async fn a_cgroup_that_goes_away_or_was_left_behind_does_no_harm() {
+    let name = format!("test-gone-{}", std::process::id());
+    let jailed = spawn(spec("gone", &["busybox", "sleep", "1000"])).await.unwrap();
+    let dirs = cgroup_dirs(&name);
+    assert!(!dirs.is_empty());
+    for dir in &dirs {
+        let root = dir.parent().and_then(Path::parent).unwrap();
+        fs::write(root.join("cgroup.procs"), jailed.pid().to_string()).unwrap();
+        fs::remove_dir(dir).unwrap();
+    }
+    assert!(jailed.usage().await.unwrap().private_bytes > 0);
+    assert!(jailed.freeze().await.is_err());
+    jailed.kill().await;
+    assert_eq!(jailed.wait().await.outcome, Outcome::Killed);
+    assert_nothing_left(&jailed, &name).await;
+    // As if keeper and supervisor had been killed together, with a limit that must not stay.
+    for dir in &dirs {
+        fs::create_dir_all(dir).unwrap();
+        if dir.join("pids.max").exists() {
+            fs::write(dir.join("pids.max"), "0").unwrap();
+        }
+    }
+    let script = "busybox true & wait; echo forked";
+    let made = spec("gone", &["sh", "-c", script])
+        .bind(Bind::new("/usr/bin/busybox", "/bin/busybox").executable())
+        .device("/dev/null")
+        .env("PATH", "/bin");
+    assert_eq!(output(made).await, ("forked\n".to_owned(), Outcome::Exited(0)));
+    until("the cgroup goes", || cgroup_dirs(&name).is_empty()).await;
+}
+
+#[tokio::test]
 async fn a_dead_supervisor_takes_its_jail_along() {
     // The supervisor is this test program itself, run again for the test below.
     let mut child = Command::new(std::env::current_exe().unwrap())

@@ -45,6 +45,9 @@ pub async fn start(
     let devices = config.disks.iter().map(|disk| disk.extents.len()).sum();
     let spec = spec(options, &config, kernel, with_initramfs, said.into(), theirs.into())?;
     let jail = hyper_jail::spawn(spec).await.map_err(|error| jail_error(&error))?;
+    for missing in jail.missing() {
+        tracing::warn!(pod = %config.id, missing, "the jail lacks a part on this host");
+    }
     let socket = jail.take_socket().ok_or_else(|| VmError::Launch {
         hypervisor: NAME,
         detail: "the jail gave no socket for mconsole".to_owned(),

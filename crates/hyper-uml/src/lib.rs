@@ -50,7 +50,7 @@ use hyper_hypervisor::{
 };
 
 /// The word users pick it by.
-const NAME: &str = "uml";
+pub const NAME: &str = "uml";
 /// The kernel takes 16 MiB, the agent speaks from 20 on; a container wants some, too.
 const MIN_MEMORY_BYTES: u64 = 32 << 20;
 /// Block devices of hyperkernel-um (kernel/patches); an unpatched kernel has 16.

@@ -225,7 +225,7 @@ async fn a_busy_guest_makes_no_forbidden_call() {
         let talk = async {
             let mut line = String::new();
             while matches!(link.read_line(&mut line).await, Ok(1..)) {
-                said.push(format!("{}", line.trim_end()));
+                said.push(line.trim_end().to_owned());
                 line.clear();
             }
             vm.wait().await
