@@ -79,6 +79,9 @@ pub enum ReferenceError {
         /// The part at fault.
         tag: String,
     },
+    /// A digest where only a tag makes sense.
+    #[error("`{0}` has a digest: only a name with a tag can be given to an image")]
+    NotATag(String),
     /// What follows `@` is not a digest.
     #[error("invalid reference `{reference}`")]
     Digest {

@@ -33,8 +33,13 @@ pub(super) async fn get(name: &str, registry: &str) -> Result<Credentials, Error
     if !name.bytes().all(word) {
         return Err(failed(format!("`{name}` is not the name of a credential helper")));
     }
-    let program = format!("docker-credential-{name}");
-    let answer = tokio::time::timeout(DEADLINE, run(&program, registry))
+    ask(&format!("docker-credential-{name}"), registry).await
+}
+
+/// Asks a program.
+async fn ask(program: &str, registry: &str) -> Result<Credentials, Error> {
+    let failed = |reason: String| Error::Credentials { registry: registry.to_owned(), reason };
+    let answer = tokio::time::timeout(DEADLINE, run(program, registry))
         .await
         .map_err(|_| failed(format!("{program} did not answer in {} s", DEADLINE.as_secs())))?
         .map_err(|error| failed(format!("cannot run {program}: {error}")))?;
@@ -78,4 +83,49 @@ async fn run(program: &str, input: &str) -> std::io::Result<Output> {
         pipe.take(MAX_ANSWER).read_to_end(&mut stdout).await?;
     }
     Ok(Output { success: child.wait().await?.success(), stdout })
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// A helper that runs these lines of shell after it read the registry into `$r`.
+    async fn helper(lines: &str) -> Result<Credentials, Error> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("docker-credential-test");
+        std::fs::write(
+            &path,
+            format!("#!/bin/sh\nread -r r\n[ \"$1 $r\" = 'get reg:5000' ] || exit 9\n{lines}\n"),
+        )
+        .unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        ask(path.to_str().unwrap(), "reg:5000").await
+    }
+
+    #[tokio::test]
+    async fn answers() {
+        let basic =
+            helper(r#"echo '{"ServerURL":"x","Username":"u","Secret":"hunter2"}'"#).await.unwrap();
+        assert_eq!(basic, Credentials::Basic { username: "u".into(), password: "hunter2".into() });
+        let token = helper(r#"echo '{"Username":"<token>","Secret":"t"}'"#).await.unwrap();
+        assert_eq!(token, Credentials::IdentityToken("t".into()));
+        let unknown =
+            helper("echo 'credentials not found in native keychain'; exit 1").await.unwrap();
+        assert_eq!(unknown, Credentials::Anonymous);
+        let error = helper("echo locked; exit 1").await.unwrap_err().to_string();
+        assert!(error.contains("reg:5000") && error.contains("locked"), "{error}");
+        let error =
+            helper(r#"echo '{"Username":"u","Secret":hunter2}'"#).await.unwrap_err().chain();
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn names() {
+        for name in ["../evil", "a b", "a/b"] {
+            assert!(get(name, "reg").await.unwrap_err().to_string().contains(name));
+        }
+        let missing = get("no-such-helper", "reg").await.unwrap_err().to_string();
+        assert!(missing.contains("docker-credential-no-such-helper"), "{missing}");
+    }
 }

@@ -39,7 +39,7 @@ use crate::image::{Image, ImageUser, Loaded, Removed, Rootfs};
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::pull;
-use crate::reference::Reference;
+use crate::reference::{Reference, ReferenceError};
 use crate::registry::RegistryOptions;
 
 /// How a store works.
@@ -158,7 +158,10 @@ impl Store {
     /// # Errors
     /// [`Error::NoSuchImage`]; [`Error::Reference`] if the name has a digest; disk.
     pub async fn tag(&self, image: &Digest, name: &Reference) -> Result<(), Error> {
-        let name = name.clone().without_digest().or_latest();
+        if name.digest().is_some() {
+            return Err(ReferenceError::NotATag(name.familiar()).into());
+        }
+        let name = name.clone().or_latest();
         let (inner, id) = (Arc::clone(&self.inner), *image);
         blocking(move || {
             inner.change(
