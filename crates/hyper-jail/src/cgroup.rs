@@ -301,6 +301,12 @@ impl Cgroups {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+        self.remove_default_parent();
+    }
+
+    /// Removes the parent if it is our own and empty. The keeper may not where root's directory
+    /// is read-only to root without capabilities; so the supervisor tries, too.
+    pub fn remove_default_parent(&self) {
         if self.default_parent {
             for place in &self.places {
                 // Refused while other jails are in it, as it should be.

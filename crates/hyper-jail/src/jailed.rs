@@ -363,7 +363,10 @@ impl Leash {
             sleep(Duration::from_millis(1)).await;
         }
         self.reap();
-        if let Some(cgroups) = self.cgroups.clone().filter(|cgroups| !cgroups.are_gone()) {
+        let Some(cgroups) = self.cgroups.clone() else { return };
+        if cgroups.are_gone() {
+            cgroups.remove_default_parent();
+        } else {
             let _ = tokio::task::spawn_blocking(move || cgroups.remove(GRACE)).await;
         }
     }
@@ -382,9 +385,10 @@ impl Leash {
             wait_for(init, GRACE);
         }
         self.reap();
-        if let Some(cgroups) = &self.cgroups
-            && !cgroups.are_gone()
-        {
+        let Some(cgroups) = &self.cgroups else { return };
+        if cgroups.are_gone() {
+            cgroups.remove_default_parent();
+        } else {
             let _ = cgroups.freeze(false);
             cgroups.remove(GRACE);
         }

@@ -20,7 +20,8 @@
 //!   (init's parent-death signal), init (the kernel kills its pid namespace), the hypervisor (init
 //!   reports and leaves). Nothing outlives the jail.
 //! - The cgroup is removed by whichever of keeper and supervisor is alive; only killing both
-//!   with SIGKILL leaves an empty directory, and the next jail of that name takes it over.
+//!   with SIGKILL leaves an empty directory, and the next jail of that name takes it over. The
+//!   default parent `hyper` goes with its last jail, unless that one's supervisor was killed.
 //! - A part of the jail this host cannot give is an error, but for resource limits whose cgroup
 //!   controller is missing: they are listed by [`Jailed::missing`], never dropped in silence.
 //! - The supervisor never forks: it is multi-threaded. All set-up happens in the small,
