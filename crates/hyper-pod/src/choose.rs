@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use hyper_hypervisor::{Hypervisor, Wall};
+use hyper_hypervisor::{Capabilities, Hypervisor, Wall};
 
+use crate::create::blocking;
 use crate::wishes::Wishes;
 use crate::{PodError, Settings};
 
@@ -25,7 +26,7 @@ pub(crate) async fn choose(
                 known.join(", ")
             )));
         };
-        let wall = found.capabilities().wall;
+        let wall = capabilities(found).await?.wall;
         if wall < least {
             return Err(PodError::Invalid(format!(
                 "hypervisor `{name}` is a wall of kind {}, min-isolation is {}",
@@ -38,7 +39,7 @@ pub(crate) async fn choose(
     let mut why = Vec::new();
     for hypervisor in &settings.hypervisors {
         let name = hypervisor.name();
-        let wall = hypervisor.capabilities().wall;
+        let wall = capabilities(hypervisor).await?.wall;
         if wall < least {
             why.push(format!("{name} is only {}", wall_name(wall)));
             continue;
@@ -56,6 +57,12 @@ pub(crate) async fn choose(
         wall_name(least),
         why.join(", ")
     )))
+}
+
+/// Some hypervisors look at the host to know, for up to a second.
+async fn capabilities(hypervisor: &Arc<dyn Hypervisor>) -> Result<Capabilities, PodError> {
+    let hypervisor = Arc::clone(hypervisor);
+    blocking(move || Ok(hypervisor.capabilities())).await
 }
 
 /// Kebab-case name, as in annotations.

@@ -63,7 +63,7 @@ pub(crate) async fn boot(
     let can = hypervisor.capabilities();
     let flavour = flavour(settings, name, spec)?;
     let config = VmConfig {
-        id: settings.id.clone(),
+        id: settings.vm_id.clone(),
         kernel: GuestKernel {
             kernel: flavour.kernel,
             initramfs: flavour.initramfs,

@@ -13,6 +13,8 @@ use hyper_hypervisor::{Hypervisor, Wall};
 pub struct Settings {
     /// Pod id: the id of its first container.
     pub id: String,
+    /// Names its cgroup and processes on the host, where two containerds may use one id.
+    pub vm_id: String,
     /// In preference order; `auto` takes the first that is usable.
     pub hypervisors: Vec<Arc<dyn Hypervisor>>,
     /// Guest kernels by name of hypervisor.

@@ -56,6 +56,7 @@ impl Host {
         let path = |name: &str| dir.path().join(name);
         let (pod, events) = Pod::new(Settings {
             id: "p".into(),
+            vm_id: "p-1".into(),
             hypervisors: vec![fake.clone()],
             flavours: BTreeMap::from([("fake".to_owned(), flavour)]),
             default_hypervisor: "auto".into(),

@@ -1,0 +1,74 @@
+//! The hypervisors of this program, in the order `auto` tries them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use hyper_hypervisor::{Capabilities, Disk, Hypervisor, Probe, Vm, VmConfig, VmError};
+use hyper_pod::Flavour;
+
+use crate::config::{Accelerator, Config, Separation};
+
+/// What guests can be run by, and what they boot.
+pub fn hypervisors(config: &Config) -> (Vec<Arc<dyn Hypervisor>>, BTreeMap<String, Flavour>) {
+    let (uml_flavour, qemu_flavour) = (config.uml_flavour(), config.qemu_flavour());
+    let uml = hyper_uml::Uml::new(hyper_uml::Options {
+        separation: match config.uml.separation {
+            Separation::Ptrace => hyper_uml::Separation::Ptrace,
+            Separation::Seccomp => hyper_uml::Separation::Seccomp,
+        },
+        kernel: Some(uml_flavour.kernel.clone()),
+        ..hyper_uml::Options::default()
+    });
+    let qemu = hyper_qemu::Options {
+        program: config.qemu.program.clone(),
+        accelerator: match config.qemu.accelerator {
+            Accelerator::Auto => hyper_qemu::Accelerator::Auto,
+            Accelerator::Kvm => hyper_qemu::Accelerator::Kvm,
+            Accelerator::Tcg => hyper_qemu::Accelerator::Tcg,
+        },
+        kernel: Some(qemu_flavour.kernel.clone()),
+        ..hyper_qemu::Options::default()
+    };
+    let flavours =
+        BTreeMap::from([("uml".to_owned(), uml_flavour), ("qemu".to_owned(), qemu_flavour)]);
+    let qemu = Late { name: hyper_qemu::NAME, options: qemu, made: OnceLock::new() };
+    (vec![Arc::new(uml), Arc::new(qemu)], flavours)
+}
+
+/// QEMU, made at its first use: it runs code under KVM to see whether that works, which takes up
+/// to a second that pods of other hypervisors need not wait.
+struct Late {
+    name: &'static str,
+    options: hyper_qemu::Options,
+    made: OnceLock<hyper_qemu::Qemu>,
+}
+
+impl Late {
+    fn made(&self) -> &hyper_qemu::Qemu {
+        self.made.get_or_init(|| hyper_qemu::Qemu::new(self.options.clone()))
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Late {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.made().capabilities()
+    }
+
+    async fn probe(&self) -> Probe {
+        self.made().probe().await
+    }
+
+    async fn launch(&self, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
+        self.made().launch(config).await
+    }
+
+    fn guest_devices(&self, disks: &[Disk], disk: usize) -> Vec<String> {
+        self.made().guest_devices(disks, disk)
+    }
+}

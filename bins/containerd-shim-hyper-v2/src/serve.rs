@@ -1,0 +1,135 @@
+//! `serve`: the supervisor itself.
+//!
+//! ```text
+//! stdin = listening socket ─► Task API v2 + v3 ─► Pod ─► events
+//! ends: Shutdown of an empty pod · SIGTERM, SIGINT (the pod is ended first)
+//! ```
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use containerd_shim_protos::shim_async::create_task;
+use containerd_shim_protos::ttrpc::r#async::transport::Listener;
+use containerd_shim_protos::ttrpc::r#async::{Server, Service as Methods};
+use hyper_pod::{Pod, Settings};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use crate::args::Args;
+use crate::config::Config;
+use crate::events::publish;
+use crate::hypervisors::hypervisors;
+use crate::place::{PID_FILE, bundle_hash};
+use crate::task::Service;
+
+/// How long connections may take to close, and events to be told, at the end.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Blocking work needs little stack; only what is touched is memory.
+const STACK: usize = 512 << 10;
+
+pub fn serve(args: &Args, started_ns: i64) -> anyhow::Result<()> {
+    let bundle = args.bundle()?;
+    let config = Config::load()?;
+    crate::log::start(&bundle, &config.log, args.debug)?;
+    // The supervisor outlives who started it, and gets none of its terminal's signals.
+    if let Err(error) = rustix::process::setsid() {
+        tracing::debug!(%error, "no session of its own");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(8)
+        .thread_keep_alive(Duration::from_secs(2))
+        .thread_stack_size(STACK)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let served = runtime.block_on(run(args, &bundle, &config, started_ns));
+    // Connections that do not close must not keep us.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    if let Some(socket) = &args.socket {
+        // containerd may have removed it.
+        let _ = std::fs::remove_file(socket);
+    }
+    if let Err(error) = &served {
+        tracing::error!("{error:#}");
+    }
+    served
+}
+
+async fn run(args: &Args, bundle: &Path, config: &Config, started_ns: i64) -> anyhow::Result<()> {
+    let listener = rustix::io::dup(rustix::stdio::stdin()).context("take the socket")?;
+    let listener = std::os::unix::net::UnixListener::from(listener);
+    listener.set_nonblocking(true).context("use the socket")?;
+    let settings = settings(args, bundle, config, started_ns);
+    std::fs::create_dir_all(&settings.run_dir)
+        .and_then(|()| {
+            std::fs::write(settings.run_dir.join(PID_FILE), std::process::id().to_string())
+        })
+        .with_context(|| format!("write to `{}`", settings.run_dir.display()))?;
+    let (pod, events) = Pod::new(settings);
+    let address = std::env::var("TTRPC_ADDRESS").ok().filter(|address| !address.is_empty());
+    let mut publisher = tokio::spawn(publish(args.namespace.clone(), address, events));
+    let done = Arc::new(Notify::new());
+    let service = Service { pod: pod.clone(), done: Arc::clone(&done) };
+    let mut server = Server::new()
+        .add_listener(Listener::try_from(listener).context("serve the socket")?)
+        .register_service(methods(&service));
+    server.start().await.context("serve the Task API")?;
+    tracing::info!(id = args.id, namespace = args.namespace, "supervisor serves");
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        () = done.notified() => {}
+        _ = term.recv() => end(&pod, "SIGTERM").await,
+        _ = int.recv() => end(&pod, "SIGINT").await,
+    }
+    // The answer to Shutdown is on its way: the client closes when it has it.
+    let _ = tokio::time::timeout(FAREWELL, server.shutdown()).await;
+    drop((pod, service, server));
+    let _ = tokio::time::timeout(FAREWELL, &mut publisher).await;
+    Ok(())
+}
+
+async fn end(pod: &Pod, why: &str) {
+    tracing::warn!("{why}: the pod is ended");
+    if let Err(error) = pod.shutdown(true).await {
+        tracing::error!(error = hyper_pod::chain(&error), "pod not ended");
+    }
+}
+
+/// The service under the names of both versions of the Task API, whose messages are the same.
+fn methods(service: &Service) -> HashMap<String, Methods> {
+    let make = || create_task(Arc::new(service.clone()));
+    let mut all: HashMap<String, Methods> = make()
+        .into_iter()
+        .map(|(name, methods)| {
+            (name.replace("containerd.task.v3.", "containerd.task.v2."), methods)
+        })
+        .collect();
+    all.extend(make());
+    all
+}
+
+fn settings(args: &Args, bundle: &Path, config: &Config, started_ns: i64) -> Settings {
+    let hash = bundle_hash(bundle);
+    let (hypervisors, flavours) = hypervisors(config);
+    Settings {
+        id: args.id.clone(),
+        vm_id: format!("{:.100}-{hash}", args.id),
+        hypervisors,
+        flavours,
+        default_hypervisor: config.hypervisor.clone(),
+        min_isolation: config.min_isolation,
+        default_memory_bytes: config.memory,
+        memory_overhead_bytes: config.memory_overhead,
+        default_vcpus: config.vcpus,
+        run_dir: config.run_dir.join("pods").join(&hash),
+        disk_dir: config.state_dir.join("pods").join(&hash),
+        converted_dir: config.state_dir.join("converted"),
+        template_dir: config.state_dir.join("templates"),
+        upper_bytes: config.upper_bytes,
+        started_ns,
+    }
+}
