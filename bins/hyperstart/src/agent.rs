@@ -194,7 +194,7 @@ impl Agent {
             for container in &here {
                 // All are ended and unmounted, whatever became of one.
                 let ended = match container.kill().await {
-                    Ok(()) => container.remove().await,
+                    Ok(()) => container.remove_here(),
                     Err(failure) => Err(failure),
                 };
                 outcome = outcome.and(ended);

@@ -7,7 +7,7 @@ use std::{fs, io, path::Path};
 
 use rustix::{
     fs::{Mode, symlink},
-    mount::{MountFlags, mount, mount_move},
+    mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_move},
     process::{chdir, chroot},
 };
 
@@ -17,7 +17,8 @@ use crate::{cgroup, kernel_file, network};
 const NEW_ROOT: &str = "/root";
 /// Names the link device on the kernel's command line.
 const LINK_WORD: &str = "hyper.link=";
-/// State of containers: mount points and injected files.
+/// State of containers: mount points and injected files. A mount of its own and shared: what a
+/// container's first process mounts there, in its own mount namespace, the agent has too.
 pub(crate) const STATE: &str = "/run/hyper";
 
 /// What booting found out.
@@ -54,6 +55,8 @@ pub(crate) fn boot() -> io::Result<Boot> {
             Err(error) => return Err(error.into()),
         }
     }
+    mount("state", STATE, "tmpfs", quiet, c"mode=700")?;
+    mount_change(STATE, MountPropagationFlags::SHARED)?;
     let shm = MountFlags::NOSUID | MountFlags::NODEV;
     mount(
         "devpts",

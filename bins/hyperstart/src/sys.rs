@@ -6,13 +6,17 @@
 use std::{
     ffi::{CStr, CString},
     io, mem,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
     ptr,
 };
 
 use rustix::{
     fs::{Mode, OFlags, open},
     process::Pid,
+    thread::{
+        LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space,
+        move_into_thread_name_spaces,
+    },
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -53,6 +57,24 @@ pub(crate) fn fork(flags: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Re
     };
     let pid = check(result)?;
     Ok(i32::try_from(pid).ok().and_then(Pid::from_raw).map_or(Forked::Child, Forked::Parent))
+}
+
+/// Forks into the PID namespace of the process behind `pidfd`, and into `cgroup`.
+///
+/// # Errors
+/// As `setns(2)` and `clone3(2)`.
+///
+/// # Panics
+/// When this process could not get its own namespace back for its next children.
+pub(crate) fn fork_beside(pidfd: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<Forked> {
+    let own = open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    move_into_thread_name_spaces(pidfd, ThreadNameSpaceType::PROCESS_ID)?;
+    let forked = fork(0, Some(cgroup));
+    if !matches!(forked, Ok(Forked::Child)) {
+        let back = move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID));
+        assert!(back.is_ok(), "no way back from a container's PID namespace: {back:?}");
+    }
+    forked
 }
 
 /// Ends this process at once.
@@ -267,32 +289,42 @@ pub(crate) fn attach_device_program(
     check(result).map(drop)
 }
 
-/// Makes `stdio` this process's descriptors 0, 1 and 2, keeps `other`, and closes all else: a child
-/// that lingers must not hold the ends of other containers' pipes open.
+/// Makes `stdio` this process's descriptors 0, 1 and 2, keeps copies of `others`, and closes all
+/// else: a child that lingers must not hold the ends of other containers' pipes open.
+///
+/// Only for a child of a fork that never returns: it must not use any other descriptor again.
 ///
 /// # Errors
 /// As `dup3(2)` and `close_range(2)`.
-pub(crate) fn adopt(stdio: &[OwnedFd; 3], other: OwnedFd) -> io::Result<OwnedFd> {
-    /// Where `other` goes.
-    const OTHER: i32 = 3;
+pub(crate) fn adopt<const N: usize>(
+    stdio: &[OwnedFd; 3],
+    others: [BorrowedFd<'_>; N],
+) -> io::Result<[OwnedFd; N]> {
+    /// Where the first of `others` goes.
+    const FIRST: i32 = 3;
     /// Out of the way of all targets.
     const ASIDE: i32 = 64;
-    // SAFETY: the numbers given up belong to values that the child of a fork never uses again, by
-    // this function's contract; OTHER is owned by the value returned and by nothing else.
-    unsafe {
-        let mut aside = [0; 4];
-        let sources = stdio.iter().chain([&other]);
-        for (copy, source) in aside.iter_mut().zip(sources) {
-            let fd = libc::fcntl(source.as_raw_fd(), libc::F_DUPFD_CLOEXEC, ASIDE);
-            check(fd.into())?;
-            *copy = fd;
-        }
-        mem::forget(other);
-        for (target, copy) in (0..).zip(aside) {
-            let flags = if target == OTHER { libc::O_CLOEXEC } else { 0 };
-            check(libc::dup3(copy, target, flags).into())?;
-        }
-        check(libc::syscall(libc::SYS_close_range, OTHER + 1, u32::MAX, 0))?;
-        Ok(OwnedFd::from_raw_fd(OTHER))
+    let aside = |source: BorrowedFd<'_>| {
+        // SAFETY: duplicates a descriptor that is alive.
+        check(unsafe { libc::fcntl(source.as_raw_fd(), libc::F_DUPFD_CLOEXEC, ASIDE) }.into())
+    };
+    let mut sources = Vec::with_capacity(3 + N);
+    for source in stdio.iter().map(|fd| fd.as_fd()).chain(others) {
+        sources.push(aside(source)?);
     }
+    for (target, source) in (0..).zip(sources) {
+        let flags = if target >= FIRST { libc::O_CLOEXEC } else { 0 };
+        let source = i32::try_from(source).unwrap_or(-1);
+        // SAFETY: what was behind the target numbers is not used again, see above.
+        check(unsafe { libc::dup3(source, target, flags) }.into())?;
+    }
+    let end = FIRST + i32::try_from(N).unwrap_or(0);
+    // SAFETY: as before; nothing from `end` on is used again.
+    check(unsafe { libc::syscall(libc::SYS_close_range, end, u32::MAX, 0) })?;
+    let mut next = FIRST;
+    Ok(others.map(|_| {
+        next += 1;
+        // SAFETY: made above, and owned by this value only.
+        unsafe { OwnedFd::from_raw_fd(next - 1) }
+    }))
 }

@@ -1,12 +1,17 @@
-//! The children that make containers and processes, and the other work that may block.
+//! The children of the agent: processes of containers before they become their programs, and
+//! other work that may block.
 //!
-//! A maker is a fork of the agent. It does what may wait for disks, then forks the process to be as
-//! its sibling, so that the agent is the parent and reaps it; then it ends. If a maker dies, the
-//! agent sees a closed socket and goes on.
+//! A child does what may wait for disks or fail in odd ways. If it dies, the agent sees a closed
+//! socket and goes on. One fork for each: under user-mode Linux a fork costs a millisecond and more.
+//!
+//! The first process of a container is born in its namespaces and puts its root together there.
+//! The mounts of that are shared with the agent, see [`crate::boot::STATE`], until the process
+//! makes its own mounts private and leaves the guest's root.
 
 use std::{
-    fs,
-    os::fd::{AsFd as _, OwnedFd},
+    convert::Infallible,
+    fs, io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
     time::Duration,
 };
@@ -33,7 +38,7 @@ use crate::{
     sys::{self, Forked},
 };
 
-/// How long a maker may take: disks may be slow, hosts overloaded.
+/// How long a child may take: disks may be slow, hosts overloaded.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A process that is set up and waits to be told to go.
@@ -61,46 +66,61 @@ impl Waiting {
     }
 }
 
-/// Forks a maker whose standard streams are `stdio`; `work` says its words itself.
-fn fork_maker(
+/// Forks a child with its own end of a socket pair; `work` says its words itself.
+///
+/// `tool` is a descriptor that `work` needs; all others are closed by then.
+fn fork_child(
     stdio: &[OwnedFd; 3],
-    work: impl FnOnce(&Mouth) -> Outcome<()>,
+    tool: BorrowedFd<'_>,
+    birth: impl FnOnce() -> io::Result<Forked>,
+    work: impl FnOnce(&Mouth, OwnedFd) -> Outcome<()>,
 ) -> Outcome<(Pid, Ear)> {
     let (ear, mouth) = pair().doing(|| "make a socket pair".to_owned())?;
-    match sys::fork(0, None).doing(|| "fork".to_owned())? {
+    match birth().doing(|| "fork".to_owned())? {
         Forked::Parent(pid) => Ok((pid, ear)),
         Forked::Child => {
-            let adopted = sys::adopt(stdio, mouth.into_fd());
-            let Ok(mouth) = adopted.map(Mouth::from_fd) else { sys::exit(1) };
+            let Ok([speech, tool]) = sys::adopt(stdio, [mouth.as_fd(), tool]) else { sys::exit(1) };
+            let mouth = Mouth::from_fd(speech);
             sys::default_signals();
-            if let Err(failure) = work(&mouth) {
-                mouth.say(&Word::Failed(failure));
-            }
-            sys::exit(0)
+            let code = match work(&mouth, tool) {
+                Ok(()) => 0,
+                Err(failure) => {
+                    let code = match failure.kind {
+                        FailureKind::CommandNotFound => 127,
+                        FailureKind::NotExecutable => 126,
+                        _ => 1,
+                    };
+                    mouth.say(&Word::Failed(failure));
+                    code
+                }
+            };
+            sys::exit(code)
         }
     }
 }
 
 /// Carries `work` out in a child, so that it may block.
 pub(crate) async fn aside(work: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
-    let (maker, ear) = fork_maker(&no_streams()?, |mouth| {
+    let streams = no_streams()?;
+    let [tool, ..] = &streams;
+    let (child, ear) = fork_child(&streams, tool.as_fd(), || sys::fork(0, None), |mouth, _tool| {
         work()?;
         mouth.say(&Word::Done);
         Ok(())
     })?;
-    match hear(maker, &ear).await? {
+    match hear(child, &ear).await? {
         Word::Done => Ok(()),
         Word::Failed(failure) => Err(failure),
-        _ => Err(failure(FailureKind::Internal, "a child of the agent spoke out of turn")),
+        Word::Ready(_) => Err(failure(FailureKind::Internal, "a child spoke out of turn")),
     }
 }
 
 /// `/dev/null` thrice.
 pub(crate) fn no_streams() -> Outcome<[OwnedFd; 3]> {
-    let open = || -> std::io::Result<OwnedFd> {
+    let open = || -> io::Result<OwnedFd> {
         Ok(fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
     };
-    let all = || Ok::<_, std::io::Error>([open()?, open()?, open()?]);
+    let all = || Ok::<_, io::Error>([open()?, open()?, open()?]);
     all().doing(|| "open /dev/null".to_owned())
 }
 
@@ -111,26 +131,12 @@ pub(crate) async fn make_container(
     cgroup: &Cgroup,
     stdio: &[OwnedFd; 3],
 ) -> Outcome<Waiting> {
-    let (maker, ear) = fork_maker(stdio, |mouth| {
-        let directories = Directories::of(&request.container);
-        directories.assemble(&request.rootfs)?;
-        cgroup.apply(&spec.linux.resources)?;
-        cgroup.restrict_devices(&spec.linux.resources)?;
-        set_oom_score(spec.process.oom_score_adj)?;
-        let own = cgroup.directory()?;
-        match sys::fork(namespaces(spec) | libc::CLONE_PARENT, Some(own.as_fd())) {
-            Err(error) => Err(error).doing(|| "fork the first process".to_owned()),
-            Ok(Forked::Parent(pid)) => {
-                mouth.say(&Word::Born(pid));
-                Ok(())
-            }
-            Ok(Forked::Child) => {
-                drop(own);
-                become_first(request, spec, &directories, mouth)
-            }
-        }
+    let own = cgroup.directory()?;
+    let birth = || sys::fork(namespaces(spec), Some(own.as_fd()));
+    let (pid, ear) = fork_child(stdio, own.as_fd(), birth, |mouth, _tool| {
+        match become_first(request, spec, mouth)? {}
     })?;
-    wait_ready(maker, ear).await
+    wait_ready(pid, ear).await
 }
 
 /// Makes one more process in the container of `first`.
@@ -140,102 +146,67 @@ pub(crate) async fn make_exec(
     seccomp: Option<&Seccomp>,
     stdio: &[OwnedFd; 3],
 ) -> Outcome<Waiting> {
-    let (maker, ear) = fork_maker(stdio, |mouth| {
+    let own = cgroup_of(first)?;
+    let target = pidfd_open(first, PidfdFlags::empty());
+    let target = target.doing(|| format!("find the first process, {first}"))?;
+    let birth = || sys::fork_beside(target.as_fd(), own.as_fd());
+    let (pid, ear) = fork_child(stdio, target.as_fd(), birth, |mouth, target| {
         set_oom_score(process.oom_score_adj)?;
-        let own = cgroup_of(first)?;
-        let target = pidfd_open(first, PidfdFlags::empty());
-        let target = target.doing(|| format!("find the first process, {first}"))?;
-        let join = |kinds| {
-            let joined = move_into_thread_name_spaces(target.as_fd(), kinds);
-            joined.doing(|| "join the container's namespaces".to_owned())
-        };
-        join(
-            ThreadNameSpaceType::MOUNT
-                | ThreadNameSpaceType::PROCESS_ID
-                | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-                | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
-        )?;
-        match sys::fork(libc::CLONE_PARENT, Some(own.as_fd())) {
-            Err(error) => Err(error).doing(|| "fork the process".to_owned()),
-            Ok(Forked::Parent(pid)) => {
-                mouth.say(&Word::Born(pid));
-                Ok(())
-            }
-            Ok(Forked::Child) => {
-                drop(own);
-                let user_name = process.user_name.as_deref();
-                let launch = Launch { process, seccomp, user_name, first: false };
-                // From within, the way into the cgroup would lead across a delegation.
-                let joined = join(ThreadNameSpaceType::CONTROL_GROUP);
-                end(mouth, joined.and_then(|()| launch.run(mouth, || Ok(()))))
-            }
-        }
+        let others = ThreadNameSpaceType::MOUNT
+            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+            | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+            | ThreadNameSpaceType::CONTROL_GROUP;
+        move_into_thread_name_spaces(target.as_fd(), others)
+            .doing(|| "join the container's namespaces".to_owned())?;
+        let user_name = process.user_name.as_deref();
+        let launch = Launch { process, seccomp, user_name, first: false };
+        match launch.run(mouth, || Ok(()))? {}
     })?;
-    wait_ready(maker, ear).await
+    wait_ready(pid, ear).await
 }
 
-fn become_first(
-    request: &CreateContainer,
-    spec: &Spec,
-    directories: &Directories,
-    mouth: &Mouth,
-) -> ! {
-    let set_up = || -> Outcome<std::convert::Infallible> {
-        if spec.has_own("cgroup") {
-            // Born in its cgroup, so that is the root it sees.
-            sys::own_cgroup_namespace().doing(|| "make a cgroup namespace".to_owned())?;
+fn become_first(request: &CreateContainer, spec: &Spec, mouth: &Mouth) -> Outcome<Infallible> {
+    set_oom_score(spec.process.oom_score_adj)?;
+    let directories = Directories::of(&request.container);
+    directories.assemble(&request.rootfs)?;
+    if spec.has_own("cgroup") {
+        // Born in its cgroup, so that is the root it sees.
+        sys::own_cgroup_namespace().doing(|| "make a cgroup namespace".to_owned())?;
+    }
+    if spec.has_own("uts") {
+        if !spec.hostname.is_empty() {
+            sethostname(spec.hostname.as_bytes())
+                .doing(|| format!("set hostname {:?}", spec.hostname))?;
         }
-        if spec.has_own("uts") {
-            if !spec.hostname.is_empty() {
-                sethostname(spec.hostname.as_bytes())
-                    .doing(|| format!("set hostname {:?}", spec.hostname))?;
-            }
-            if !spec.domainname.is_empty() {
-                setdomainname(spec.domainname.as_bytes())
-                    .doing(|| format!("set domain name {:?}", spec.domainname))?;
-            }
-        }
-        mounts::keep_private()?;
-        let inside = Inside::open(&directories.root())?;
-        mounts::mount_all(&inside, &spec.mounts)?;
-        mounts::make_devices(&inside, &spec.linux.devices)?;
-        mounts::inject(&inside, &request.files, &directories.files())?;
-        mounts::enter(&inside)?;
-        drop(inside);
-        for (name, value) in &spec.linux.sysctl {
-            crate::pod::set_sysctl(name, value)?;
-        }
-        let user_name = spec.process.user_name.as_deref();
-        let launch = Launch {
-            process: &spec.process,
-            seccomp: spec.linux.seccomp.as_ref(),
-            user_name: user_name.or(spec.annotations.get(USER_NAME).map(String::as_str)),
-            first: true,
-        };
-        launch.run(mouth, || {
-            if spec.root.readonly || request.rootfs.read_only {
-                mounts::make_root_read_only()?;
-            }
-            spec.linux.readonly_paths.iter().try_for_each(|path| mounts::make_read_only(path))?;
-            spec.linux.masked_paths.iter().try_for_each(|path| mounts::mask(path))
-        })
-    };
-    end(mouth, set_up())
-}
-
-fn end(mouth: &Mouth, outcome: Outcome<std::convert::Infallible>) -> ! {
-    match outcome {
-        Ok(never) => match never {},
-        Err(failure) => {
-            let code = match failure.kind {
-                FailureKind::CommandNotFound => 127,
-                FailureKind::NotExecutable => 126,
-                _ => 1,
-            };
-            mouth.say(&Word::Failed(failure));
-            sys::exit(code)
+        if !spec.domainname.is_empty() {
+            setdomainname(spec.domainname.as_bytes())
+                .doing(|| format!("set domain name {:?}", spec.domainname))?;
         }
     }
+    mounts::keep_private()?;
+    let inside = Inside::open(&directories.root())?;
+    mounts::mount_all(&inside, &spec.mounts)?;
+    mounts::make_devices(&inside, &spec.linux.devices)?;
+    mounts::inject(&inside, &request.files, &directories.files())?;
+    mounts::enter(&inside)?;
+    drop(inside);
+    for (name, value) in &spec.linux.sysctl {
+        crate::pod::set_sysctl(name, value)?;
+    }
+    let user_name = spec.process.user_name.as_deref();
+    let launch = Launch {
+        process: &spec.process,
+        seccomp: spec.linux.seccomp.as_ref(),
+        user_name: user_name.or(spec.annotations.get(USER_NAME).map(String::as_str)),
+        first: true,
+    };
+    launch.run(mouth, || {
+        if spec.root.readonly || request.rootfs.read_only {
+            mounts::make_root_read_only()?;
+        }
+        spec.linux.readonly_paths.iter().try_for_each(|path| mounts::make_read_only(path))?;
+        spec.linux.masked_paths.iter().try_for_each(|path| mounts::mask(path))
+    })
 }
 
 fn namespaces(spec: &Spec) -> libc::c_int {
@@ -260,34 +231,25 @@ fn cgroup_of(first: Pid) -> Outcome<OwnedFd> {
     cgroup::directory(&Path::new(cgroup::ROOT).join(path)).doing(|| format!("open cgroup /{path}"))
 }
 
-async fn wait_ready(maker: Pid, ear: Ear) -> Outcome<Waiting> {
-    let (mut born, mut ready) = (None, None);
-    let failed = loop {
-        match hear(maker, &ear).await {
-            Ok(Word::Born(pid)) => born = Some(pid),
-            Ok(Word::Ready(terminal)) => ready = Some(terminal),
-            Ok(Word::Failed(failure)) | Err(failure) => break failure,
-            Ok(Word::Done) => {}
-        }
-        if let (Some(pid), Some(_)) = (born, &ready) {
-            return Ok(Waiting { pid, terminal: ready.flatten(), ear });
-        }
+async fn wait_ready(pid: Pid, ear: Ear) -> Outcome<Waiting> {
+    let failed = match hear(pid, &ear).await {
+        Ok(Word::Ready(terminal)) => return Ok(Waiting { pid, terminal, ear }),
+        Ok(Word::Failed(failure)) | Err(failure) => failure,
+        Ok(Word::Done) => failure(FailureKind::Internal, "a child spoke out of turn"),
     };
-    if let Some(pid) = born {
-        let _ended = kill_process(pid, Signal::KILL);
-    }
+    let _ended = kill_process(pid, Signal::KILL);
     Err(failed)
 }
 
-async fn hear(maker: Pid, ear: &Ear) -> Outcome<Word> {
+async fn hear(child: Pid, ear: &Ear) -> Outcome<Word> {
     let gone =
-        |why: &str| -> Failure { failure(FailureKind::Internal, format!("maker {maker}: {why}")) };
+        |why: &str| -> Failure { failure(FailureKind::Internal, format!("child {child}: {why}")) };
     match tokio::time::timeout(DEADLINE, ear.hear()).await {
         Ok(Ok(Some(word))) => Ok(word),
         Ok(Ok(None)) => Err(gone("it died before it was done")),
         Ok(Err(error)) => Err(gone(&error.to_string())),
         Err(_elapsed) => {
-            let _ended = kill_process(maker, Signal::KILL);
+            let _ended = kill_process(child, Signal::KILL);
             Err(gone(&format!("not done after {DEADLINE:?}")))
         }
     }

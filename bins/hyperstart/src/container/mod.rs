@@ -145,6 +145,9 @@ impl Container {
         let expecting = reaper.expecting();
         let made = maker::make_container(request, &spec, &cgroup, &streams.ends).await;
         let made = made.and_then(|waiting| {
+            // Only now, so that little memory or CPU does not hold the setting up itself up.
+            cgroup.apply(&spec.linux.resources)?;
+            cgroup.restrict_devices(&spec.linux.resources)?;
             let process = ProcessId { container: id.clone(), exec: None };
             let strikes = Rc::new(Strikes {
                 container: id.clone(),
@@ -250,6 +253,11 @@ impl Container {
     pub(crate) async fn remove(&self) -> Outcome<()> {
         release(&self.id, &self.cgroup).await
     }
+
+    /// [`Self::remove`] on the agent's own thread, for when nothing else is left to do.
+    pub(crate) fn remove_here(&self) -> Outcome<()> {
+        release_here(&self.id, &self.cgroup)
+    }
 }
 
 /// `ID` or `ID/EXEC`, for texts.
@@ -350,14 +358,13 @@ impl Strikes {
 }
 
 async fn release(id: &str, cgroup: &Cgroup) -> Outcome<()> {
+    aside(|| release_here(id, cgroup)).await
+}
+
+fn release_here(id: &str, cgroup: &Cgroup) -> Outcome<()> {
     let _gone = cgroup.kill();
-    let (directories, removed) = (Directories::of(id), cgroup.clone());
-    aside(move || {
-        let dismantled = directories.dismantle();
-        removed.remove()?;
-        dismantled
-    })
-    .await
+    let removed = cgroup.remove();
+    Directories::of(id).dismantle().and(removed)
 }
 
 /// Whether `id` can be the name of a directory and of a cgroup.

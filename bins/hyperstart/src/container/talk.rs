@@ -2,13 +2,14 @@
 //! message boundaries.
 //!
 //! ```text
-//!  agent                      maker                     process to be
-//!    │── fork ─────────────────►│                            │
-//!    │                          │── fork (agent's child) ───►│
-//!    │◄────────── Born(pid) ────│ exits                      │
-//!    │◄──────────────────────────────────── Ready (terminal) │ waits
-//!    │── go ────────────────────────────────────────────────►│ executes: socket closes
-//!    │◄──────────────────────────── Failed, at any point ────│
+//!  agent                              process to be
+//!    │── fork ────────────────────────────►│ sets itself up
+//!    │◄────────────────── Ready (terminal) │ waits
+//!    │── go ──────────────────────────────►│ executes: socket closes
+//!    │◄── Failed, at any point ────────────│
+//!
+//!    │── fork ────────────────────────────►│ other work that may block
+//!    │◄────────────────── Done or Failed ──│ exits
 //! ```
 
 use std::{
@@ -18,19 +19,15 @@ use std::{
 };
 
 use hyper_link::message::{Failure, FailureKind};
-use rustix::{
-    net::{
+use rustix::net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-    },
-    process::Pid,
-};
+    };
 
 use crate::{carrier::Descriptor, failure::failure};
 
 /// Longest message; a failure's text is cut to fit.
 const MAX_WORD: usize = 4096;
-const BORN: u8 = b'b';
 const READY: u8 = b'r';
 const DONE: u8 = b'd';
 const FAILED: u8 = b'f';
@@ -39,8 +36,6 @@ const GO: u8 = b'g';
 /// What a child says.
 #[derive(Debug)]
 pub(crate) enum Word {
-    /// The process exists; its id as the agent sees it.
-    Born(Pid),
     /// The process is set up and waits to be told to go. Its terminal, if it has one.
     Ready(Option<OwnedFd>),
     /// All is done; there is no process to come.
@@ -92,10 +87,6 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Word>> {
     let nonsense = || io::Error::other("nonsense from a child of the agent");
     Ok(Some(match buffer.get(..message.bytes).ok_or_else(nonsense)? {
         [] => return Ok(None),
-        [BORN, pid @ ..] => {
-            let pid = <[u8; 4]>::try_from(pid).map_err(|_wrong_length| nonsense())?;
-            Word::Born(Pid::from_raw(i32::from_ne_bytes(pid)).ok_or_else(nonsense)?)
-        }
         [READY] => Word::Ready(rights),
         [DONE] => Word::Done,
         [FAILED, text @ ..] => {
@@ -113,10 +104,6 @@ impl Mouth {
         let mut text = Vec::new();
         let mut rights = None;
         match word {
-            Word::Born(pid) => {
-                text.push(BORN);
-                text.extend(pid.as_raw_nonzero().get().to_ne_bytes());
-            }
             Word::Ready(terminal) => {
                 text.push(READY);
                 rights = terminal.as_ref().map(AsFd::as_fd);
@@ -151,13 +138,14 @@ impl Mouth {
         }
     }
 
-    /// For [`crate::sys::adopt`].
-    pub(crate) fn into_fd(self) -> OwnedFd {
-        self.0
-    }
-
-    /// See [`crate::sys::adopt`].
+    /// The copy that [`crate::sys::adopt`] kept.
     pub(crate) fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
+    }
+}
+
+impl AsFd for Mouth {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

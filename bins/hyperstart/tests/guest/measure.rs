@@ -112,6 +112,15 @@ async fn bulk(guest: &mut Guest) -> Result<()> {
     }
     calls.sort();
     println!("ping: min {:?} median {:?}", calls[0], calls[100]);
+    let mut forks: Vec<Duration> = Vec::new();
+    for _ in 0..100 {
+        let start = Instant::now();
+        let resources = serde_json::json!({});
+        guest.call(Request::Update { container: "b".to_owned(), resources }).await?;
+        forks.push(start.elapsed());
+    }
+    forks.sort();
+    println!("fork aside: min {:?} median {:?}", forks[0], forks[50]);
     let mut execs: Vec<Duration> = Vec::new();
     for number in 0..20 {
         let start = Instant::now();
