@@ -7,6 +7,7 @@ mod listen;
 mod options;
 mod pidfile;
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use tracing_subscriber::EnvFilter;
 use options::{Arguments, Options};
 
 /// What a container may name; the supervisor knows what they are. `auto` is the first that works.
-const RUNTIMES: [&str; 4] = ["auto", "kvm", "qemu", "uml"];
+const RUNTIMES: [&str; 3] = ["auto", "qemu", "uml"];
 /// For requests that are being answered when hyperd is told to end.
 const GRACE: Duration = Duration::from_secs(10);
 const SUPERVISOR: &str = "containerd-shim-hyper-v2";
@@ -63,7 +64,11 @@ fn run(options: Options) -> anyhow::Result<()> {
 fn start_log(options: &Options) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&options.log_level)
         .with_context(|| format!("log level `{}`", options.log_level))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     Ok(())
 }
 
@@ -111,7 +116,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         closing.cancel();
     };
     tokio::join!(serving, stopping);
-    engine.drain(GRACE).await;
+    engine.close(GRACE).await;
     listen::remove(&options.hosts);
     Ok(())
 }

@@ -46,7 +46,7 @@ pub struct Arguments {
     /// Mirror of docker.io
     #[arg(long, value_name = "URL")]
     registry_mirror: Vec<String>,
-    /// Runtime of containers that name none: auto, kvm, qemu, uml [default: auto]
+    /// Runtime of containers that name none: auto, qemu, uml [default: auto]
     #[arg(long, value_name = "RUNTIME")]
     default_runtime: Option<String>,
     /// Supervisor program [default: containerd-shim-hyper-v2 beside hyperd or on PATH]

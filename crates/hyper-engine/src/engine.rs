@@ -58,7 +58,7 @@ pub enum WaitCondition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitOutcome {
     pub exit_code: i32,
-    /// Why, when it was not the process itself.
+    /// Why, when the pod ended under the process.
     pub error: String,
 }
 
@@ -139,12 +139,18 @@ impl Engine {
         &self.core.config
     }
 
-    /// Waits for the work that outlives requests: stops in progress, removals.
-    pub async fn drain(&self, within: Duration) {
+    /// Waits for the work that outlives requests (stops in progress, removals) and lets go of all
+    /// containers. Pods run on.
+    pub async fn close(self, within: Duration) {
         self.core.tasks.close();
         if tokio::time::timeout(within, self.core.tasks.wait()).await.is_err() {
             tracing::debug!(tasks = self.core.tasks.len(), "not everything was finished");
         }
+        // Actors end with the last sender of their queue.
+        let registry = std::mem::take(
+            &mut *self.core.registry.write().unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
+        drop(registry);
     }
 
     /// Makes a container.
@@ -341,7 +347,8 @@ impl Engine {
                     return WaitOutcome { exit_code: 255, error: "hyperd is ending".to_owned() };
                 }
             };
-            WaitOutcome { exit_code: last.state.exit_code, error: last.state.error }
+            let error = if last.state.lost { last.state.error } else { String::new() };
+            WaitOutcome { exit_code: last.state.exit_code, error }
         })
     }
 

@@ -109,6 +109,10 @@ impl Pod {
         })
     }
 
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     pub fn bundle(&self) -> &Path {
         &self.bundle
     }
@@ -326,7 +330,8 @@ impl Pod {
     }
 
     /// Ends the pod: the container's remains and its guest, then the supervisor. Returns when the
-    /// guest was gone. Errors are only logged: what does not go by asking is killed.
+    /// guest was gone, or `None` if the pod did not end in order: then something may be left.
+    /// What does not go by asking is killed.
     pub async fn end(&self) -> Option<i64> {
         let request = api::DeleteRequest { id: self.id.clone(), ..Default::default() };
         let deleted: Result<api::DeleteResponse> = self.ask("Delete", &request, Some(END)).await;

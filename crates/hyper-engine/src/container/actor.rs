@@ -306,7 +306,7 @@ impl Actor {
         if !self.removals.is_empty() {
             hurry.notify_one();
         }
-        let done = clean(pod, self.phases.clone(), hurry.clone());
+        let done = clean(self.core.clone(), pod, self.phases.clone(), hurry.clone());
         self.work = Work::Cleaning { done: Box::pin(done), hurry };
     }
 
@@ -553,7 +553,7 @@ fn refuse(command: Command, id: &str) {
 }
 
 /// After the end: lets the clients read, then ends the pod and removes its bundle.
-async fn clean(pod: Arc<Pod>, mut phases: Record, hurry: Arc<Notify>) -> Record {
+async fn clean(core: Arc<Core>, pod: Arc<Pod>, mut phases: Record, hurry: Arc<Notify>) -> Record {
     tokio::select! {
         () = pod.drained() => {}
         () = tokio::time::sleep(DRAIN) => {}
@@ -561,6 +561,9 @@ async fn clean(pod: Arc<Pod>, mut phases: Record, hurry: Arc<Notify>) -> Record 
     }
     phases.supervisor = pod.phases().await.unwrap_or_default();
     let guest_gone = pod.end().await;
+    if guest_gone.is_none() {
+        core.launcher.clean(pod.id(), pod.bundle()).await;
+    }
     phases.supervisor.guest_gone = phases.supervisor.guest_gone.or(guest_gone);
     start::remove_bundle(pod.bundle()).await;
     phases.cleaned = phases::now();

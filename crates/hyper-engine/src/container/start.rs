@@ -82,7 +82,9 @@ pub(crate) async fn discard(core: &Core, id: &str) {
                 if let Err(error) = pod.kill(None, 9, true).await {
                     tracing::debug!(container = id, %error, "kill");
                 }
-                pod.end().await;
+                if pod.end().await.is_none() {
+                    core.launcher.clean(id, &bundle).await;
+                }
             }
             Err(_) => core.launcher.clean(id, &bundle).await,
         },

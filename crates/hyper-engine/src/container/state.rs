@@ -58,6 +58,8 @@ pub struct State {
     pub oom_killed: bool,
     /// Why it ended or did not start, when that was not the process itself.
     pub error: String,
+    /// The pod ended under the process; `error` says why.
+    pub lost: bool,
     /// How often it ended or failed to start: tells one end from the next.
     pub exits: u64,
 }
@@ -103,6 +105,7 @@ impl State {
                 self.status = Starting;
                 self.error.clear();
                 self.oom_killed = false;
+                self.lost = false;
             }
             (Starting, Event::Started { pid, unix_ns }) => {
                 self.status = Running;
@@ -124,6 +127,7 @@ impl State {
                 self.status = Exited;
                 self.exit_code = exit.code;
                 self.oom_killed = exit.oom_killed;
+                self.lost = !exit.reason.is_empty();
                 self.error = exit.reason;
                 self.finished_ns = Some(exit.unix_ns);
                 self.exits += 1;

@@ -6,6 +6,7 @@
 //! too, because the guest is ours. In a kernel of its own the filter is the second wall.
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -97,7 +98,12 @@ fn has_our_arch(list: &[String]) -> bool {
 
 /// The OCI `linux.seccomp` object of our own profile.
 pub(crate) fn default_filter(caps: &BTreeSet<&'static str>) -> Result<Value> {
-    resolve(DEFAULT, caps)
+    static PARSED: OnceLock<Profile> = OnceLock::new();
+    if let Some(profile) = PARSED.get() {
+        return Ok(filter(profile, caps));
+    }
+    let profile = parse(DEFAULT)?;
+    Ok(filter(PARSED.get_or_init(|| profile), caps))
 }
 
 /// The OCI `linux.seccomp` object of a profile.
@@ -108,19 +114,26 @@ pub(crate) fn resolve(profile: &str, caps: &BTreeSet<&'static str>) -> Result<Va
     if profile.len() > MAX_PROFILE {
         return Err(Error::Invalid(format!("seccomp profile is longer than {MAX_PROFILE} bytes")));
     }
-    let profile: Profile = serde_json::from_str(profile)
-        .map_err(|e| Error::Invalid(format!("seccomp profile cannot be read: {e}")))?;
-    let mut architectures = profile.architectures.unwrap_or_default();
-    for map in profile.arch_map.unwrap_or_default() {
+    Ok(filter(&parse(profile)?, caps))
+}
+
+fn parse(profile: &str) -> Result<Profile> {
+    serde_json::from_str(profile)
+        .map_err(|e| Error::Invalid(format!("seccomp profile cannot be read: {e}")))
+}
+
+fn filter(profile: &Profile, caps: &BTreeSet<&'static str>) -> Value {
+    let mut architectures: Vec<&String> = profile.architectures.iter().flatten().collect();
+    for map in profile.arch_map.iter().flatten() {
         if map.architecture == our_scmp_arch() {
-            architectures.push(map.architecture);
-            architectures.extend(map.sub_architectures.unwrap_or_default());
+            architectures.push(&map.architecture);
+            architectures.extend(map.sub_architectures.iter().flatten());
         }
     }
     let syscalls: Vec<Value> = profile
         .syscalls
-        .unwrap_or_default()
-        .into_iter()
+        .iter()
+        .flatten()
         .filter(|rule| rule.includes.includes(caps) && !rule.excludes.excludes(caps))
         .map(rule_json)
         .filter(|rule| rule["names"].as_array().is_some_and(|names| !names.is_empty()))
@@ -133,21 +146,21 @@ pub(crate) fn resolve(profile: &str, caps: &BTreeSet<&'static str>) -> Result<Va
     if let Some(errno) = profile.default_errno_ret {
         filter["defaultErrnoRet"] = json!(errno);
     }
-    if let Some(flags) = profile.flags.filter(|flags| !flags.is_empty()) {
+    if let Some(flags) = profile.flags.as_ref().filter(|flags| !flags.is_empty()) {
         filter["flags"] = json!(flags);
     }
-    Ok(filter)
+    filter
 }
 
-fn rule_json(rule: Rule) -> Value {
-    let names: Vec<String> = rule.name.into_iter().chain(rule.names).collect();
+fn rule_json(rule: &Rule) -> Value {
+    let names: Vec<&String> = rule.name.iter().chain(&rule.names).collect();
     let mut out = json!({ "names": names, "action": rule.action });
     if let Some(errno) = rule.errno_ret {
         out["errnoRet"] = json!(errno);
     }
     let arguments: Vec<Value> = rule
         .args
-        .into_iter()
+        .iter()
         .flatten()
         .map(|argument| {
             json!({
