@@ -1,4 +1,5 @@
 //! The API over a real engine and a real socket, without images: what clients see first, and errors.
+#![expect(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::path::Path;
 use std::time::Duration;

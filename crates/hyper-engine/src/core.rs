@@ -159,7 +159,7 @@ impl Core {
 pub(crate) fn image_error(reference: &str, source: hyper_image::Error) -> Error {
     match source {
         hyper_image::Error::NoSuchImage { .. } => Error::NoSuchImage(reference.to_owned()),
-        source => Error::Image { reference: reference.to_owned(), source },
+        source => Error::Image { reference: reference.to_owned(), source: Box::new(source) },
     }
 }
 

@@ -1,34 +1,30 @@
-//! What dialects call.
+//! What dialects call: opening, lifecycle, waiting, events.
+//!
+//! - [`streams`]: attach, logs, terminals, execs, counters.
+//! - [`stop`]: the signal, the grace, the kill.
+
+mod stop;
+mod streams;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_stdio::{LogReader, Wanted};
-use hyper_task::pod::PodReport;
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{broadcast, oneshot};
 use tokio_util::task::TaskTracker;
 
-use crate::attach::Attaching;
 use crate::container::actor::{Command, Reply, attributes};
 use crate::container::create::{self, Created};
 use crate::container::spec::{CreateRequest, Limits};
 use crate::container::state::Status;
 use crate::core::{Config, Core, Handle};
 use crate::event::{Event, Kind};
-use crate::exec::{self, Exec};
 use crate::lock::Lock;
-use crate::logs::{self, LogQuery};
-use crate::oci::ExecSpec;
-use crate::phases::Record;
-use crate::stats::{self, Stats};
 use crate::store::Store;
 use crate::supervisor::launch::Launcher;
 use crate::supervisor::publish::Service;
-use crate::{Attached, Error, Result, View, id, layout, restore, signal};
+use crate::{Error, Result, View, id, layout, restore, signal};
 
-/// Docker's grace between the stop signal and SIGKILL, in seconds.
-const STOP_GRACE: i64 = 10;
 /// From SIGKILL to the end of a container.
 const KILLED: Duration = Duration::from_secs(20);
 /// Of a socket's path; unix(7).
@@ -211,7 +207,7 @@ impl Engine {
         ask(&handle, |reply| Command::Kill { signal, reply }).await?;
         if signal == SIGKILL {
             // As Docker: the answer means that it is dead.
-            let _ = tokio::time::timeout(KILLED, not_up(handle.view)).await;
+            let _ = tokio::time::timeout(KILLED, stop::not_up(handle.view)).await;
         }
         Ok(())
     }
@@ -229,7 +225,7 @@ impl Engine {
         let handle = self.core.find(reference)?;
         let signal = signal.filter(|text| !text.is_empty()).map(signal::parse).transpose()?;
         let core = self.core.clone();
-        self.detached(async move { stop(&core, &handle, signal, grace).await }).await
+        self.detached(async move { stop::stop(&core, &handle, signal, grace).await }).await
     }
 
     /// Stops it, if it runs, and starts it.
@@ -247,7 +243,7 @@ impl Engine {
         let core = self.core.clone();
         self.detached(async move {
             send(&handle, Command::HoldRemoval).await?;
-            match stop(&core, &handle, signal, grace).await {
+            match stop::stop(&core, &handle, signal, grace).await {
                 Ok(()) | Err(Error::NotModified(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -352,130 +348,6 @@ impl Engine {
         })
     }
 
-    /// Joins its streams, now or when it is started.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchContainer`], [`Error::Conflict`] when it is paused.
-    pub async fn attach(&self, reference: &str, wanted: Wanted) -> Result<Attaching> {
-        let handle = self.core.find(reference)?;
-        let view = handle.view.borrow().clone();
-        if view.state.status == Status::Paused {
-            return Err(Error::Conflict(format!(
-                "container {} is paused, unpause the container before attach",
-                view.spec.id
-            )));
-        }
-        let attaching = handle.slot.join(wanted).await?;
-        let labels = attributes(&view.spec, &view.name);
-        self.core.events.publish(Kind::Container, "attach", &view.spec.id, labels);
-        Ok(attaching)
-    }
-
-    /// Sets the size of its terminal.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] when it does not run.
-    pub async fn resize(&self, reference: &str, rows: u16, columns: u16) -> Result<()> {
-        let view = self.container(reference)?;
-        running(&view)?.resize(None, rows, columns).await
-    }
-
-    /// Reads its log.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] when it has none.
-    pub async fn logs(&self, reference: &str, query: LogQuery) -> Result<LogReader> {
-        logs::read(&self.core, &self.core.find(reference)?, query).await
-    }
-
-    /// Ids of its processes, in the guest.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] when it does not run.
-    pub async fn processes(&self, reference: &str) -> Result<Vec<u32>> {
-        let view = self.container(reference)?;
-        running(&view)?.pids().await
-    }
-
-    /// Its counters; `None` when it does not run.
-    ///
-    /// # Errors
-    /// [`Error::Supervisor`].
-    pub async fn stats(&self, reference: &str) -> Result<Option<Stats>> {
-        let view = self.container(reference)?;
-        let Some(pod) = &view.pod else { return Ok(None) };
-        let any = pod.stats().await?;
-        stats::read(&any).map(Some).ok_or_else(|| Error::Supervisor {
-            id: view.spec.id.clone(),
-            what: "read counters",
-            why: format!("`{}` is not understood", any.type_url),
-        })
-    }
-
-    /// Its pod, as the supervisor sees it.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] when it does not run.
-    pub async fn pod(&self, reference: &str) -> Result<PodReport> {
-        let view = self.container(reference)?;
-        running(&view)?.report().await
-    }
-
-    /// Where the time of its last run went.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchContainer`] when it is not among the last runs either.
-    pub fn phases(&self, reference: &str) -> Result<Record> {
-        if let Some(record) = self.core.finished.find(reference) {
-            return Ok(record);
-        }
-        let view = self.container(reference)?;
-        Err(Error::Conflict(format!("container {} has not ended a run", view.name)))
-    }
-
-    /// The last ended runs, oldest first.
-    #[must_use]
-    pub fn all_phases(&self) -> Vec<Record> {
-        self.core.finished.all()
-    }
-
-    /// Prepares a process in a running container.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] when it does not run; [`Error::Invalid`].
-    pub fn exec_create(&self, reference: &str, spec: ExecSpec) -> Result<Arc<Exec>> {
-        exec::create(&self.core, reference, spec)
-    }
-
-    /// # Errors
-    /// [`Error::NoSuchExec`].
-    pub fn exec(&self, id: &str) -> Result<Arc<Exec>> {
-        exec::find(&self.core, id)
-    }
-
-    /// Runs the prepared process; with its streams unless `detached`.
-    ///
-    /// # Errors
-    /// [`Error::Program`] when it cannot be run; the exec has ended then, with its code.
-    pub async fn exec_start(&self, exec: &Arc<Exec>, detached: bool) -> Result<Option<Attached>> {
-        let (core, exec) = (self.core.clone(), exec.clone());
-        self.detached(async move { exec::start(&core, &exec, detached).await }).await
-    }
-
-    /// # Errors
-    /// [`Error::Conflict`] when it does not run.
-    pub async fn exec_resize(&self, exec: &Exec, rows: u16, columns: u16) -> Result<()> {
-        exec::resize(&self.core, exec, rows, columns).await
-    }
-
-    /// Ids of the execs of a container that have not ended.
-    #[must_use]
-    pub fn execs(&self, container: &str) -> Vec<String> {
-        let execs = self.core.execs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let live = |exec: &&Arc<Exec>| exec.container == container && exec.state().running;
-        execs.values().filter(live).map(|exec| exec.id.clone()).collect()
-    }
-
     /// Past events from `since` (nanoseconds since the Unix epoch) on, and those to come.
     #[must_use]
     pub fn events(&self, since: Option<i64>) -> (Vec<Event>, broadcast::Receiver<Event>) {
@@ -533,55 +405,6 @@ async fn send(handle: &Handle, command: Command) -> Result<()> {
 
 fn gone(handle: &Handle) -> Error {
     Error::NoSuchContainer(handle.view.borrow().spec.id.clone())
-}
-
-fn running(view: &View) -> Result<&crate::supervisor::Pod> {
-    view.pod
-        .as_deref()
-        .ok_or_else(|| Error::Conflict(format!("container {} is not running", view.spec.id)))
-}
-
-async fn not_up(mut view: watch::Receiver<View>) {
-    let _ = view.wait_for(|view| view.removed || !view.state.status.is_up()).await;
-}
-
-async fn stop(core: &Core, handle: &Handle, signal: Option<i32>, grace: Option<i64>) -> Result<()> {
-    let view = handle.view.borrow().clone();
-    if !view.state.status.is_up() && view.state.status != Status::Starting {
-        return Err(Error::NotModified(format!("container {} is not running", view.name)));
-    }
-    let signal = signal.unwrap_or_else(|| signal::of(&view.spec.stop_signal));
-    let grace = grace.or(view.spec.host.stop_timeout).unwrap_or(STOP_GRACE);
-    kill_if_up(handle, signal).await?;
-    let over = not_up(handle.view.clone());
-    match u64::try_from(grace) {
-        Err(_) => over.await,
-        Ok(seconds) => {
-            if tokio::time::timeout(Duration::from_secs(seconds), over).await.is_err() {
-                kill_if_up(handle, SIGKILL).await?;
-                if tokio::time::timeout(KILLED, not_up(handle.view.clone())).await.is_err() {
-                    if let Some(pod) = &handle.view.borrow().pod {
-                        pod.kill_supervisor();
-                    }
-                    not_up(handle.view.clone()).await;
-                }
-            }
-        }
-    }
-    let labels = attributes(&view.spec, &view.name);
-    core.events.publish(Kind::Container, "stop", &view.spec.id, labels);
-    Ok(())
-}
-
-/// It may end at any moment by itself, which is as good.
-async fn kill_if_up(handle: &Handle, signal: i32) -> Result<()> {
-    match ask(handle, |reply| Command::Kill { signal, reply }).await {
-        Err(error) => {
-            let view = handle.view.borrow();
-            if view.removed || !view.state.status.is_up() { Ok(()) } else { Err(error) }
-        }
-        Ok(()) => Ok(()),
-    }
 }
 
 fn used(directory: &Path) -> Result<u64> {

@@ -42,7 +42,7 @@ pub enum Error {
     #[error("container {id}: {what} took longer than {seconds} s")]
     Deadline { id: String, what: &'static str, seconds: u64 },
     #[error("image {reference}")]
-    Image { reference: String, source: hyper_image::Error },
+    Image { reference: String, source: Box<hyper_image::Error> },
     #[error("the container's writable disk")]
     Disk(#[source] hyper_disk::DiskError),
     #[error("{action} {}", path.display())]

@@ -1,4 +1,5 @@
 //! Lives of containers, over a supervisor in this process.
+#![expect(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod support;
 

@@ -20,16 +20,16 @@ use crate::request::{self, Query};
 
 pub(crate) async fn create(State(app): State<App>, query: Query, body: Body) -> ApiResult {
     let body: ContainerCreateBody = request::json(body).await?;
-    let (request, mut warnings) = translate(body, &query)?;
+    let (request, mut warnings) = translate(&body, &query)?;
     let created = app.engine.create(request).await?;
     warnings.extend(created.warnings);
     let answer = json!({ "Id": created.id, "Warnings": warnings });
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
-fn translate(body: ContainerCreateBody, query: &Query) -> ApiResult<(CreateRequest, Vec<String>)> {
+fn translate(body: &ContainerCreateBody, query: &Query) -> ApiResult<(CreateRequest, Vec<String>)> {
     let host = body.host_config.clone().unwrap_or_default();
-    refuse::check(&body, &host)?;
+    refuse::check(body, &host)?;
     let mut warnings = Vec::new();
     if host.oom_kill_disable == Some(true) {
         warnings.push("OomKillDisable is discarded: the guest's kernel has no such switch".into());
@@ -50,7 +50,7 @@ fn translate(body: ContainerCreateBody, query: &Query) -> ApiResult<(CreateReque
         labels: sorted(body.labels.clone()),
         exposed_ports: body.exposed_ports.clone().unwrap_or_default(),
         volumes: body.volumes.clone().unwrap_or_default(),
-        host: host_spec(&body, &host)?,
+        host: host_spec(body, &host)?,
     };
     Ok((request, warnings))
 }
@@ -248,8 +248,8 @@ mod test {
     use super::*;
 
     fn translated(body: &str) -> ApiResult<CreateRequest> {
-        let body = serde_json::from_str(body).unwrap();
-        translate(body, &Query::default()).map(|(request, _)| request)
+        let body: ContainerCreateBody = serde_json::from_str(body).unwrap();
+        translate(&body, &Query::default()).map(|(request, _)| request)
     }
 
     #[test]

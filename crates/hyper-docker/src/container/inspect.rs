@@ -53,7 +53,7 @@ fn document(app: &App, view: &View) -> Value {
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
-        "ExecIDs": none_if_empty(app.engine.execs(&spec.id)),
+        "ExecIDs": none_if_empty(&app.engine.execs(&spec.id)),
         "HostConfig": host_config(spec, &app.engine.config().default_runtime),
         "GraphDriver": {
             "Name": "erofs",
@@ -65,7 +65,7 @@ fn document(app: &App, view: &View) -> Value {
     })
 }
 
-fn none_if_empty(list: Vec<String>) -> Value {
+fn none_if_empty(list: &[String]) -> Value {
     if list.is_empty() { Value::Null } else { json!(list) }
 }
 
@@ -100,11 +100,11 @@ fn config(spec: &Spec) -> Value {
         "OpenStdin": host.open_stdin,
         "StdinOnce": host.stdin_once,
         "Env": spec.env,
-        "Cmd": none_if_empty(spec.cmd.clone()),
+        "Cmd": none_if_empty(&spec.cmd),
         "Image": spec.image,
         "Volumes": if spec.volumes.is_empty() { Value::Null } else { set(&spec.volumes) },
         "WorkingDir": spec.working_dir,
-        "Entrypoint": none_if_empty(spec.entrypoint.clone()),
+        "Entrypoint": none_if_empty(&spec.entrypoint),
         "OnBuild": null,
         "Labels": spec.labels,
     });
@@ -150,14 +150,14 @@ fn host_config(spec: &Spec, default_runtime: &str) -> Value {
         "VolumesFrom": null,
         "ConsoleSize": [host.console_size.0, host.console_size.1],
         "Annotations": host.annotations,
-        "CapAdd": none_if_empty(security.cap_add.clone()),
-        "CapDrop": none_if_empty(security.cap_drop.clone()),
+        "CapAdd": none_if_empty(&security.cap_add),
+        "CapDrop": none_if_empty(&security.cap_drop),
         "CgroupnsMode": "private",
         "Dns": host.dns,
         "DnsOptions": host.dns_options,
         "DnsSearch": host.dns_search,
-        "ExtraHosts": none_if_empty(host.extra_hosts.clone()),
-        "GroupAdd": none_if_empty(security.groups.iter().map(u32::to_string).collect()),
+        "ExtraHosts": none_if_empty(&host.extra_hosts),
+        "GroupAdd": none_if_empty(&security.groups.iter().map(u32::to_string).collect::<Vec<_>>()),
         "IpcMode": "private",
         "Cgroup": "",
         "Links": null,
@@ -166,7 +166,7 @@ fn host_config(spec: &Spec, default_runtime: &str) -> Value {
         "Privileged": security.privileged,
         "PublishAllPorts": false,
         "ReadonlyRootfs": security.read_only_root,
-        "SecurityOpt": none_if_empty(security.options.clone()),
+        "SecurityOpt": none_if_empty(&security.options),
         "StorageOpt": if host.disk_bytes > 0 { json!({ "size": host.disk_bytes.to_string() }) } else { Value::Null },
         "Tmpfs": host.tmpfs,
         "UTSMode": "",

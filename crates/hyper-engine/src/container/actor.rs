@@ -10,7 +10,9 @@
 //! ```
 //! Every change is stored before it is published. Dropping a request's reply does not undo it.
 
-use std::collections::{BTreeMap, VecDeque};
+mod after;
+
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,6 +25,9 @@ use super::View;
 use super::spec::{Limits, Spec};
 use super::start::{self, Started};
 use super::state::{Event, Exit, State, Status};
+pub(crate) use after::attributes;
+use after::{clean, refuse};
+
 use crate::attach::Slot;
 use crate::core::Core;
 use crate::event::Kind;
@@ -60,10 +65,6 @@ pub(crate) enum Command {
 
 /// Requests that may wait for one container.
 pub(crate) const QUEUE: usize = 64;
-/// How long attached clients may take to read the rest of the output.
-const DRAIN: Duration = Duration::from_secs(3600);
-/// The same, once somebody waits for the container to be cleaned.
-const HURRIED_DRAIN: Duration = Duration::from_secs(2);
 /// From SIGKILL to the end; then the supervisor itself is killed.
 const KILL: Duration = Duration::from_secs(10);
 const SIGKILL: i32 = 9;
@@ -527,45 +528,4 @@ impl Actor {
         attributes.extend(extra.map(|(key, value)| (key.to_owned(), value)));
         self.core.events.publish(Kind::Container, action, &self.spec.id, attributes);
     }
-}
-
-/// Docker's attributes of every event of a container.
-pub(crate) fn attributes(spec: &Spec, name: &str) -> BTreeMap<String, String> {
-    let mut attributes = spec.labels.clone();
-    attributes.insert("image".to_owned(), spec.image.clone());
-    attributes.insert("name".to_owned(), name.to_owned());
-    attributes
-}
-
-fn refuse(command: Command, id: &str) {
-    let gone = || Err(Error::NoSuchContainer(id.to_owned()));
-    match command {
-        Command::Start(reply)
-        | Command::Pause(reply)
-        | Command::Unpause(reply)
-        | Command::Kill { reply, .. }
-        | Command::Rename { reply, .. }
-        | Command::Update { reply, .. } => drop(reply.send(gone())),
-        // It is gone, as asked.
-        Command::Remove { reply, .. } => drop(reply.send(Ok(()))),
-        Command::HoldRemoval => {}
-    }
-}
-
-/// After the end: lets the clients read, then ends the pod and removes its bundle.
-async fn clean(core: Arc<Core>, pod: Arc<Pod>, mut phases: Record, hurry: Arc<Notify>) -> Record {
-    tokio::select! {
-        () = pod.drained() => {}
-        () = tokio::time::sleep(DRAIN) => {}
-        () = async { hurry.notified().await; tokio::time::sleep(HURRIED_DRAIN).await } => {}
-    }
-    phases.supervisor = pod.phases().await.unwrap_or_default();
-    let guest_gone = pod.end().await;
-    if guest_gone.is_none() {
-        core.launcher.clean(pod.id(), pod.bundle()).await;
-    }
-    phases.supervisor.guest_gone = phases.supervisor.guest_gone.or(guest_gone);
-    start::remove_bundle(pod.bundle()).await;
-    phases.cleaned = phases::now();
-    phases
 }

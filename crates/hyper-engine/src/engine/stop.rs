@@ -1,0 +1,64 @@
+//! Ending a container: its stop signal, a grace, SIGKILL, and at last the supervisor itself.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{KILLED, SIGKILL, ask};
+use crate::container::actor::{Command, attributes};
+use crate::container::state::Status;
+use crate::core::{Core, Handle};
+use crate::event::Kind;
+use crate::{Error, Result, View, signal};
+
+/// Docker's grace between the stop signal and SIGKILL, in seconds.
+const STOP_GRACE: i64 = 10;
+
+pub(super) async fn stop(
+    core: &Core,
+    handle: &Handle,
+    signal: Option<i32>,
+    grace: Option<i64>,
+) -> Result<()> {
+    let view = handle.view.borrow().clone();
+    if !view.state.status.is_up() && view.state.status != Status::Starting {
+        return Err(Error::NotModified(format!("container {} is not running", view.name)));
+    }
+    let signal = signal.unwrap_or_else(|| signal::of(&view.spec.stop_signal));
+    let grace = grace.or(view.spec.host.stop_timeout).unwrap_or(STOP_GRACE);
+    kill_if_up(handle, signal).await?;
+    let over = not_up(handle.view.clone());
+    match u64::try_from(grace) {
+        Err(_) => over.await,
+        Ok(seconds) => {
+            if tokio::time::timeout(Duration::from_secs(seconds), over).await.is_err() {
+                kill_if_up(handle, SIGKILL).await?;
+                if tokio::time::timeout(KILLED, not_up(handle.view.clone())).await.is_err() {
+                    if let Some(pod) = &handle.view.borrow().pod {
+                        pod.kill_supervisor();
+                    }
+                    not_up(handle.view.clone()).await;
+                }
+            }
+        }
+    }
+    let labels = attributes(&view.spec, &view.name);
+    core.events.publish(Kind::Container, "stop", &view.spec.id, labels);
+    Ok(())
+}
+
+/// It may end at any moment by itself, which is as good.
+async fn kill_if_up(handle: &Handle, signal: i32) -> Result<()> {
+    match ask(handle, |reply| Command::Kill { signal, reply }).await {
+        Err(error) => {
+            let view = handle.view.borrow();
+            if view.removed || !view.state.status.is_up() { Ok(()) } else { Err(error) }
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Waits until it is not up.
+pub(super) async fn not_up(mut view: watch::Receiver<View>) {
+    let _ = view.wait_for(|view| view.removed || !view.state.status.is_up()).await;
+}
