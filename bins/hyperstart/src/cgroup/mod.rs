@@ -165,6 +165,11 @@ impl Cgroup {
         outcome.doing(|| format!("wait for \"{wanted}\" in {}", self.path.display()))?
     }
 
+    /// Whether it is frozen: a process born in it would not run either.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.get("cgroup.events").is_ok_and(|text| text.lines().any(|line| line == "frozen 1"))
+    }
+
     /// Kills every process in it, also those that fork while it happens.
     pub(crate) fn kill(&self) -> Outcome<()> {
         self.set("cgroup.kill", "1")

@@ -193,6 +193,10 @@ impl Container {
             let message = format!("container {} is not running", self.id);
             return Err(failure(FailureKind::Conflict, message));
         }
+        if self.cgroup.is_frozen() {
+            let message = format!("container {} is frozen", self.id);
+            return Err(failure(FailureKind::Conflict, message));
+        }
         if self.execs.borrow().contains_key(&exec) {
             let message = format!("{} exists already", name(&request.process));
             return Err(failure(FailureKind::Conflict, message));

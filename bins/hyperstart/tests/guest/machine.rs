@@ -18,8 +18,13 @@ use hyper_link::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{io::AsyncReadExt as _, net::UnixStream};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{UnixDatagram, UnixStream},
+};
 
+/// Hardware address of [`Guest::start_on_wire`]'s network device.
+pub const WIRE_MAC: &str = "02:42:0a:09:08:02";
 /// Longest any single step may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(60);
 
@@ -164,6 +169,24 @@ pub struct Outcome {
 
 impl Guest {
     pub async fn start(machine: Machine) -> Result<Option<Self>> {
+        Self::start_with(machine, &[], None).await
+    }
+
+    /// Under user-mode Linux, with one network device; its other end comes with it.
+    pub async fn start_on_wire() -> Result<Option<(Self, UnixDatagram)>> {
+        let (ours, theirs) = std::os::unix::net::UnixDatagram::pair()?;
+        ours.set_nonblocking(true)?;
+        let device = format!("vec0:transport=fd,fd=2,mac={WIRE_MAC}");
+        let guest = Self::start_with(Machine::Uml, &[&device], Some(theirs.into())).await?;
+        let wire = UnixDatagram::from_std(ours)?;
+        Ok(guest.map(|guest| (guest, wire)))
+    }
+
+    async fn start_with(
+        machine: Machine,
+        more: &[&str],
+        stderr: Option<OwnedFd>,
+    ) -> Result<Option<Self>> {
         let Some((kernel, initramfs)) = machine.built() else { return Ok(None) };
         let directory = tempfile::tempdir()?;
         make_image(directory.path(), &directory.path().join("image"))?;
@@ -174,10 +197,11 @@ impl Guest {
         let start = Instant::now();
         let process = machine
             .command(&kernel, &initramfs, directory.path())
+            .args(more)
             .current_dir(directory.path())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(console.try_clone()?)
-            .stderr(console)
+            .stderr(stderr.map_or_else(|| Stdio::from(console), Stdio::from))
             .spawn()?;
         let (link, events) = match connect(UnixStream::from_std(ours)?, SOON).await {
             Ok(ends) => ends,

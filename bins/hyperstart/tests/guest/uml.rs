@@ -1,9 +1,10 @@
 //! The agent in a guest under user-mode Linux.
 
-use crate::machine::{Guest, Machine, SOON, process, shell, spec};
+use crate::machine::{Guest, Machine, SOON, WIRE_MAC, process, shell, spec};
 use anyhow::Result;
 use hyper_link::message::{
-    Event, FailureKind, FileInjection, PodConfig, ProcessId, Reply, Request, Stats,
+    Event, FailureKind, FileInjection, Interface, PodConfig, ProcessId, Reply, Request, Route,
+    Stats,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -269,6 +270,8 @@ async fn limits_hold_and_are_counted() -> Result<()> {
     let run = guest.exec("p", "b", process(&["sh", "-c", files])).await?;
     assert_eq!(guest.finish("p", Some("b"), run).await?.stdout, "9\n50000 100000\n20\n");
     guest.call(Request::Freeze { container: "p".into(), frozen: true }).await?;
+    let refused = guest.exec("p", "c", process(&["true"])).await.err().unwrap();
+    assert!(refused.failure().unwrap().message.contains("frozen"));
     guest.call(Request::Freeze { container: "p".into(), frozen: false }).await?;
     let Reply::Processes { processes } =
         guest.call(Request::Processes { container: "p".into() }).await?
@@ -355,6 +358,82 @@ async fn what_cannot_be_done_is_refused_and_leaves_nothing() -> Result<()> {
     guest.start_container("r").await?;
     assert_eq!(guest.finish("r", None, io).await?.code, 0);
     Ok(())
+}
+
+/// The profile that the engine gives to containers.
+#[tokio::test]
+async fn the_engines_seccomp_profile_holds() -> Result<()> {
+    let path =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/hyper-engine/src/oci/seccomp.json");
+    let profile: Value = serde_json::from_slice(&std::fs::read(path)?)?;
+    let mut guest = guest!();
+    let script = "unshare -m true || echo refused; grep Seccomp: /proc/self/status";
+    for no_new_privileges in [false, true] {
+        let spec = with(shell(script), "/linux/seccomp", profile.clone());
+        let spec = with(spec, "/process/noNewPrivileges", json!(no_new_privileges));
+        let outcome = guest.run(spec).await?;
+        assert_eq!(outcome.stdout, "refused\nSeccomp:\t2\n", "{outcome:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_network_is_what_the_supervisor_says() -> Result<()> {
+    let Some((mut guest, wire)) = Guest::start_on_wire().await? else { return Ok(()) };
+    let config = PodConfig {
+        interfaces: vec![Interface {
+            mac: WIRE_MAC.to_owned(),
+            name: "eth0".to_owned(),
+            mtu: 1400,
+            addresses: vec!["10.9.8.2/24".to_owned(), "fd00:9::2/64".to_owned()],
+        }],
+        routes: vec![
+            route("default", Some("10.9.8.1")),
+            route("10.200.0.0/16", None),
+            route("10.201.0.0/16", Some("192.0.2.1")),
+            route("default", Some("fd00:9::1")),
+        ],
+        ..PodConfig::default()
+    };
+    guest.call(Request::ConfigurePod(config.clone())).await?;
+    guest.call(Request::ConfigurePod(config.clone())).await?;
+    let script = "cat /sys/class/net/eth0/mtu; ip -4 -o addr show eth0 | grep -o 'inet [^ ]* brd [^ ]*'; \
+                  ip -6 addr show eth0 | grep -o 'fd00:9::2/64'; ip route; ip -6 route show default; \
+                  ping -c 1 -W 1 10.9.8.1 >/dev/null";
+    let outcome = guest.run(shell(script)).await?;
+    assert_eq!(
+        outcome.stdout,
+        "1400\ninet 10.9.8.2/24 brd 10.9.8.255\nfd00:9::2/64\ndefault via 10.9.8.1 dev eth0 \n\
+         10.9.8.0/24 dev eth0 scope link  src 10.9.8.2 \n10.200.0.0/16 dev eth0 scope link \n\
+         10.201.0.0/16 via 192.0.2.1 dev eth0 onlink \n\
+         default via fd00:9::1 dev eth0  metric 1024 \n",
+        "{outcome:?}"
+    );
+    // The question of who has 10.9.8.1 is on the wire.
+    let asked = tokio::time::timeout(SOON, async {
+        let mut frame = [0; 2048];
+        loop {
+            let len = wire.recv(&mut frame).await?;
+            if frame[..len].windows(4).any(|four| four == [10, 9, 8, 1]) && frame[12..14] == [8, 6]
+            {
+                return anyhow::Ok(());
+            }
+        }
+    });
+    asked.await??;
+    let missing = Interface { mac: "02:00:00:00:00:99".to_owned(), ..config.interfaces[0].clone() };
+    let config = PodConfig { interfaces: vec![missing], ..PodConfig::default() };
+    let refused = guest.call(Request::ConfigurePod(config)).await.unwrap_err();
+    assert!(refused.failure().unwrap().message.contains("02:00:00:00:00:99"));
+    Ok(())
+}
+
+fn route(destination: &str, gateway: Option<&str>) -> Route {
+    Route {
+        destination: destination.to_owned(),
+        gateway: gateway.map(str::to_owned),
+        interface: "eth0".to_owned(),
+    }
 }
 
 #[tokio::test]
