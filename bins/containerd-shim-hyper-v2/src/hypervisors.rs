@@ -8,6 +8,7 @@ use hyper_hypervisor::{Capabilities, Disk, Hypervisor, Probe, Vm, VmConfig, VmEr
 use hyper_pod::Flavour;
 
 use crate::config::{Accelerator, Config, Separation};
+use crate::remembered::Remembered;
 
 /// What guests can be run by, and what they boot.
 pub fn hypervisors(config: &Config) -> (Vec<Arc<dyn Hypervisor>>, BTreeMap<String, Flavour>) {
@@ -33,6 +34,9 @@ pub fn hypervisors(config: &Config) -> (Vec<Arc<dyn Hypervisor>>, BTreeMap<Strin
     let flavours =
         BTreeMap::from([("uml".to_owned(), uml_flavour), ("qemu".to_owned(), qemu_flavour)]);
     let qemu = Late { name: hyper_qemu::NAME, options: qemu, made: OnceLock::new() };
+    let dir = &config.run_dir;
+    let uml = Remembered::new(uml, flavours["uml"].kernel.clone(), dir);
+    let qemu = Remembered::new(qemu, flavours["qemu"].kernel.clone(), dir);
     (vec![Arc::new(uml), Arc::new(qemu)], flavours)
 }
 

@@ -22,6 +22,7 @@ mod events;
 mod hypervisors;
 mod log;
 mod place;
+mod remembered;
 mod serve;
 mod start;
 mod task;
