@@ -1,5 +1,6 @@
 //! `GET /events`: past ones, then those that happen, as JSON lines.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -41,12 +42,11 @@ pub(crate) async fn stream(State(app): State<App>, query: Query) -> ApiResult {
     let filters = query.filters(&FILTERS)?;
     let (since, until) = (query.time("since")?, query.time("until")?);
     let (past, live) = app.engine.events(since);
-    let mut first = String::new();
-    for event in &past {
-        if until.is_none_or(|until| event.unix_ns <= until) && wanted(&filters, event) {
-            first.push_str(&line(event));
-        }
-    }
+    let first = past
+        .into_iter()
+        .filter(|event| until.is_none_or(|until| event.unix_ns <= until))
+        .filter(|event| wanted(&filters, event))
+        .collect();
     let left = until.map(|until| {
         let left = until.saturating_sub(hyper_stdio::now_ns()).max(0);
         Box::pin(tokio::time::sleep(Duration::from_nanos(left.unsigned_abs())))
@@ -57,7 +57,8 @@ pub(crate) async fn stream(State(app): State<App>, query: Query) -> ApiResult {
 }
 
 struct Feed {
-    first: String,
+    /// Each is a piece of its own: some clients take a piece for an event.
+    first: VecDeque<Event>,
     filters: Filters,
     live: Receiver<Event>,
     left: Option<Pin<Box<tokio::time::Sleep>>>,
@@ -67,9 +68,8 @@ struct Feed {
 impl Feed {
     /// The next line; `None` at the end of the time asked for, or of hyperd.
     async fn next(mut self) -> Option<(std::io::Result<Bytes>, Self)> {
-        if !self.first.is_empty() {
-            let first = std::mem::take(&mut self.first);
-            return Some((Ok(Bytes::from(first)), self));
+        if let Some(event) = self.first.pop_front() {
+            return Some((Ok(Bytes::from(line(&event))), self));
         }
         loop {
             let over = async {

@@ -154,11 +154,6 @@ fn shown(reference: &Reference, event: Event) -> Vec<Value> {
                 |digest| digest.to_string(),
             );
             let name = reference.repository();
-            let name = if reference.registry() == hyper_image::DEFAULT_REGISTRY {
-                name.to_owned()
-            } else {
-                format!("{}/{name}", reference.registry())
-            };
             let mut all = vec![json!({ "status": format!("Pulling from {name}"), "id": tag })];
             all.extend(layers.iter().map(|layer| status(layer, "Pulling fs layer")));
             all

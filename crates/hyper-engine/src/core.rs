@@ -156,10 +156,10 @@ impl Core {
 }
 
 /// An image's error in the engine's words.
-pub(crate) fn image_error(reference: &str, source: hyper_image::Error) -> Error {
-    match source {
+pub(crate) fn image_error(reference: &str, error: hyper_image::Error) -> Error {
+    match error {
         hyper_image::Error::NoSuchImage { .. } => Error::NoSuchImage(reference.to_owned()),
-        source => Error::Image { reference: reference.to_owned(), source: Box::new(source) },
+        other => Error::Image(Box::new(other)),
     }
 }
 

@@ -41,8 +41,9 @@ pub enum Error {
     Supervisor { id: String, what: &'static str, why: String },
     #[error("container {id}: {what} took longer than {seconds} s")]
     Deadline { id: String, what: &'static str, seconds: u64 },
-    #[error("image {reference}")]
-    Image { reference: String, source: Box<hyper_image::Error> },
+    /// The image store's own words, which name the image.
+    #[error(transparent)]
+    Image(Box<hyper_image::Error>),
     #[error("the container's writable disk")]
     Disk(#[source] hyper_disk::DiskError),
     #[error("{action} {}", path.display())]
@@ -97,7 +98,7 @@ impl Error {
             Self::NotModified(_) => Kind::NotModified,
             Self::Unsupported(_) => Kind::Unsupported,
             Self::ShuttingDown => Kind::Unavailable,
-            Self::Image { source, .. } => image_kind(source.kind()),
+            Self::Image(error) => image_kind(error.kind()),
             Self::Supervisor { .. }
             | Self::Deadline { .. }
             | Self::Disk(_)

@@ -114,13 +114,18 @@ async fn adopt(core: &Core, id: &str) -> Adopted {
         None => "the host was restarted, or its runtime files were removed".to_owned(),
         Some(address) => match Pod::connect(id, &bundle, &address).await {
             Err(error) => error.chain(),
-            Ok(pod) => match pod.state().await {
-                Ok(Found::Up { pid, paused }) => return Adopted::Up(Arc::new(pod), pid, paused),
-                // The supervisor tells the rest when it is asked to wait.
-                Ok(Found::Ended(_)) => return Adopted::Up(Arc::new(pod), 0, false),
-                Ok(Found::Unstarted) => "the container does not run in its pod".to_owned(),
-                Err(error) => error.chain(),
-            },
+            Ok(pod) => {
+                pod.identify().await;
+                match pod.state().await {
+                    Ok(Found::Up { pid, paused }) => {
+                        return Adopted::Up(Arc::new(pod), pid, paused);
+                    }
+                    // The supervisor tells the rest when it is asked to wait.
+                    Ok(Found::Ended) => return Adopted::Up(Arc::new(pod), 0, false),
+                    Ok(Found::Unstarted) => "the container does not run in its pod".to_owned(),
+                    Err(error) => error.chain(),
+                }
+            }
         },
     };
     Adopted::Ended(supervisor::read_exit(&bundle).await.unwrap_or_else(|| Exit {

@@ -13,7 +13,9 @@ pub(crate) mod launch;
 pub(crate) mod publish;
 pub(crate) mod task;
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use containerd_shim_protos::api;
@@ -22,6 +24,8 @@ use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use hyper_stdio::Wanted;
 use hyper_stdio::attach::{FrameReader, FrameWriter};
 use hyper_task::pod::{Answer, Call, ExitRecord, Phases, PodReport};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
@@ -57,6 +61,8 @@ pub(crate) struct Pod {
     id: String,
     bundle: PathBuf,
     task: TaskClient,
+    /// The supervisor, once it has told its number.
+    process: OnceLock<Arc<OwnedFd>>,
     attached: watch::Sender<usize>,
 }
 
@@ -67,7 +73,7 @@ pub(crate) enum Found {
         pid: u32,
         paused: bool,
     },
-    Ended(Exit),
+    Ended,
     /// Created and never started.
     Unstarted,
 }
@@ -105,6 +111,7 @@ impl Pod {
             id: id.to_owned(),
             bundle: bundle.to_owned(),
             task,
+            process: OnceLock::new(),
             attached: watch::Sender::new(0),
         })
     }
@@ -115,6 +122,23 @@ impl Pod {
 
     pub fn bundle(&self) -> &Path {
         &self.bundle
+    }
+
+    /// Learns which process the supervisor is. (The socket's peer is the program that bound it,
+    /// and that has ended.)
+    pub async fn identify(&self) {
+        let request = api::ConnectRequest { id: self.id.clone(), ..Default::default() };
+        let answer: Result<api::ConnectResponse> = self.ask("Connect", &request, Some(QUICK)).await;
+        let opened = answer.map(|answer| {
+            let pid = Pid::from_raw(answer.shim_pid.cast_signed())?;
+            pidfd_open(pid, PidfdFlags::empty()).ok()
+        });
+        match opened {
+            // It has answered and still listens, so the number was its own when it was opened.
+            Ok(Some(process)) if !self.task.is_closed() => _ = self.process.set(Arc::new(process)),
+            Ok(_) => tracing::debug!(container = self.id, "supervisor's process is not known"),
+            Err(error) => tracing::debug!(container = self.id, %error, "connect"),
+        }
     }
 
     /// Boots the guest and makes the container in it.
@@ -187,13 +211,7 @@ impl Pod {
         Ok(match state.status.enum_value_or_default() {
             Status::RUNNING => Found::Up { pid: state.pid, paused: false },
             Status::PAUSED | Status::PAUSING => Found::Up { pid: state.pid, paused: true },
-            Status::STOPPED => {
-                Found::Ended(read_exit(&self.bundle).await.unwrap_or_else(|| Exit {
-                    code: exit_code(state.exit_status),
-                    unix_ns: unix_ns(state.exited_at.as_ref()),
-                    ..Exit::default()
-                }))
-            }
+            Status::STOPPED => Found::Ended,
             Status::CREATED | Status::UNKNOWN => Found::Unstarted,
         })
     }
@@ -343,16 +361,38 @@ impl Pod {
         if let Err(error) = self.tell("Shutdown", &request, QUICK).await {
             tracing::debug!(container = self.id, %error, "shutdown");
         }
-        if tokio::time::timeout(END, self.task.closed()).await.is_err() {
+        if tokio::time::timeout(END, self.ended()).await.is_err() {
             tracing::warn!(container = self.id, "supervisor does not end: it is killed");
-            self.task.kill_peer();
+            self.kill_supervisor();
         }
         guest_gone
     }
 
+    /// Waits until the supervisor is gone. Its socket is too then: it removes it when it ends.
+    async fn ended(&self) {
+        match self.process.get().cloned() {
+            // Readable once the process has ended; pidfd_open(2). On a thread of its own: tokio
+            // has no safe way to wait for a descriptor that is not one of its own kinds.
+            Some(process) => {
+                let wait = move || {
+                    let mut fds = [PollFd::new(&process, PollFlags::IN)];
+                    let within = Timespec { tv_sec: END.as_secs().cast_signed(), tv_nsec: 0 };
+                    rustix::event::poll(&mut fds, Some(&within))
+                };
+                // Not to be had is as good as over: the connection is closed too.
+                let _ = tokio::task::spawn_blocking(wait).await;
+            }
+            None => self.task.closed().await,
+        }
+    }
+
     /// Kills everything at once: for a supervisor that no longer does what it is asked.
     pub fn kill_supervisor(&self) {
-        self.task.kill_peer();
+        if let Some(process) = self.process.get()
+            && let Err(error) = pidfd_send_signal(process, Signal::KILL)
+        {
+            tracing::warn!(container = self.id, %error, "kill the supervisor");
+        }
     }
 
     async fn call(&self, call: &Call) -> Result<Answer> {

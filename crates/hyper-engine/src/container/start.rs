@@ -79,6 +79,7 @@ pub(crate) async fn discard(core: &Core, id: &str) {
     match supervisor::read_address(&bundle).await {
         Some(address) => match Pod::connect(id, &bundle, &address).await {
             Ok(pod) => {
+                pod.identify().await;
                 if let Err(error) = pod.kill(None, 9, true).await {
                     tracing::debug!(container = id, %error, "kill");
                 }
@@ -171,15 +172,16 @@ async fn run(
 ) -> Result<(Arc<Pod>, u32, AbortOnDropHandle<Exit>)> {
     let terminal = spec.host.tty;
     let stderr = if terminal { String::new() } else { prepared.stdout.clone() };
-    pod.create(CreateTask {
+    let create = pod.create(CreateTask {
         rootfs,
         options: prepared.options,
         terminal,
         stdin: if spec.host.open_stdin { HUB.to_owned() } else { String::new() },
         stdout: prepared.stdout,
         stderr,
-    })
-    .await?;
+    });
+    let (created, ()) = tokio::join!(create, pod.identify());
+    created?;
     phases.task_created = phases::now();
     slot.ready(&pod).await?;
     // Asked before the start: a short process is over before a question after it could arrive.

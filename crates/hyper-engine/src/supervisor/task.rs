@@ -32,8 +32,6 @@ pub(crate) enum TaskError {
 pub(crate) struct TaskClient {
     client: Client,
     service: &'static str,
-    /// Process that listens at the other end.
-    peer: Option<rustix::process::Pid>,
     closed: watch::Receiver<bool>,
 }
 
@@ -49,14 +47,13 @@ impl TaskClient {
             std::io::Error::other(format!("address `{}` is not unix://", address.address))
         })?;
         let stream = hyper_stdio::socket::connect(path.as_ref()).await?;
-        let peer = stream.peer_cred()?.pid().and_then(rustix::process::Pid::from_raw);
         let (closing, closed) = watch::channel(false);
         let client = Client::new(Socket::new(Watched { stream, closing }));
         let service = match address.version {
             ..=2 => "containerd.task.v2.Task",
             3.. => "containerd.task.v3.Task",
         };
-        Ok(Self { client, service, peer, closed })
+        Ok(Self { client, service, closed })
     }
 
     /// Calls `method`; without `within` for as long as the connection lives.
@@ -90,22 +87,15 @@ impl TaskClient {
         }
     }
 
+    pub fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
     /// Waits until the supervisor has closed the connection.
     pub async fn closed(&self) {
         let mut closed = self.closed.clone();
         // An error means that the connection's task is gone, and the stream with it.
         let _ = closed.wait_for(|closed| *closed).await;
-    }
-
-    /// SIGKILL for the process at the other end, if the connection still stands (else its number
-    /// may be another's by now).
-    pub fn kill_peer(&self) {
-        if let Some(peer) = self.peer
-            && !*self.closed.borrow()
-            && let Err(error) = rustix::process::kill_process(peer, rustix::process::Signal::KILL)
-        {
-            tracing::warn!(%error, pid = peer.as_raw_nonzero(), "kill supervisor");
-        }
     }
 }
 

@@ -183,6 +183,15 @@ impl Task for Fake {
         Ok(api::DeleteResponse { exited_at: MessageField::none(), ..Default::default() })
     }
 
+    async fn connect(
+        &self,
+        _: &TtrpcContext,
+        _: api::ConnectRequest,
+    ) -> Answered<api::ConnectResponse> {
+        // No process of its own: the engine looks at the connection then.
+        Ok(api::ConnectResponse::new())
+    }
+
     async fn shutdown(&self, _: &TtrpcContext, _: api::ShutdownRequest) -> Answered<Empty> {
         // The engine waits for the end of the connection.
         self.shut_down.notify_one();
