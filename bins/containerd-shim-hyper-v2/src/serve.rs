@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,7 +61,7 @@ pub fn serve(args: &Args, started_ns: i64) -> anyhow::Result<()> {
 }
 
 async fn run(args: &Args, bundle: &Path, config: &Config, started_ns: i64) -> anyhow::Result<()> {
-    let listener = rustix::io::dup(rustix::stdio::stdin()).context("take the socket")?;
+    let listener = take_stdin().context("take the socket")?;
     let listener = std::os::unix::net::UnixListener::from(listener);
     listener.set_nonblocking(true).context("use the socket")?;
     let settings = settings(args, bundle, config, started_ns);
@@ -90,6 +91,13 @@ async fn run(args: &Args, bundle: &Path, config: &Config, started_ns: i64) -> an
     drop((pod, service, server));
     let _ = tokio::time::timeout(FAREWELL, &mut publisher).await;
     Ok(())
+}
+
+/// The descriptor of stdin, which programs started from here must not inherit.
+fn take_stdin() -> std::io::Result<OwnedFd> {
+    let taken = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    Ok(taken)
 }
 
 async fn end(pod: &Pod, why: &str) {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hyper_link::EventReceiver;
 use hyper_link::message::{Event, ProcessId};
@@ -150,7 +151,11 @@ impl Actor {
                 self.process_exited(&process, code, oom_killed);
             }
             Input::Guest(Sign::Event(Event::Oom { container })) => {
-                if self.containers.contains_key(&container) {
+                // A guest can say so as often as it likes; the host hears it once a second.
+                let Ok(found) = self.container(&container) else { return };
+                let now = Instant::now();
+                if found.last_oom.is_none_or(|last| now - last >= Duration::from_secs(1)) {
+                    found.last_oom = Some(now);
                     self.tell(PodEvent::Oom { container });
                 }
             }

@@ -74,6 +74,7 @@ impl Actor {
             in_guest: false,
             rootfs: request.rootfs.clone(),
             deleting: Vec::new(),
+            last_oom: None,
         };
         self.containers.insert(id.clone(), container);
         let settings = Arc::clone(&self.settings);

@@ -22,7 +22,8 @@ const GUEST_KINDS: [&str; 7] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "c
 
 /// Takes the binds out of `value["mounts"]`; returns the files to inject. Blocking.
 pub(crate) fn carry_mounts(value: &mut Value) -> Result<Vec<FileInjection>, PodError> {
-    let Some(mounts) = value["mounts"].as_array_mut() else { return Ok(Vec::new()) };
+    let mounts = value.get_mut("mounts").and_then(Value::as_array_mut);
+    let Some(mounts) = mounts else { return Ok(Vec::new()) };
     let mut files = Vec::new();
     let mut total = 0;
     let mut kept = Vec::with_capacity(mounts.len());

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use hyper_task::pod::{ExitRecord, Phases};
 use serde_json::Value;
@@ -121,6 +122,7 @@ pub(crate) struct Container {
     pub rootfs: Vec<RootfsMount>,
     /// Deletes that wait for the exit to be announced.
     pub deleting: Vec<Reply<(u32, ExitRecord)>>,
+    pub last_oom: Option<Instant>,
 }
 
 impl Container {

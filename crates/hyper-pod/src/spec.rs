@@ -59,8 +59,11 @@ fn fit(mut value: Value, bundle: &Path, terminal: bool) -> Result<Spec, PodError
     let files = carry_mounts(&mut value)?;
     let network = Found { namespace: fit_namespaces(&mut value) };
     let sysctls = take_network_sysctls(&mut value);
-    fit_process(&mut value["process"], terminal);
-    if let Some(linux) = value["linux"].as_object_mut() {
+    // Indexing a mutable value would put nulls where nothing is.
+    if let Some(process) = value.get_mut("process") {
+        fit_process(process, terminal);
+    }
+    if let Some(linux) = value.get_mut("linux").and_then(Value::as_object_mut) {
         linux.remove("mountLabel");
         linux.remove("rootfsPropagation");
         linux.remove("intelRdt");
@@ -83,7 +86,7 @@ pub(crate) fn fit_process(process: &mut Value, terminal: bool) {
 /// guest's own. Other paths name host objects and go; the namespace becomes a new one.
 /// Returns the path of the network namespace.
 fn fit_namespaces(value: &mut Value) -> Option<PathBuf> {
-    let namespaces = value["linux"]["namespaces"].as_array_mut()?;
+    let namespaces = value.pointer_mut("/linux/namespaces")?.as_array_mut()?;
     let network = namespaces
         .iter()
         .find(|namespace| namespace["type"] == "network")
@@ -99,7 +102,8 @@ fn fit_namespaces(value: &mut Value) -> Option<PathBuf> {
 
 /// `net.*` belongs to the network namespace, which is the guest's.
 fn take_network_sysctls(value: &mut Value) -> Vec<(String, String)> {
-    let Some(sysctls) = value["linux"]["sysctl"].as_object_mut() else { return Vec::new() };
+    let sysctls = value.pointer_mut("/linux/sysctl").and_then(Value::as_object_mut);
+    let Some(sysctls) = sysctls else { return Vec::new() };
     let keys: Vec<String> = sysctls.keys().filter(|key| key.starts_with("net.")).cloned().collect();
     keys.into_iter()
         .filter_map(|key| {
@@ -183,6 +187,12 @@ mod test {
         assert_eq!(spec.value["process"], json!({"terminal": true}));
         assert!(spec.read_only);
         assert_eq!(spec.root, Some("/bundle/rootfs".into()));
+    }
+
+    #[test]
+    fn nothing_is_added_where_nothing_was() {
+        let spec = fitted(json!({"linux": {}, "process": {"args": ["x"]}})).unwrap();
+        assert_eq!(spec.value, json!({"linux": {}, "process": {"args": ["x"], "terminal": true}}));
     }
 
     #[test]
