@@ -38,6 +38,14 @@ pub fn open(hosts: &[String]) -> anyhow::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
+/// Refuses what [`open`] would, before anything is made.
+///
+/// # Errors
+/// A host of a kind that is not served, and why.
+pub fn check(host: &str) -> anyhow::Result<()> {
+    if host.starts_with("fd://") { Ok(()) } else { path(host).map(drop) }
+}
+
 /// Removes our own sockets, so that clients see at once that nobody listens.
 pub fn remove(hosts: &[String]) {
     for path in hosts.iter().filter_map(|host| path(host).ok()) {

@@ -140,6 +140,9 @@ impl Options {
             .unwrap_or_else(|| "auto".to_owned()),
             supervisor: one("supervisor", arguments.supervisor, file.supervisor)?,
         };
+        for host in &options.hosts {
+            crate::listen::check(host)?;
+        }
         if !crate::RUNTIMES.contains(&options.default_runtime.as_str()) {
             bail!(
                 "default runtime `{}` is none of {}",
@@ -232,6 +235,7 @@ mod test {
             (r#"{"data-root": "/x"}"#, &["--data-root", "/y"][..], "data-root"),
             (r#"{"hosts": ["unix:///x"]}"#, &["-H", "unix:///y"][..], "host"),
             (r#"{"default-runtime": "runq"}"#, &[][..], "runq"),
+            ("{}", &["-H", "tcp://0.0.0.0:2375"][..], "TLS"),
             ("{", &[][..], "line 1"),
         ] {
             let error = format!("{:#}", with_file("x.json", text, words).unwrap_err());
