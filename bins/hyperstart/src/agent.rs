@@ -16,8 +16,8 @@ use crate::{
     reaper::Reaper,
 };
 
-/// How long containers may take to end when the pod does.
-const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the ends of processes may take to be reported when the pod ends.
+const REPORT_DEADLINE: Duration = Duration::from_secs(1);
 /// How long the last reply may take to leave.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -189,22 +189,21 @@ impl Agent {
                 Slot::Busy => None,
             })
             .collect();
-        let ending = async {
-            let mut outcome = Ok(());
+        let mut outcome = Ok(());
+        for container in &here {
+            // All are ended and unmounted, whatever becomes of one.
+            outcome = outcome.and(container.cgroup.kill());
+        }
+        let reported = async {
             for container in &here {
-                // All are ended and unmounted, whatever became of one.
-                let ended = match container.kill().await {
-                    Ok(()) => container.remove_here(),
-                    Err(failure) => Err(failure),
-                };
-                outcome = outcome.and(ended);
+                container.ended().await;
             }
-            outcome
         };
-        let outcome = tokio::time::timeout(SHUTDOWN_DEADLINE, ending)
-            .await
-            .doing(|| "end all containers".to_owned())
-            .and_then(|outcome| outcome);
+        // Whose output is not read any more cannot be reported; it ends all the same.
+        let _unread = tokio::time::timeout(REPORT_DEADLINE, reported).await;
+        for container in &here {
+            outcome = outcome.and(container.remove_here());
+        }
         replier.send(match outcome {
             Ok(()) => Reply::Done,
             Err(failure) => Reply::Error(failure),

@@ -33,13 +33,15 @@ mod reaper;
 mod stdio;
 mod sys;
 
-use std::{io, rc::Rc};
+use std::{io, rc::Rc, time::Duration};
 
-use hyper_link::{LinkError, accept, message::AgentHello};
+use hyper_link::{accept, message::AgentHello};
 use tokio::task::LocalSet;
 
 use crate::{agent::Agent, boot::Boot, reaper::Reaper};
 
+/// How long to wait for the next host after one that was none.
+const RETRY: Duration = Duration::from_millis(10);
 /// Versions of the link protocol spoken here.
 const LINK_VERSIONS: (u16, u16) = (1, 1);
 
@@ -77,8 +79,11 @@ async fn serve(boot: &Boot) -> io::Result<std::convert::Infallible> {
         let terminal = device.is_terminal();
         let (link, mut requests) = match accept(device, hello()).await {
             Ok(ends) => ends,
-            // A host that went away before it said anything: wait for the next.
-            Err(LinkError::Closed | LinkError::Io(_)) if !terminal => continue,
+            // A host that went away, or talked nonsense, before it asked for anything.
+            Err(_) if !terminal => {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
             Err(error) => return Err(io::Error::other(error)),
         };
         let agent = Rc::new(Agent::new(link, Rc::clone(&reaper)));

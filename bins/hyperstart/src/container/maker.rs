@@ -103,11 +103,16 @@ fn fork_child(
 pub(crate) async fn aside(work: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
     let streams = no_streams()?;
     let [tool, ..] = &streams;
-    let (child, ear) = fork_child(&streams, tool.as_fd(), || sys::fork(0, None), |mouth, _tool| {
-        work()?;
-        mouth.say(&Word::Done);
-        Ok(())
-    })?;
+    let (child, ear) = fork_child(
+        &streams,
+        tool.as_fd(),
+        || sys::fork(0, None),
+        |mouth, _tool| {
+            work()?;
+            mouth.say(&Word::Done);
+            Ok(())
+        },
+    )?;
     match hear(child, &ear).await? {
         Word::Done => Ok(()),
         Word::Failed(failure) => Err(failure),

@@ -242,15 +242,13 @@ impl Container {
         Ok(())
     }
 
-    /// Ends every process and resolves when the ends have been reported.
-    pub(crate) async fn kill(&self) -> Outcome<()> {
-        self.cgroup.kill()?;
+    /// Resolves when the ends of all its processes have been reported.
+    pub(crate) async fn ended(&self) {
         self.first.ended().await;
         let execs: Vec<_> = self.execs.borrow().values().cloned().collect();
         for exec in execs {
             exec.ended().await;
         }
-        Ok(())
     }
 
     /// Unmounts and removes everything of a container whose processes have ended.

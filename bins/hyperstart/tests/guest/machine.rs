@@ -63,6 +63,15 @@ impl Machine {
         }
     }
 
+    /// Where file contents are that the image does not have itself: one machine tests it so, the
+    /// other with all in one.
+    fn layers(self) -> &'static [&'static str] {
+        match self {
+            Self::Uml => &["/dev/ubdc"],
+            Self::Qemu => &[],
+        }
+    }
+
     /// The guest's process, with the link on its standard input.
     fn command(self, kernel: &Path, initramfs: &Path, directory: &Path) -> Command {
         let (image, upper) = (directory.join("image"), directory.join("upper"));
@@ -74,6 +83,7 @@ impl Machine {
                     .arg(format!("initrd={initramfs}"))
                     .arg(format!("ubd0r={image}"))
                     .arg(format!("ubd1={upper}"))
+                    .arg(format!("ubd2r={}", directory.join("layer").display()))
                     .args(["mem=256M", "con=null", "con0=null,fd:1", "ssl=null", "ssl0=fd:0,fd:0"])
                     .args(["hyper.link=/dev/ttyS0", "quiet"])
                     .arg(format!("uml_dir={}", directory.join("uml").display()));
@@ -99,7 +109,7 @@ impl Machine {
                         &format!("file,id=console,path={}", directory.join("serial").display()),
                     ])
                     .args(["-serial", "chardev:console"])
-                    .args(["-chardev", "socket,id=link,fd=0"])
+                    .args(["-chardev", "socket,id=link,path=link,server=on,wait=off"])
                     .args(["-device", "virtio-serial-device,id=ports,max_ports=2"])
                     .args([
                         "-device",
@@ -145,7 +155,7 @@ pub struct Guest {
     pub events: EventReceiver,
     /// From the start of the kernel's process to the agent's hello.
     pub ready: Duration,
-    process: Child,
+    process: Process,
     directory: TempDir,
     /// Events taken while waiting for another.
     passed: Vec<Event>,
@@ -189,7 +199,7 @@ impl Guest {
     ) -> Result<Option<Self>> {
         let Some((kernel, initramfs)) = machine.built() else { return Ok(None) };
         let directory = tempfile::tempdir()?;
-        make_image(directory.path(), &directory.path().join("image"))?;
+        make_image(directory.path(), !machine.layers().is_empty())?;
         make_upper(&directory.path().join("upper"))?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -203,16 +213,16 @@ impl Guest {
             .stdout(console.try_clone()?)
             .stderr(stderr.map_or_else(|| Stdio::from(console), Stdio::from))
             .spawn()?;
-        let (link, events) = match connect(UnixStream::from_std(ours)?, SOON).await {
+        let mut process = Process(process);
+        let carrier = match machine {
+            Machine::Uml => UnixStream::from_std(ours)?,
+            Machine::Qemu => dial(&directory.path().join("link")).await?,
+        };
+        let (link, events) = match connect(carrier, SOON).await {
             Ok(ends) => ends,
             Err(error) => {
-                let console = ["console", "serial"]
-                    .map(|name| fs::read_to_string(directory.path().join(name)).unwrap_or_default())
-                    .concat();
-                let mut process = process;
-                let _ended = process.kill();
-                let _status = process.wait();
-                return Err(error).context(console);
+                process.end();
+                return Err(error).context(console_of(directory.path()));
             }
         };
         let ready = start.elapsed();
@@ -220,9 +230,7 @@ impl Guest {
     }
 
     pub fn console(&self) -> String {
-        ["console", "serial"]
-            .map(|name| fs::read_to_string(self.directory.path().join(name)).unwrap_or_default())
-            .concat()
+        console_of(self.directory.path())
     }
 
     pub async fn call(&self, request: Request) -> Result<Reply, CallError> {
@@ -256,7 +264,7 @@ impl Guest {
         let [image, writable] = self.machine.disks();
         let rootfs = Rootfs {
             image: disk(image),
-            layers: Vec::new(),
+            layers: self.machine.layers().iter().copied().map(disk).collect(),
             upper: upper.then(|| disk(writable)),
             read_only: false,
         };
@@ -331,7 +339,7 @@ impl Guest {
         let start = Instant::now();
         self.call(Request::Shutdown).await?;
         loop {
-            if let Some(status) = self.process.try_wait()? {
+            if let Some(status) = self.process.0.try_wait()? {
                 ensure!(status.success(), "{status}: {}", self.console());
                 return Ok(start.elapsed());
             }
@@ -339,18 +347,68 @@ impl Guest {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
+
+    /// Hangs up, and waits for the guest to end itself.
+    pub async fn hang_up(self) -> Result<()> {
+        let Self { link, events, mut process, directory, .. } = self;
+        drop((link, events));
+        let start = Instant::now();
+        while process.0.try_wait()?.is_none() {
+            let console = || format!("the guest goes on: {}", console_of(directory.path()));
+            ensure!(start.elapsed() < SOON, console());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// Hangs up and, when the guest has noticed, calls again: QEMU only, whose port can be
+    /// connected anew.
+    pub async fn call_again(self) -> Result<Self> {
+        let Self { machine, link, events, process, directory, ready, passed } = self;
+        drop((link, events));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let carrier = dial(&directory.path().join("link")).await?;
+        let (link, events) = connect(carrier, SOON).await?;
+        Ok(Self { machine, link, events, process, directory, ready, passed })
+    }
 }
 
-impl Drop for Guest {
-    fn drop(&mut self) {
+/// Connects to the socket `path` as soon as it is there.
+async fn dial(path: &Path) -> Result<UnixStream> {
+    let start = Instant::now();
+    loop {
+        match UnixStream::connect(path).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) if start.elapsed() > SOON => return Err(error.into()),
+            Err(_not_yet) => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+    }
+}
+
+fn console_of(directory: &Path) -> String {
+    let read = |name| fs::read_to_string(directory.join(name)).unwrap_or_default();
+    ["console", "serial"].map(read).concat()
+}
+
+/// A guest's process; it ends with this value.
+struct Process(Child);
+
+impl Process {
+    fn end(&mut self) {
         // It may have ended by itself.
-        let _ended = self.process.kill();
-        let _status = self.process.wait();
+        let _ended = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
 /// A busybox image with a few users.
-fn make_image(directory: &Path, image: &Path) -> Result<()> {
+fn make_image(directory: &Path, layered: bool) -> Result<()> {
     let root = directory.join("tree");
     for name in ["bin", "etc", "proc", "sys", "dev", "tmp", "home/alice", "root", "usr/bin"] {
         fs::create_dir_all(root.join(name))?;
@@ -370,7 +428,13 @@ fn make_image(directory: &Path, image: &Path) -> Result<()> {
     let mode = std::os::unix::fs::PermissionsExt::from_mode;
     fs::set_permissions(root.join("bin/broken"), mode(0o755))?;
     fs::set_permissions(root.join("tmp"), mode(0o1777))?;
-    let made = Command::new("mkfs.erofs").arg("--quiet").arg(image).arg(&root).output()?;
+    let mut make = Command::new("mkfs.erofs");
+    make.arg("--quiet");
+    if layered {
+        make.arg("--chunksize=4096")
+            .arg(format!("--blobdev={}", directory.join("layer").display()));
+    }
+    let made = make.arg(directory.join("image")).arg(&root).output()?;
     ensure!(made.status.success(), "mkfs.erofs: {}", String::from_utf8_lossy(&made.stderr));
     Ok(())
 }

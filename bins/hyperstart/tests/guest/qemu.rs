@@ -30,3 +30,14 @@ async fn containers_live_on_a_virtio_port_too() -> Result<()> {
     guest.shut_down().await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn without_containers_the_agent_waits_for_the_next_supervisor() -> Result<()> {
+    let Some(guest) = Guest::start(Machine::Qemu).await? else { return Ok(()) };
+    guest.call(Request::Ping).await?;
+    let mut guest = guest.call_again().await?.call_again().await?;
+    assert_eq!(guest.run(shell("echo again")).await?.stdout, "again\n");
+    let _io = guest.create("c", shell("sleep 1000"), Vec::new(), true).await?;
+    guest.start_container("c").await?;
+    guest.hang_up().await
+}

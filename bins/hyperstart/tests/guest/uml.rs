@@ -109,8 +109,9 @@ async fn input_reaches_the_process_and_its_end_too() -> Result<()> {
     assert_eq!(stdout.read(&mut received).await?, 0);
     sending.await??;
     assert_eq!(guest.exited("silent", Some("cat")).await?, (0, false));
+    // Output that nobody reads does not hold the end of the pod up.
+    assert!(guest.shut_down().await? < SOON / 2);
     drop(silent);
-    guest.shut_down().await?;
     Ok(())
 }
 
@@ -358,6 +359,14 @@ async fn what_cannot_be_done_is_refused_and_leaves_nothing() -> Result<()> {
     guest.start_container("r").await?;
     assert_eq!(guest.finish("r", None, io).await?.code, 0);
     Ok(())
+}
+
+#[tokio::test]
+async fn a_guest_whose_supervisor_is_gone_ends() -> Result<()> {
+    let guest = guest!();
+    let _io = guest.create("c", shell("trap '' TERM; sleep 1000"), Vec::new(), true).await?;
+    guest.start_container("c").await?;
+    guest.hang_up().await
 }
 
 /// The profile that the engine gives to containers.
