@@ -23,7 +23,7 @@ use crate::args::Args;
 use crate::config::Config;
 use crate::events::publish;
 use crate::hypervisors::hypervisors;
-use crate::place::{PID_FILE, bundle_hash};
+use crate::place::bundle_hash;
 use crate::task::Service;
 
 /// How long connections may take to close, and events to be told, at the end.
@@ -65,11 +65,6 @@ async fn run(args: &Args, bundle: &Path, config: &Config, started_ns: i64) -> an
     let listener = std::os::unix::net::UnixListener::from(listener);
     listener.set_nonblocking(true).context("use the socket")?;
     let settings = settings(args, bundle, config, started_ns);
-    std::fs::create_dir_all(&settings.run_dir)
-        .and_then(|()| {
-            std::fs::write(settings.run_dir.join(PID_FILE), std::process::id().to_string())
-        })
-        .with_context(|| format!("write to `{}`", settings.run_dir.display()))?;
     let (pod, events) = Pod::new(settings);
     let address = std::env::var("TTRPC_ADDRESS").ok().filter(|address| !address.is_empty());
     let mut publisher = tokio::spawn(publish(args.namespace.clone(), address, events));

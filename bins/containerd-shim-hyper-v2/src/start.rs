@@ -13,7 +13,7 @@ use containerd_shim_protos::types::introspection::RuntimeInfo;
 
 use crate::args::Args;
 use crate::config::Config;
-use crate::place::{ADDRESS_FILE, joined_pod, socket_path};
+use crate::place::{ADDRESS_FILE, PID_FILE, bundle_hash, joined_pod, socket_path};
 
 pub fn start(args: &Args) -> anyhow::Result<()> {
     let bundle = args.bundle()?;
@@ -27,9 +27,10 @@ pub fn start(args: &Args) -> anyhow::Result<()> {
         }
         None => {
             // A bad config is told here, where somebody reads it.
-            Config::load()?;
+            let config = Config::load()?;
             if let Some(listener) = listen(&socket)? {
-                spawn(args, &bundle, &socket, listener).inspect_err(|_| {
+                let run_dir = config.run_dir.join("pods").join(bundle_hash(&bundle));
+                spawn(args, (&bundle, &socket, &run_dir), listener).inspect_err(|_| {
                     // The spawn's error is the one to tell.
                     let _ = std::fs::remove_file(&socket);
                 })?;
@@ -63,7 +64,14 @@ fn listen(socket: &Path) -> anyhow::Result<Option<UnixListener>> {
     }
 }
 
-fn spawn(args: &Args, bundle: &Path, socket: &Path, listener: UnixListener) -> anyhow::Result<()> {
+/// Starts the supervisor and notes its process id, so that `delete` finds it from now on.
+fn spawn(
+    args: &Args,
+    (bundle, socket, run_dir): (&Path, &Path, &Path),
+    listener: UnixListener,
+) -> anyhow::Result<()> {
+    let context = || format!("write to `{}`", run_dir.display());
+    std::fs::create_dir_all(run_dir).with_context(context)?;
     let program = std::env::current_exe().context("path of this program")?;
     let mut command = Command::new(&program);
     command.args(["-namespace", &args.namespace, "-id", &args.id, "-address", &args.address]);
@@ -81,8 +89,8 @@ fn spawn(args: &Args, bundle: &Path, socket: &Path, listener: UnixListener) -> a
         .stdin(Stdio::from(OwnedFd::from(listener)))
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    command.spawn().with_context(|| format!("start `{}`", program.display()))?;
-    Ok(())
+    let child = command.spawn().with_context(|| format!("start `{}`", program.display()))?;
+    std::fs::write(run_dir.join(PID_FILE), child.id().to_string()).with_context(context)
 }
 
 /// `-info`: containerd 2 asks before it starts anything.

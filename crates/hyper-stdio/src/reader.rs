@@ -219,10 +219,21 @@ impl LogReader {
     }
 
     async fn oldest(&self) -> io::Result<Option<File>> {
-        for index in (0..self.files).rev() {
-            if let Some(file) = open(self.name(index)).await? {
+        let mut newest = 0;
+        for _ in 0..100 {
+            let mut found = None;
+            for index in (newest..self.files).rev() {
+                if let Some(file) = open(self.name(index)).await? {
+                    found = Some((index, file));
+                    break;
+                }
+            }
+            let Some((index, file)) = found else { break };
+            // A rotation moves files up while we look downwards: one may have slipped past.
+            if tokio::fs::metadata(self.name(index + 1)).await.is_err() || index + 1 == self.files {
                 return Ok(Some(file));
             }
+            newest = index;
         }
         Ok(None)
     }
@@ -231,8 +242,14 @@ impl LogReader {
     async fn tail(&self, lines: u64) -> io::Result<Option<File>> {
         let mut missing = lines;
         let mut oldest = None;
+        let mut seen = None;
         for index in 0..self.files {
             let Some(mut file) = open(self.name(index)).await? else { break };
+            // A rotation meanwhile moved the last one here.
+            let inode = file.metadata().await?.ino();
+            if seen.replace(inode) == Some(inode) {
+                continue;
+            }
             match tail_of(&mut file, missing).await? {
                 Ok(()) => return Ok(Some(file)),
                 Err(found) => missing -= found,
