@@ -11,6 +11,8 @@ pub enum Action {
     /// Our own: the supervisor itself.
     Serve,
     Delete,
+    /// Our own: looks at the host, for `hyper doctor`.
+    Probe,
     Version,
     Info,
 }
@@ -83,10 +85,11 @@ impl Args {
             Some("start") => Action::Start,
             Some("serve") => Action::Serve,
             Some("delete") => Action::Delete,
+            Some("probe") => Action::Probe,
             Some("version") => Action::Version,
             Some("info") => Action::Info,
-            Some(other) => bail!("unknown action `{other}`: start, delete, serve"),
-            None => bail!("an action is missing: start, delete, serve"),
+            Some(other) => bail!("unknown action `{other}`: start, delete, serve, probe"),
+            None => bail!("an action is missing: start, delete, serve, probe"),
         };
         if matches!(args.action, Action::Start | Action::Serve | Action::Delete) {
             check_id(&args.id)?;

@@ -10,8 +10,22 @@ use hyper_pod::Flavour;
 use crate::config::{Accelerator, Config, Separation};
 use crate::remembered::Remembered;
 
-/// What guests can be run by, and what they boot.
+/// What guests can be run by, and what they boot. Successful probes are remembered.
 pub fn hypervisors(config: &Config) -> (Vec<Arc<dyn Hypervisor>>, BTreeMap<String, Flavour>) {
+    let (uml, qemu, flavours) = adapters(config);
+    let dir = &config.run_dir;
+    let uml = Remembered::new(uml, flavours["uml"].kernel.clone(), dir);
+    let qemu = Remembered::new(qemu, flavours["qemu"].kernel.clone(), dir);
+    (vec![Arc::new(uml), Arc::new(qemu)], flavours)
+}
+
+/// The same hypervisors for a look at the host as it is now.
+pub fn unremembered(config: &Config) -> (Vec<Arc<dyn Hypervisor>>, BTreeMap<String, Flavour>) {
+    let (uml, qemu, flavours) = adapters(config);
+    (vec![Arc::new(uml), Arc::new(qemu)], flavours)
+}
+
+fn adapters(config: &Config) -> (hyper_uml::Uml, Late, BTreeMap<String, Flavour>) {
     let (uml_flavour, qemu_flavour) = (config.uml_flavour(), config.qemu_flavour());
     let uml = hyper_uml::Uml::new(hyper_uml::Options {
         separation: match config.uml.separation {
@@ -34,10 +48,7 @@ pub fn hypervisors(config: &Config) -> (Vec<Arc<dyn Hypervisor>>, BTreeMap<Strin
     let flavours =
         BTreeMap::from([("uml".to_owned(), uml_flavour), ("qemu".to_owned(), qemu_flavour)]);
     let qemu = Late { name: hyper_qemu::NAME, options: qemu, made: OnceLock::new() };
-    let dir = &config.run_dir;
-    let uml = Remembered::new(uml, flavours["uml"].kernel.clone(), dir);
-    let qemu = Remembered::new(qemu, flavours["qemu"].kernel.clone(), dir);
-    (vec![Arc::new(uml), Arc::new(qemu)], flavours)
+    (uml, qemu, flavours)
 }
 
 /// QEMU, made at its first use: it runs code under KVM to see whether that works, which takes up

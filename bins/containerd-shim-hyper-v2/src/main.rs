@@ -22,6 +22,7 @@ mod events;
 mod hypervisors;
 mod log;
 mod place;
+mod probe;
 mod remembered;
 mod serve;
 mod start;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Action::Info => start::info(),
+        Action::Probe => probe::probe(),
         Action::Start => start::start(&args),
         Action::Serve => serve::serve(&args, started_ns),
         Action::Delete => delete::delete(&args),

@@ -24,10 +24,10 @@ fn command_that_is_missing_or_not_executable() {
 #[test]
 fn exec_of_a_missing_command_is_127() {
     let engine = Engine::with_busybox();
-    engine.hyper(&["run", "-d", "--name", "a", "busybox", "sleep", "600"]).succeeded();
-    engine.hyper(&["exec", "a", "no-such-command"]).exited(127);
-    engine.docker(&["exec", "a", "no-such-command"]).exited(127);
-    engine.hyper(&["exec", "a", "true"]).succeeded();
+    engine.hyper(&["run", "-d", "--name", "box", "busybox", "sleep", "600"]).succeeded();
+    engine.hyper(&["exec", "box", "no-such-command"]).exited(127);
+    engine.docker(&["exec", "box", "no-such-command"]).exited(127);
+    engine.hyper(&["exec", "box", "true"]).succeeded();
 }
 
 #[test]
@@ -226,26 +226,24 @@ fn silent_guest_is_reported_and_can_be_removed() {
 #[test]
 fn panicked_guest_is_told_from_a_dead_process() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
-        let name = format!("panic-{runtime}");
-        // The guest's own kernel is asked to crash; nothing of the host's is.
-        engine.hyper(&[
-            "run",
-            "--name",
-            &name,
-            "--privileged",
-            "--runtime",
-            runtime,
-            "busybox",
-            "sh",
-            "-c",
-            "echo c > /proc/sysrq-trigger; sleep 60",
-        ]);
-        let code = engine.inspect(&name, "{{.State.ExitCode}}");
-        assert_ne!(code, "0", "{runtime}");
-        let reason = engine.inspect(&name, "{{.State.Error}}");
-        assert!(reason.contains("panic"), "{runtime}: {reason}");
-    }
+    // The guest's own kernel is asked to crash; nothing of the host's is. Only the kernel of `uml`
+    // has such a key; the contract suite lets guests of both panic.
+    let crash = "echo c > /proc/sysrq-trigger; sleep 60";
+    engine.hyper(&[
+        "run",
+        "--name",
+        "panic",
+        "--privileged",
+        "--runtime",
+        "uml",
+        "busybox",
+        "sh",
+        "-c",
+        crash,
+    ]);
+    assert_ne!(engine.inspect("panic", "{{.State.ExitCode}}"), "0");
+    let reason = engine.inspect("panic", "{{.State.Error}}");
+    assert!(reason.contains("panic"), "{reason}");
 }
 
 #[test]

@@ -1,0 +1,85 @@
+//! `probe`: looks at the host and prints what it found as JSON; `hyper doctor` shows it.
+//!
+//! Nothing remembered is used: what is printed was tried now.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use hyper_hypervisor::{Finding, Probe, Wall};
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::hypervisors;
+
+/// What `hyper doctor` reads.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// At least one hypervisor works.
+    usable: bool,
+    /// The hypervisor that `auto` takes.
+    auto: Option<&'static str>,
+    hypervisors: Vec<Entry>,
+    /// What all of them need.
+    host: Vec<Finding>,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    name: &'static str,
+    wall: Wall,
+    #[serde(flatten)]
+    probe: Probe,
+}
+
+/// Prints the report.
+pub fn probe() -> anyhow::Result<()> {
+    let config = Config::load()?;
+    let (hypervisors, flavours) = hypervisors::unremembered(&config);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    let entries = runtime.block_on(async {
+        let mut entries = Vec::new();
+        for hypervisor in &hypervisors {
+            let probe = hypervisor.probe().await;
+            let wall = hypervisor.capabilities().wall;
+            entries.push(Entry { name: hypervisor.name(), wall, probe });
+        }
+        entries
+    });
+    let mut host = vec![mke2fs()];
+    host.extend(flavours.values().map(|flavour| initramfs(&flavour.initramfs)));
+    host.dedup();
+    let auto = entries.iter().find(|entry| entry.probe.usable).map(|entry| entry.name);
+    let report = Report { usable: auto.is_some(), auto, hypervisors: entries, host };
+    println!("{}", serde_json::to_string_pretty(&report).context("encode the report")?);
+    Ok(())
+}
+
+/// A container's writable disk is made from a template that `mke2fs` makes once.
+fn mke2fs() -> Finding {
+    let places = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&places)
+        .chain(["/sbin".into(), "/usr/sbin".into()])
+        .map(|dir| dir.join("mke2fs"))
+        .find(|path| path.is_file());
+    Finding {
+        what: "mke2fs".to_owned(),
+        ok: found.is_some(),
+        detail: found.map_or_else(
+            || "not on the PATH: apt-get install e2fsprogs".to_owned(),
+            |path| path.display().to_string(),
+        ),
+    }
+}
+
+fn initramfs(path: &Path) -> Finding {
+    let ok = path.is_file();
+    let shown = path.display();
+    Finding {
+        what: "initramfs".to_owned(),
+        ok,
+        detail: if ok { shown.to_string() } else { format!("`{shown}` is missing: make guest") },
+    }
+}
