@@ -12,15 +12,20 @@ use serde_json::{Map, Value, json};
 use crate::arguments::BenchStartFlags;
 use crate::client::{Client, quote};
 
-/// Name of a phase and the two stamps it lies between.
-const PHASES: [(&str, &str, &str); 7] = [
-    ("API to supervisor", "requested", "supervisor_started"),
-    ("supervisor to hypervisor exec", "supervisor_started", "hypervisor_started"),
-    ("hypervisor exec to agent ready", "hypervisor_started", "agent_ready"),
-    ("agent ready to process start", "agent_ready", "process_started"),
-    ("process start to exit", "process_started", "process_exited"),
-    ("exit to guest gone", "process_exited", "guest_gone"),
-    ("guest gone to clean", "guest_gone", "removed"),
+/// Name of a phase and the two stamps it lies between; dotted ones are the supervisor's.
+const PHASES: [(&str, &str, &str); 8] = [
+    ("create accepted to start accepted", "create_accepted", "start_accepted"),
+    ("start accepted to supervisor", "start_accepted", "supervisor.supervisor_started"),
+    (
+        "supervisor to hypervisor exec",
+        "supervisor.supervisor_started",
+        "supervisor.hypervisor_started",
+    ),
+    ("hypervisor exec to agent ready", "supervisor.hypervisor_started", "supervisor.agent_ready"),
+    ("agent ready to process start", "supervisor.agent_ready", "supervisor.process_started"),
+    ("process start to exit", "supervisor.process_started", "supervisor.process_exited"),
+    ("exit to guest gone", "supervisor.process_exited", "supervisor.guest_gone"),
+    ("guest gone to clean", "supervisor.guest_gone", "cleaned"),
 ];
 
 pub async fn start(client: &Client, flags: BenchStartFlags) -> anyhow::Result<i32> {
@@ -138,7 +143,7 @@ impl Subject {
             let values = self.phase(phase);
             if !values.is_empty() {
                 println!(
-                    "  {phase:<32} median {:7.1} ms   p95 {:7.1} ms",
+                    "  {phase:<34} median {:7.1} ms   p95 {:7.1} ms",
                     quantile(&values, 0.5),
                     quantile(&values, 0.95)
                 );
@@ -180,10 +185,13 @@ fn compare(subjects: &[Subject]) {
 
 async fn phases(client: &Client, container: &str) -> anyhow::Result<Vec<(&'static str, f64)>> {
     let stamps = client
-        .get(&format!("/hyper/v1/phases?container={}", quote(container)))
+        .get(&format!("/hyper/v1/phases/{}", quote(container)))
         .await
         .context("ask the engine for the phases")?;
-    let stamp = |key: &str| stamps[key].as_i64();
+    let stamp = |key: &str| match key.split_once('.') {
+        Some((part, key)) => stamps[part][key].as_i64(),
+        None => stamps[key].as_i64(),
+    };
     #[expect(clippy::cast_precision_loss, reason = "differences of stamps are small")]
     Ok(PHASES
         .iter()
