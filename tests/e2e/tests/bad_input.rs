@@ -248,21 +248,14 @@ fn panicked_guest_is_told_from_a_dead_process() {
 
 #[test]
 fn hypervisor_that_is_missing_is_named_with_a_hint() {
-    let mut engine = Engine::with_busybox();
-    engine.kill_daemon();
-    // A PATH without QEMU.
-    let empty = engine.dir().join("empty-path");
-    std::fs::create_dir(&empty).expect("directory");
-    let outcome = run(
-        "env",
-        &[
-            &format!("PATH={}", empty.display()),
-            &program("containerd-shim-hyper-v2").display().to_string(),
-            "probe",
-        ],
-        Duration::from_secs(60),
-    )
-    .succeeded();
+    let directory = tempfile::tempdir().expect("directory");
+    let config = directory.path().join("supervisor.toml");
+    std::fs::write(&config, "[qemu]\nprogram = \"/nonexistent/qemu-system-x86_64\"\n")
+        .expect("write");
+    let setting = format!("HYPER_SUPERVISOR_CONFIG={}", config.display());
+    let supervisor = program("containerd-shim-hyper-v2").display().to_string();
+    let outcome =
+        run("env", &[&setting, &supervisor, "probe"], Duration::from_secs(60)).succeeded();
     let report: serde_json::Value = serde_json::from_slice(&outcome.stdout).expect("JSON");
     let qemu = report["hypervisors"]
         .as_array()
@@ -271,6 +264,7 @@ fn hypervisor_that_is_missing_is_named_with_a_hint() {
         .find(|hypervisor| hypervisor["name"] == "qemu")
         .expect("qemu is listed");
     assert_eq!(qemu["usable"], false);
-    assert!(qemu["findings"].to_string().contains("qemu-system-x86"), "{qemu}");
-    engine.restart();
+    let findings = qemu["findings"].to_string();
+    assert!(findings.contains("/nonexistent/qemu-system-x86_64"), "{findings}");
+    assert!(findings.contains("qemu-system-x86"), "{findings}");
 }
