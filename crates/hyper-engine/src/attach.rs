@@ -8,6 +8,7 @@
 //! A client that waits gets its streams before the first byte of output exists; if the start
 //! fails, its wait ends without streams.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper_stdio::Wanted;
@@ -22,11 +23,20 @@ pub struct Attached {
     pub streams: PodStreams,
     /// The pod is kept until it is dropped.
     _guard: AttachGuard,
+    /// Tells by being dropped that the streams are no longer read.
+    closed_on_drop: Option<oneshot::Sender<Infallible>>,
 }
 
 impl Attached {
     pub(crate) fn new(streams: PodStreams, guard: AttachGuard) -> Self {
-        Self { streams, _guard: guard }
+        Self { streams, _guard: guard, closed_on_drop: None }
+    }
+
+    /// Resolves (to an error) when the streams are no longer read.
+    pub(crate) fn over(&mut self) -> oneshot::Receiver<Infallible> {
+        let (sender, receiver) = oneshot::channel();
+        self.closed_on_drop = Some(sender);
+        receiver
     }
 }
 

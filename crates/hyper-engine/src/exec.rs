@@ -6,11 +6,12 @@
 //! ```
 //! An exec lives as long as hyperd: after a restart its process runs on, but its id is unknown.
 
+use std::convert::Infallible;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper_stdio::Wanted;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::attach::Attached;
 use crate::container::actor::attributes;
@@ -126,14 +127,15 @@ pub(crate) async fn start(
     }
     let process = oci::exec_process(&view.spec, &exec.spec)?;
     match run(&pod, exec, &process, detached).await {
-        Ok((attached, pid)) => {
+        Ok((mut attached, pid)) => {
+            let over = attached.as_mut().map(Attached::over);
             exec.state.send_modify(|state| {
                 state.running = true;
                 state.pid = pid;
             });
             publish(core, exec, "exec_start", None);
             let (watching, exec) = (core.clone(), exec.clone());
-            core.tasks.spawn(async move { watch_end(&watching, &pod, &exec).await });
+            core.tasks.spawn(async move { watch_end(&watching, &pod, &exec, over).await });
             Ok(attached)
         }
         Err(error) => {
@@ -175,7 +177,12 @@ async fn run(
     Ok((attached, pid))
 }
 
-async fn watch_end(core: &Core, pod: &Pod, exec: &Exec) {
+async fn watch_end(
+    core: &Core,
+    pod: &Pod,
+    exec: &Exec,
+    over: Option<oneshot::Receiver<Infallible>>,
+) {
     match pod.wait_process(Some(&exec.id)).await {
         Ok((code, _)) => exec.end(code),
         Err(error) => {
@@ -185,8 +192,10 @@ async fn watch_end(core: &Core, pod: &Pod, exec: &Exec) {
     }
     let code = exec.state().exit_code.unwrap_or_default();
     publish(core, exec, "exec_die", Some(code));
-    // Its client reads the rest first; the count is the pod's, which is never too early.
-    let _ = tokio::time::timeout(DRAIN, pod.drained()).await;
+    if let Some(over) = over {
+        // Its client reads the rest first.
+        let _ = tokio::time::timeout(DRAIN, over).await;
+    }
     if let Err(error) = pod.delete_exec(&exec.id).await {
         tracing::debug!(exec = exec.id, %error, "delete exec");
     }
