@@ -151,11 +151,13 @@ fn docker_client_lives_a_whole_life() {
         engine.docker(&["inspect", "-f", "{{.State.Status}}", "web"]).succeeded().text(),
         "running"
     );
-    let events =
-        engine.docker(&["events", "--since", "1h", "--until", "0s", "--format", "{{.Action}}"]);
-    for action in ["create", "start"] {
-        assert!(events.text().lines().any(|line| line == action), "{}", events.text());
-    }
+    // The client rounds `--until 0s` down to a whole second: the events are listed a little later.
+    eventually("both events are listed", Duration::from_secs(10), || {
+        let events =
+            engine.docker(&["events", "--since", "1h", "--until", "0s", "--format", "{{.Action}}"]);
+        let text = events.text();
+        ["create", "start"].iter().all(|action| text.lines().any(|line| line == *action))
+    });
     engine.docker(&["rm", "web"]).exited(1).says(&["running"]);
     engine.docker(&["stop", "-t", "1", "web"]).succeeded();
     assert_eq!(
