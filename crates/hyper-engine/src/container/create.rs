@@ -190,7 +190,10 @@ fn merge(request: CreateRequest, image: &hyper_image::Image) -> Result<(Spec, Ve
     };
     let mut labels: BTreeMap<String, String> = defaults.labels.clone();
     labels.extend(request.labels);
-    for volume in &request.volumes {
+    if defaults.healthcheck.is_some() {
+        warnings.push("the image's HEALTHCHECK is not run: health checks are not built yet".into());
+    }
+    for volume in defaults.volumes.keys().chain(&request.volumes) {
         warnings.push(format!(
             "anonymous volume {volume} is kept in the container's writable layer and goes with it"
         ));
