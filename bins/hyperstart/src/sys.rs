@@ -162,6 +162,20 @@ pub(crate) fn own_cgroup_namespace() -> io::Result<()> {
     check(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }.into()).map(drop)
 }
 
+/// Lets the clock catch up with `micros` (or wait for them) by and by: `adjtime(3)`.
+///
+/// # Errors
+/// As `adjtimex(2)`.
+pub(crate) fn slew_clock(micros: i64) -> io::Result<()> {
+    // SAFETY: `timex` is plain integers, for which zero is a value.
+    let mut change: libc::timex = unsafe { mem::zeroed() };
+    change.modes = libc::ADJ_OFFSET_SINGLESHOT;
+    change.offset = micros;
+    // SAFETY: the call reads and writes one `timex`, which `change` is.
+    check(unsafe { libc::adjtimex(&raw mut change) }.into())?;
+    Ok(())
+}
+
 /// Credits `bytes` to the kernel's entropy pool.
 ///
 /// # Errors

@@ -114,6 +114,7 @@ type Check = for<'a> fn(&'a dyn Hypervisor, &'a Fixture) -> Running<'a>;
 const CHECKS: &[(&str, Check)] = &[
     ("the link carries lines and megabytes", |h, f| Box::pin(stream::link(h, f))),
     ("disks have order, length, content", |h, f| Box::pin(disk::content(h, f))),
+    ("as many disks as it says", |h, f| Box::pin(disk::many(h, f))),
     ("read-only holds, writes persist", |h, f| Box::pin(disk::writing(h, f))),
     ("a disk is added while running", |h, f| Box::pin(disk::adding(h, f))),
     ("pause stops, resume continues", |h, f| Box::pin(stream::pausing(h, f))),

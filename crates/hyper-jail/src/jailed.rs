@@ -12,12 +12,13 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use tokio::io::Interest;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::cgroup::Cgroups;
 use crate::spawn::{Keeper, start, unexpected};
 use crate::spec::Bind;
 use crate::wire::{self, LookedUp, Order, Report};
-use crate::{JailError, JailUsage, usage};
+use crate::{JailError, JailUsage, cpu, usage};
 
 /// How long the kernel may take to end killed processes before the harder way is tried.
 const GRACE: Duration = Duration::from_secs(5);
@@ -60,6 +61,7 @@ pub struct Jailed {
     socket: Mutex<Option<OwnedFd>>,
     exit: Mutex<Option<JailExit>>,
     killed: AtomicBool,
+    cpu: Option<AbortOnDropHandle<()>>,
 }
 
 impl Jailed {
@@ -92,7 +94,15 @@ impl Jailed {
             socket: Mutex::new(fds.next()),
             exit: Mutex::new(None),
             killed: AtomicBool::new(false),
+            cpu: None,
         })
+    }
+
+    /// Starts the watch that moves a jail that waits for its CPU; it ends with the jail.
+    pub(crate) fn keep_on_one_cpu(&mut self) {
+        let Some(cgroups) = self.leash.cgroups.clone() else { return };
+        let watch = tokio::spawn(cpu::watch(cgroups, self.pid));
+        self.cpu = Some(AbortOnDropHandle::new(watch));
     }
 
     /// Host pid of the program.

@@ -28,6 +28,7 @@
 //!   single-threaded program `hyper-jail`, found beside the running program or in `HYPER_LIBEXEC`.
 
 mod cgroup;
+mod cpu;
 mod error;
 mod jailed;
 mod locate;

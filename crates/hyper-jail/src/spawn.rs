@@ -33,6 +33,7 @@ pub async fn spawn(spec: JailSpec) -> Result<Jailed, JailError> {
     };
     let name = spec.name.clone();
     let cgroups = Cgroups::locate(spec.cgroup.as_deref(), &name);
+    let one_cpu = spec.one_cpu;
     let (order, fds) = plan(spec, filters);
     let keeper = start(&name, &program)?;
     // From here on the leash takes everything down when it is dropped, this future included.
@@ -45,7 +46,13 @@ pub async fn spawn(spec: JailSpec) -> Result<Jailed, JailError> {
     })?;
     drop(fds);
     match leash.report(PATIENCE, "making the jail").await? {
-        (Report::Started { uid, missing }, fds) => Jailed::new(leash, program, uid, missing, fds),
+        (Report::Started { uid, missing }, fds) => {
+            let mut jailed = Jailed::new(leash, program, uid, missing, fds)?;
+            if one_cpu {
+                jailed.keep_on_one_cpu();
+            }
+            Ok(jailed)
+        }
         (report, _) => {
             let error = unexpected(&name, report);
             // The keeper reports before it has cleaned up behind itself; wait for that.
@@ -151,6 +158,7 @@ fn plan(spec: JailSpec, seccomp: Vec<Vec<u64>>) -> (Order, Vec<OwnedFd>) {
         seccomp,
         socket: spec.socket,
         fixed_addresses: spec.fixed_addresses,
+        one_cpu: spec.one_cpu,
     };
     (Order::Jail(Box::new(plan)), fds)
 }

@@ -133,6 +133,7 @@ pub struct JailSpec {
     pub(crate) seccomp: Option<Seccomp>,
     pub(crate) socket: bool,
     pub(crate) fixed_addresses: bool,
+    pub(crate) one_cpu: bool,
     pub(crate) launcher: Option<PathBuf>,
 }
 
@@ -155,6 +156,7 @@ impl JailSpec {
             seccomp: None,
             socket: false,
             fixed_addresses: false,
+            one_cpu: false,
             launcher: None,
         }
     }
@@ -285,6 +287,14 @@ impl JailSpec {
     #[must_use]
     pub fn fixed_addresses(mut self) -> Self {
         self.fixed_addresses = true;
+        self
+    }
+
+    /// Keeps the program and its children on one CPU, the least busy one at the start; when they
+    /// have to wait there, they move together. For programs whose processes run by turns.
+    #[must_use]
+    pub fn one_cpu(mut self) -> Self {
+        self.one_cpu = true;
         self
     }
 

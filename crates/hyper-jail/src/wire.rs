@@ -53,6 +53,7 @@ pub struct Plan {
     pub seccomp: Vec<Vec<u64>>,
     pub socket: bool,
     pub fixed_addresses: bool,
+    pub one_cpu: bool,
 }
 
 /// To init, after [`Report::Started`]: the pids behind its pidfds are known, it may reap.

@@ -24,6 +24,8 @@ use crate::{PodError, Settings};
 /// A link that answers nothing for so long is dead.
 pub(crate) const SILENCE: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_secs(5);
+/// How long a resumed guest may take to set its clock before the resume is told.
+const CLOCK: Duration = Duration::from_secs(2);
 /// How long a guest whose link closed may take to end by itself and say why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 const CONFIGURE: Duration = Duration::from_secs(30);
@@ -202,6 +204,10 @@ impl Guest {
         } else {
             self.vm.resume().await.map_err(fail)?;
             self.paused.store(false, Ordering::Release);
+            // A guest's clock may have stood still with it. One that does not answer now is the
+            // watch's to judge.
+            let now = Request::SetTime { unix_ns: hyper_stdio::now_ns() };
+            let _ = self.link.call(now, CLOCK).await;
             Ok(())
         }
     }
@@ -319,7 +325,8 @@ async fn silence(guest: &Guest) {
         if !running() {
             continue;
         }
-        match guest.link.call(Request::Ping, SILENCE).await {
+        // The sign of life that is asked for brings the guest's clock along.
+        match guest.link.call(Request::SetTime { unix_ns: hyper_stdio::now_ns() }, SILENCE).await {
             Err(CallError::TimedOut { .. }) if running() => return,
             // A link that has ended is seen by the watch itself.
             _ => {}

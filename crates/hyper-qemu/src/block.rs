@@ -147,7 +147,7 @@ mod test {
 
     #[test]
     fn slots_are_taken_by_kind_and_given_back() {
-        let machine = Machine { large: false, disks: 1, spares: 3, nics: 0 };
+        let machine = Machine { kind: machine::Kind::Small, disks: 1, spares: 3, nics: 0 };
         let mut slots = Slots::of(&machine);
         assert_eq!(slots.take(false).unwrap(), 2);
         assert!(slots.take(false).unwrap_err().to_string().contains("another writable disk"));

@@ -1,4 +1,5 @@
-//! Port adapter `qemu`: QEMU's microvm machine, with KVM where it really works, else TCG.
+//! Port adapter `qemu`: QEMU's microvm machine, or q35 for many disks, with KVM where it really
+//! works, else TCG.
 //!
 //! ```text
 //!  QemuVm ── keeper task ──────────────── hyper-jail: uid, namespaces, cgroup, seccomp
@@ -11,7 +12,7 @@
 //!
 //! Decisions:
 //! - microvm: the smallest machine with virtio, and the fastest to boot. `machine.rs` has its two
-//!   sizes. Transports are fixed at launch; the free ones become placeholders of 1 TiB, half of
+//!   sizes, and q35 for guests that need PCI's room. Places are fixed at launch; the free ones become placeholders of 1 TiB, half of
 //!   them read-only, and [`Vm::add_disk`](hyper_hypervisor::Vm::add_disk) puts a disk behind one.
 //! - QEMU never opens a path of the host: disks, taps and sockets are passed as descriptors, also
 //!   to a running guest. A disk of several extents is a VMDK descriptor in a memfd.

@@ -1,30 +1,36 @@
 //! The machine as QEMU's arguments and the kernel's command line. Pure.
 //!
-//! Two sizes of microvm (QEMU, hw/i386/microvm.c), each virtio device in a transport ("bus") of
-//! its own:
+//! Two sizes of microvm (QEMU, hw/i386/microvm.c), and q35 for guests with more devices than
+//! microvm has room for; each virtio device in a place ("bus") of its own:
 //!
-//! | | transports | boots | powers off |
+//! | | places | boots | powers off |
 //! | --- | --- | --- | --- |
-//! | small, `acpi=off` | 8 | fastest, never hung on a busy host | halts, see `console.rs` |
-//! | large, `acpi=on,ioapic2=on` | 24 | 0.1–0.2 s slower under TCG | by itself |
+//! | small microvm, `acpi=off` | 8 transports | fastest, never hung on a busy host | halts, see `console.rs` |
+//! | large microvm, `acpi=on,ioapic2=on` | 24 transports | 0.1–0.2 s slower under TCG | by itself |
+//! | q35 | 96 PCI functions | 0.4–0.5 s slower under TCG: firmware, PCI | by itself |
 //!
-//! Guests see the transports from the last to the first. The link takes the last one, since its
-//! port is named after the device's index (`vport0p1`); then come the disks (`vda`, `vdb`, … in
-//! the order of the configuration), placeholders for disks that are added later, and the rest.
+//! Guests see the transports from the last to the first, and PCI functions from the first to the
+//! last. The link takes the one seen first, since its port is named after the device's index
+//! (`vport0p1`); then come the disks (`vda`, `vdb`, … in the order of the configuration),
+//! placeholders for disks that are added later, and the rest.
 
 use hyper_hypervisor::VmConfig;
 use serde_json::{Value, json};
 
 use crate::accelerator::Chosen;
 
-/// Transports of the small machine, and of the large one.
+/// Places of each machine.
 const SMALL: usize = 8;
 const LARGE: usize = 24;
+const Q35: usize = 96;
+/// Functions of a PCI slot, and the first slot that q35 does not use itself.
+const FUNCTIONS: usize = 8;
+const FIRST_SLOT: usize = 1;
 /// Link, entropy, balloon.
 const FIXED: usize = 3;
 /// The small machine is for guests that have room for one more container's disks in it.
 const LEAST_SPARES: usize = 2;
-/// Placeholders of the large machine; each costs some milliseconds at boot.
+/// Placeholders of the larger machines; each costs some milliseconds at boot.
 const LARGE_SPARES: usize = 12;
 /// Translated code that TCG keeps, MiB. QEMU's own default is 1 GiB of host memory.
 pub const TRANSLATIONS_MIB: u64 = 128;
@@ -59,10 +65,28 @@ pub struct NicArgs {
     pub mtu: u32,
 }
 
+/// What QEMU emulates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Small,
+    Large,
+    Q35,
+}
+
+impl Kind {
+    const fn places(self) -> usize {
+        match self {
+            Self::Small => SMALL,
+            Self::Large => LARGE,
+            Self::Q35 => Q35,
+        }
+    }
+}
+
 /// The size and population of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Machine {
-    pub large: bool,
+    pub kind: Kind,
     /// Disks at launch.
     pub disks: usize,
     /// Placeholders for disks that come later.
@@ -74,32 +98,43 @@ impl Machine {
     /// The machine for so many disks and network devices. A guest without any disk is one whose
     /// containers all come later (a Kubernetes pod): it gets the large machine.
     pub fn of(disks: usize, nics: usize) -> Self {
-        let room = SMALL - FIXED - nics;
-        let large = disks == 0 || disks + LEAST_SPARES > room;
-        let spares = if large {
-            LARGE_SPARES.min((LARGE - FIXED - nics).saturating_sub(disks))
+        let room = |kind: Kind| kind.places() - FIXED - nics;
+        let (kind, most) = if disks > room(Kind::Large) {
+            (Kind::Q35, LARGE_SPARES)
+        } else if disks == 0 || disks + LEAST_SPARES > room(Kind::Small) {
+            (Kind::Large, LARGE_SPARES)
         } else {
-            room - disks
+            (Kind::Small, SMALL)
         };
-        Self { large, disks, spares, nics }
+        Self { kind, disks, spares: most.min(room(kind).saturating_sub(disks)), nics }
     }
 
-    /// Transport of the `place`-th device that the guest sees.
-    fn bus(self, place: usize) -> String {
-        let last = if self.large { LARGE - 1 } else { SMALL - 1 };
-        format!("bus=virtio-mmio-bus.{}", last.saturating_sub(place))
+    /// A virtio device as the `place`-th that the guest sees: QEMU's name of its kind `stem` on
+    /// this machine, `properties`, and where it goes.
+    fn device(self, stem: &str, properties: &str, place: usize) -> String {
+        if self.kind == Kind::Q35 {
+            let (slot, function) = (FIRST_SLOT + place / FUNCTIONS, place % FUNCTIONS);
+            let rom = if stem == "virtio-net" { ",romfile=" } else { "" };
+            let at = format!("bus=pcie.0,addr={slot:x}.{function},multifunction=on");
+            return format!("{stem}-pci{rom},{properties},{at}");
+        }
+        let bus = (self.kind.places() - 1).saturating_sub(place);
+        format!("{stem}-device,{properties},bus=virtio-mmio-bus.{bus}")
     }
 }
 
 /// Disks that a guest with so many network devices can have.
 pub const fn disk_slots(nics: usize) -> usize {
-    LARGE - FIXED - nics
+    Q35 - FIXED - nics
 }
 
-/// Device node of a disk in the guest.
+/// Device node of a disk in the guest (`vda` … `vdz`, `vdaa` …, see drivers/block/virtio_blk.c).
 pub fn disk_node(disk: usize) -> String {
-    let letter = char::from(b'a' + u8::try_from(disk % 26).unwrap_or(0));
-    format!("/dev/vd{letter}")
+    let letter = |at: usize| char::from(b'a' + u8::try_from(at % 26).unwrap_or(0));
+    match disk / 26 {
+        0 => format!("/dev/vd{}", letter(disk)),
+        more => format!("/dev/vd{}{}", letter(more - 1), letter(disk)),
+    }
 }
 
 /// QEMU's name of a disk's block node; a disk that is added later takes over its placeholder's.
@@ -124,7 +159,7 @@ pub fn arguments(
     let mut args = Args::default();
     base(&mut args, config, chosen, machine);
     args.pair("-chardev", format!("socket,id=link,fd={}", fd::LINK));
-    args.pair("-device", format!("virtio-serial-device,id=ports,max_ports=2,{}", machine.bus(0)));
+    args.pair("-device", machine.device("virtio-serial", "id=ports,max_ports=2", 0));
     args.pair("-device", "virtserialport,bus=ports.0,nr=1,chardev=link,name=hyper.link");
     for (at, disk) in disks.iter().enumerate() {
         for (fd, set) in &disk.sets {
@@ -160,8 +195,15 @@ impl Args {
 fn base(args: &mut Args, config: &VmConfig, chosen: &Chosen, machine: Machine) {
     // `rtc=on`: without it Linux 6.1 waits a second for a clock that is not there.
     // `x-option-roms=off`: nothing to boot from but -kernel.
-    let size = if machine.large { "acpi=on,ioapic2=on" } else { "acpi=off" };
-    args.pair("-machine", format!("microvm,{size},rtc=on,isa-serial=on,x-option-roms=off"));
+    let microvm = "rtc=on,isa-serial=on,x-option-roms=off";
+    args.pair(
+        "-machine",
+        match machine.kind {
+            Kind::Small => format!("microvm,acpi=off,{microvm}"),
+            Kind::Large => format!("microvm,acpi=on,ioapic2=on,{microvm}"),
+            Kind::Q35 => "q35,smbus=off,sata=off,usb=off,vmport=off,i8042=off".to_owned(),
+        },
+    );
     if chosen.kvm {
         args.pair("-accel", "kvm");
     } else {
@@ -194,22 +236,20 @@ fn base(args: &mut Args, config: &VmConfig, chosen: &Chosen, machine: Machine) {
 fn others(args: &mut Args, machine: Machine, nics: &[NicArgs]) {
     let first = 1 + machine.disks + machine.spares;
     args.pair("-object", "rng-builtin,id=entropy");
-    args.pair("-device", format!("virtio-rng-device,rng=entropy,{}", machine.bus(first)));
+    args.pair("-device", machine.device("virtio-rng", "rng=entropy", first));
     // The guest gives pages back by itself as it frees them.
-    let balloon = "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on";
-    args.pair("-device", format!("{balloon},{}", machine.bus(first + 1)));
+    let balloon = "free-page-reporting=on,deflate-on-oom=on";
+    args.pair("-device", machine.device("virtio-balloon", balloon, first + 1));
     for (at, nic) in nics.iter().enumerate() {
         let vhost = nic.vhost.map_or(String::new(), |fd| format!(",vhost=on,vhostfd={fd}"));
         args.pair("-netdev", format!("tap,id=net{at},fd={}{vhost}", nic.tap));
-        let device = format!("virtio-net-device,netdev=net{at},mac={}", nic.mac);
-        let bus = machine.bus(first + 2 + at);
-        args.pair("-device", format!("{device},host_mtu={},{bus}", nic.mtu));
+        let card = format!("netdev=net{at},mac={},host_mtu={}", nic.mac, nic.mtu);
+        args.pair("-device", machine.device("virtio-net", &card, first + 2 + at));
     }
 }
 
 fn block_device(machine: Machine, disk: usize) -> String {
-    let (node, bus) = (block_node(disk), machine.bus(1 + disk));
-    format!("virtio-blk-device,id=vd{disk},drive={node},{bus}")
+    machine.device("virtio-blk", &format!("id=vd{disk},drive={}", block_node(disk)), 1 + disk)
 }
 
 fn placeholder(disk: usize, read_only: bool) -> Value {
@@ -226,19 +266,21 @@ fn placeholder(disk: usize, read_only: bool) -> Value {
 fn command_line(config: &VmConfig, chosen: &Chosen, machine: Machine) -> String {
     // panic and reboot: a triple fault ends QEMU, as -no-reboot says.
     let mut line = "console=ttyS0 quiet panic=-1 reboot=t hyper.link=/dev/vport0p1 \
-                    8250.nr_uarts=1 no_timer_check pci=off"
+                    8250.nr_uarts=1 no_timer_check"
         .to_owned();
-    if !machine.large {
+    line.push_str(match machine.kind {
         // Nor is there ACPI to look for: CPUs and interrupts are in the MP table.
-        line.push_str(" acpi=off");
-    }
+        Kind::Small => " pci=off acpi=off",
+        Kind::Large => " pci=off",
+        Kind::Q35 => "",
+    });
     if config.vcpus == 1 {
         // Else every LOCK prefix is patched away, one by one, with a TLB flush each.
         line.push_str(" noreplace-smp");
     }
     if !chosen.kvm {
-        if config.vcpus == 1 && !machine.large {
-            // Calibrating the APIC timer is a busy wait of 200 ms. The large machine has no other.
+        if config.vcpus == 1 && machine.kind == Kind::Small {
+            // Calibrating the APIC timer is a busy wait of 200 ms. The large ones have no other.
             line.push_str(" nolapic_timer");
         }
         if let Some(khz) = chosen.tsc_khz {
@@ -298,7 +340,7 @@ mod test {
     }
 
     #[test]
-    fn every_device_has_a_transport_of_its_own() {
+    fn every_device_has_a_place_of_its_own() {
         for disks in 0..=disk_slots(2) {
             for nics in 0..=2 {
                 let machine = Machine::of(disks, nics);
@@ -307,25 +349,40 @@ mod test {
                     NicArgs { tap: 9, vhost: None, mac: "02:00:00:00:00:01".into(), mtu: 1500 };
                 let cards = vec![nic; nics];
                 let args = arguments(&config(1), &chosen(false), machine, &all, &cards);
-                let mut buses: Vec<usize> = args
+                let mut places: Vec<&str> = args
                     .iter()
-                    .filter_map(|arg| arg.split_once("bus=virtio-mmio-bus.")?.1.parse().ok())
+                    .filter(|arg| arg.starts_with("virtio-"))
+                    .filter_map(|arg| arg.split_once(",bus=").map(|(_, place)| place))
                     .collect();
-                assert_eq!(buses.len(), FIXED + nics + disks + machine.spares, "{disks} {nics}");
-                buses.sort_unstable();
-                buses.dedup();
-                assert_eq!(buses.len(), FIXED + nics + disks + machine.spares, "{disks} {nics}");
-                assert!(buses.iter().all(|bus| *bus < if machine.large { LARGE } else { SMALL }));
-                assert!(machine.spares >= 2 || disks + machine.spares == LARGE - FIXED - nics);
+                let devices = FIXED + nics + disks + machine.spares;
+                assert!(devices <= machine.kind.places(), "{disks} {nics}");
+                assert_eq!(places.len(), devices, "{disks} {nics}");
+                places.sort_unstable();
+                places.dedup();
+                assert_eq!(places.len(), devices, "{disks} {nics}");
             }
         }
     }
 
     #[test]
+    fn many_disks_need_pci() {
+        let machine = Machine::of(40, 1);
+        assert_eq!(machine.kind, Kind::Q35);
+        let last = "virtio-blk-pci,id=vd39,drive=disk39,bus=pcie.0,addr=6.0,multifunction=on";
+        assert_eq!(block_device(machine, 39), last);
+        assert_eq!(
+            ["/dev/vdz", "/dev/vdaa", "/dev/vdba"],
+            [25, 26, 52].map(disk_node).each_ref().map(String::as_str)
+        );
+    }
+
+    #[test]
     fn a_container_gets_the_small_machine_and_a_pod_the_large_one() {
-        assert_eq!(Machine::of(2, 1), Machine { large: false, disks: 2, spares: 2, nics: 1 });
-        assert_eq!(Machine::of(0, 1), Machine { large: true, disks: 0, spares: 12, nics: 1 });
-        assert!(Machine::of(3, 1).large && !Machine::of(3, 0).large);
+        let machine = |kind, disks, spares| Machine { kind, disks, spares, nics: 1 };
+        assert_eq!(Machine::of(2, 1), machine(Kind::Small, 2, 2));
+        assert_eq!(Machine::of(0, 1), machine(Kind::Large, 0, 12));
+        assert_eq!(Machine::of(3, 1).kind, Kind::Large);
+        assert_eq!(Machine::of(3, 0).kind, Kind::Small);
     }
 
     #[test]

@@ -92,11 +92,13 @@ async fn fill(ground: &Ground, name: &str, at_launch: usize, later: usize) {
 }
 
 #[tokio::test]
-async fn every_placeholder_of_both_machines_takes_a_disk() {
+async fn every_placeholder_of_each_machine_takes_a_disk() {
     let Some(ground) = ground() else { return };
     // Small: five transports are left for disks. Large: the spares of a guest without disks.
     fill(&ground, "small", 3, 2).await;
     fill(&ground, "large", 0, 12).await;
+    // q35: more disks than microvm has transports.
+    fill(&ground, "q35", 30, 12).await;
 }
 
 #[tokio::test]

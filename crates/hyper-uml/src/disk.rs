@@ -25,9 +25,10 @@ fn place(index: usize) -> PathBuf {
 }
 
 /// The setting of a device, as the kernel takes it on its command line and over mconsole:
-/// `r` read-only; `d` data, never a copy-on-write header that would name another file.
+/// `r` read-only; `d` data, never a copy-on-write header that would name another file; `c` no
+/// lock: layers never change and are shared, and a lock on the whole file would keep out QEMU.
 pub fn setting(index: usize, read_only: bool) -> String {
-    let flags = if read_only { "rd" } else { "d" };
+    let flags = if read_only { "rdc" } else { "d" };
     format!("ubd{index}{flags}={}", place(index).display())
 }
 

@@ -110,6 +110,8 @@ fn spec(
     let processes = processes(config.memory_bytes);
     let mut spec = JailSpec::new(&config.id, Program::Fd(kernel))
         .fixed_addresses()
+        // Kernel and guest processes run by turns: on one CPU a turn costs no interrupt.
+        .one_cpu()
         .fd(console, 1)
         .fd(errors, 2)
         .fd(link, LINK_FD)

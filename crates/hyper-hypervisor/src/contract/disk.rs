@@ -23,6 +23,23 @@ pub async fn content(hypervisor: &dyn Hypervisor, fixture: &Fixture) -> Verdict 
     session.power_off().await
 }
 
+/// A pod of many containers: as many disks as it says, or [`MANY`], each in its place.
+pub async fn many(hypervisor: &dyn Hypervisor, fixture: &Fixture) -> Verdict {
+    let count = hypervisor.capabilities().max_disks.min(MANY);
+    let made = (0..count).map(|at| disk(fixture, &format!("many{at}"), 2000 + at as u64, &[4096]));
+    let disks = made.collect::<Result<Vec<_>, _>>()?;
+    let shape = Shape { disks: disks.clone(), ..Shape::default() };
+    let mut session = Session::boot(hypervisor, fixture, shape).await?;
+    for at in 0..disks.len() {
+        let nodes = hypervisor.guest_devices(&disks, at);
+        compare(&mut session, &nodes, &disks[at], true).await?;
+    }
+    session.power_off().await
+}
+
+/// More than any machine of one bus has room for, and little to boot with.
+const MANY: usize = 40;
+
 /// What the guest writes is in the file, what it may not write is not, even if it insists.
 pub async fn writing(hypervisor: &dyn Hypervisor, fixture: &Fixture) -> Verdict {
     let kept = disk(fixture, "kept", 400, &[1 << 20])?;

@@ -117,9 +117,23 @@ fn prepare(plan: Plan, fds: Vec<OwnedFd>, errand: Errand) -> Result<Ready, Fail>
     if plan.fixed_addresses {
         sys::fix_addresses().or_fail("set the personality of", "the hypervisor")?;
     }
+    if plan.one_cpu {
+        stay_on_this_cpu();
+    }
     confine::become_nobody(errand.uid, errand.root)?;
     sys::default_signals();
     Ok(Ready { program, args, env, filters: plan.seccomp })
+}
+
+/// Pins this task where the scheduler has just put it, which is where there was least to do. A
+/// host that forbids it loses speed and nothing else.
+fn stay_on_this_cpu() {
+    let mut set = rustix::thread::CpuSet::new();
+    let cpu = rustix::thread::sched_getcpu();
+    if cpu < rustix::thread::CpuSet::MAX_CPU {
+        set.set(cpu);
+        let _ = rustix::thread::sched_setaffinity(None, &set);
+    }
 }
 
 /// Moves the given descriptors to their numbers; nothing else survives exec.
