@@ -45,8 +45,8 @@ pub fn delete(args: &Args) -> anyhow::Result<()> {
             let record = ExitRecord {
                 code: 137,
                 unix_ns: hyper_stdio::now_ns(),
-                oom_killed: false,
                 reason: Some("supervisor was killed".to_owned()),
+                ..ExitRecord::default()
             };
             // containerd removes the bundle next; hyperd reads it there.
             let _ = hyper_pod::write_exit(&bundle, &record);

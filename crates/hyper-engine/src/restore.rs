@@ -131,8 +131,8 @@ async fn adopt(core: &Core, id: &str) -> Adopted {
     Adopted::Ended(supervisor::read_exit(&bundle).await.unwrap_or_else(|| Exit {
         code: 255,
         unix_ns: hyper_stdio::now_ns(),
-        oom_killed: false,
         reason: format!("the pod was lost while hyperd was away: {why}"),
+        ..Exit::default()
     }))
 }
 

@@ -5,11 +5,15 @@
 //! last commits may be missing, the database is never torn. The schema's version is SQLite's
 //! `user_version`; [`MIGRATIONS`] go up one by one, a newer database is refused.
 //!
+//! States and removals that do not fit on a full disk are kept and written as soon as they fit:
+//! what has happened to a pod has happened, whatever the disk says.
+//!
 //! Only this module knows SQL. Calls are queued in order; dropping the future of one does not undo
 //! it. The thread ends when the last [`Store`] is dropped.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::oneshot;
@@ -37,7 +41,90 @@ pub(crate) struct Record {
     pub state: State,
 }
 
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+type Job = Box<dyn FnOnce(&mut Desk) + Send>;
+
+/// The thread's own: the database, and what could not be written to it yet, oldest first.
+struct Desk {
+    connection: Connection,
+    late: Vec<Change>,
+}
+
+/// A statement with an id, and a value where it takes one.
+#[derive(Debug, Clone, PartialEq)]
+struct Change {
+    sql: &'static str,
+    id: String,
+    value: Option<String>,
+}
+
+const SET_STATE: &str = "UPDATE container SET state = ?2 WHERE id = ?1";
+const DELETE: &str = "DELETE FROM container WHERE id = ?1";
+/// How often a late change is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl Desk {
+    /// Serves until the last handle is gone.
+    fn serve(mut self, jobs: &mpsc::Receiver<Job>) {
+        loop {
+            let job = if self.late.is_empty() {
+                jobs.recv().map_err(mpsc::RecvTimeoutError::from)
+            } else {
+                jobs.recv_timeout(AGAIN)
+            };
+            // Order matters: a row may be waiting to be deleted before its name is used again.
+            self.catch_up();
+            match job {
+                Ok(job) => job(&mut self),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Makes the change now, or keeps it when the disk is full.
+    fn change(&mut self, change: Change) -> rusqlite::Result<()> {
+        match apply(&self.connection, &change) {
+            Err(error) if is_full(&error) => {
+                tracing::error!(container = change.id, %error, "kept until there is room");
+                self.late.retain(|late| late.id != change.id);
+                self.late.push(change);
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    fn catch_up(&mut self) {
+        while let Some(change) = self.late.first() {
+            match apply(&self.connection, change) {
+                Err(error) if is_full(&error) => return,
+                Err(error) => {
+                    tracing::error!(container = change.id, %error, "a late change is given up");
+                }
+                Ok(()) => tracing::info!(container = change.id, "a late change is written"),
+            }
+            self.late.remove(0);
+        }
+    }
+}
+
+fn apply(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(change.sql)?;
+    let changed = match &change.value {
+        Some(value) => statement.execute([&change.id, value])?,
+        None => statement.execute([&change.id])?,
+    };
+    match (changed, &change.value) {
+        (0, Some(_)) => Err(rusqlite::Error::QueryReturnedNoRows),
+        _ => Ok(()),
+    }
+}
+
+/// No room for the journal, or for the database itself.
+fn is_full(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
+    matches!(error.sqlite_error_code(), Some(DiskFull | SystemIoFailure))
+}
 
 /// A handle; clones share the thread.
 #[derive(Debug, Clone)]
@@ -59,11 +146,7 @@ impl Store {
         let (queue, jobs) = mpsc::sync_channel::<Job>(QUEUE);
         std::thread::Builder::new()
             .name("state-db".to_owned())
-            .spawn(move || {
-                while let Ok(job) = jobs.recv() {
-                    job(&mut connection);
-                }
-            })
+            .spawn(move || Desk { connection, late: Vec::new() }.serve(&jobs))
             .map_err(|e| broken(e.to_string()))?;
         Ok(Self { queue, path: path.to_owned() })
     }
@@ -109,7 +192,8 @@ impl Store {
     }
 
     pub async fn set_state(&self, id: &str, state: &State) -> Result<()> {
-        self.update("UPDATE container SET state = ?2 WHERE id = ?1", id, self.encode(state)?).await
+        let change = Change { sql: SET_STATE, id: id.to_owned(), value: Some(self.encode(state)?) };
+        self.desk(|desk| desk.change(change)).await
     }
 
     pub async fn set_spec(&self, spec: &Spec) -> Result<()> {
@@ -122,14 +206,8 @@ impl Store {
     }
 
     pub async fn delete(&self, id: &str) -> Result<()> {
-        let id = id.to_owned();
-        self.call(move |connection| {
-            connection
-                .prepare_cached("DELETE FROM container WHERE id = ?1")?
-                .execute([id])
-                .map(drop)
-        })
-        .await
+        let change = Change { sql: DELETE, id: id.to_owned(), value: None };
+        self.desk(|desk| desk.change(change)).await
     }
 
     async fn update(&self, sql: &'static str, id: &str, value: String) -> Result<()> {
@@ -154,9 +232,17 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     {
+        self.desk(|desk| work(&mut desk.connection)).await
+    }
+
+    async fn desk<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Desk) -> rusqlite::Result<T> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
-            let _ = reply.send(work(connection));
+        let job: Job = Box::new(move |desk| {
+            let _ = reply.send(work(desk));
         });
         self.queue.try_send(job).map_err(|e| self.broken(e.to_string()))?;
         match answer.await {
@@ -168,7 +254,7 @@ impl Store {
 
 fn prepare(connection: &mut Connection) -> Result<(), String> {
     let sql = |e: rusqlite::Error| e.to_string();
-    connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sql)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(sql)?;
     connection
         .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
         .map_err(sql)?;
@@ -240,6 +326,31 @@ mod test {
         store.insert(&record("a1", "same")).await.unwrap();
         assert!(store.insert(&record("b2", "same")).await.is_err());
         assert!(store.set_name("nope", "x").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_state_that_found_the_disk_full_is_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let store = Store::open(&path).unwrap();
+        let mut kept = record("a1", "one");
+        store.insert(&kept).await.unwrap();
+        store.insert(&record("b2", "two")).await.unwrap();
+        kept.state.apply(Event::StartAsked).unwrap();
+        // As large as the state gets: it must need a page that is not there.
+        kept.state.error = "x".repeat(1 << 20);
+        let limit =
+            |pages: u32| store.call(move |db| db.pragma_update(None, "max_page_count", pages));
+        limit(1).await.unwrap();
+        assert!(
+            store.insert(&Record { state: kept.state.clone(), ..record("c3", "x") }).await.is_err()
+        );
+        store.set_state("a1", &kept.state).await.unwrap();
+        assert_eq!(store.containers().await.unwrap()[0].state.status, Status::Created);
+        limit(1 << 20).await.unwrap();
+        let stored = store.containers().await.unwrap();
+        assert_eq!(stored.len(), 2);
+        assert!(stored.iter().any(|one| one.state == kept.state));
     }
 
     #[test]

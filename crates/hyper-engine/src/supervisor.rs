@@ -186,8 +186,8 @@ impl Pod {
             Err(error) => Exit {
                 code: 255,
                 unix_ns: hyper_stdio::now_ns(),
-                oom_killed: false,
                 reason: format!("the pod's supervisor is gone: {error}"),
+                ..Exit::default()
             },
         }
     }
@@ -440,6 +440,7 @@ pub(crate) async fn read_exit(bundle: &Path) -> Option<Exit> {
         unix_ns: record.unix_ns,
         oom_killed: record.oom_killed,
         reason: record.reason.unwrap_or_default(),
+        note: record.note.unwrap_or_default(),
     })
 }
 

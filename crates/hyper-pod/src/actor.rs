@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use hyper_link::EventReceiver;
 use hyper_link::message::{Event, ProcessId};
+use hyper_stdio::Loss;
+use hyper_task::pod::ExitRecord;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -52,10 +54,13 @@ pub(crate) enum Input {
     Delivered {
         process: ProcessId,
         on_time: bool,
+        /// What the log could not take.
+        lost: Loss,
     },
     /// `exit.json` is written (or cannot be).
     Recorded {
         container: String,
+        record: ExitRecord,
     },
     Frozen {
         container: String,
@@ -142,8 +147,10 @@ impl Actor {
             Input::Created { container, result } => self.created(&container, result),
             Input::Opened { process, result } => self.opened(&process, result),
             Input::Started { process, result } => self.started(&process, result),
-            Input::Delivered { process, on_time } => self.delivered(&process, on_time),
-            Input::Recorded { container } => self.recorded(&container),
+            Input::Delivered { process, on_time, lost } => {
+                self.delivered(&process, on_time, &lost);
+            }
+            Input::Recorded { container, record } => self.recorded(&container, record),
             Input::Frozen { container, paused, result, reply } => {
                 self.frozen(container, paused, result, reply);
             }

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::actor::{Actor, Booted, GuestState, Input, answer};
 use crate::choose::choose;
+use crate::exit::reserve_exit;
 use crate::guest::{Guest, boot, watch};
 use crate::pod::{CreateRequest, ExecRequest, Pod, PodEvent};
 use crate::record::{Container, Process, Reply, State};
@@ -343,7 +344,12 @@ async fn prepared(
     first: bool,
 ) -> Result<Prepared, PodError> {
     let (bundle, terminal) = (request.bundle.clone(), request.stdio.terminal);
-    let spec = blocking(move || read_spec(&bundle, terminal)).await?;
+    let spec = blocking(move || {
+        let spec = read_spec(&bundle, terminal)?;
+        reserve_exit(&bundle)?;
+        Ok(spec)
+    })
+    .await?;
     if !first && !spec.sysctls.is_empty() {
         return Err(PodError::Unsupported(format!(
             "sysctl `{}` of container `{}`: the network belongs to the pod, whose first container \

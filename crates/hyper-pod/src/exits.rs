@@ -7,11 +7,12 @@
 //! Delete: last container ─► guest stops (gently when a disk is kept) ─► files removed ─► answer
 //! ```
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_link::message::{ProcessId, Request};
-use hyper_stdio::now_ns;
+use hyper_stdio::{Loss, now_ns};
 use hyper_task::pod::ExitRecord;
 
 use crate::PodError;
@@ -28,8 +29,8 @@ const DELETE: Duration = Duration::from_secs(30);
 impl Actor {
     /// The agent's word. Its clock is not ours: the time is taken here.
     pub(crate) fn process_exited(&mut self, id: &ProcessId, code: i32, oom_killed: bool) {
-        let record =
-            ExitRecord { code: code.clamp(0, 255), unix_ns: now_ns(), oom_killed, reason: None };
+        let code = code.clamp(0, 255);
+        let record = ExitRecord { code, unix_ns: now_ns(), oom_killed, ..ExitRecord::default() };
         self.process_ended(id, record);
     }
 
@@ -54,9 +55,15 @@ impl Actor {
         }
     }
 
-    pub(crate) fn delivered(&mut self, id: &ProcessId, on_time: bool) {
+    pub(crate) fn delivered(&mut self, id: &ProcessId, on_time: bool, lost: &Loss) {
         let Ok(process) = self.process(id) else { return };
         process.delivered = true;
+        if lost.entries > 0 {
+            let Loss { entries, bytes, why } = lost;
+            let text = format!("{entries} log lines ({bytes} bytes) could not be written: {why}");
+            tracing::error!(container = id.container, exec = id.exec, "{text}");
+            process.lost = Some(text);
+        }
         if !on_time {
             tracing::warn!(
                 container = id.container,
@@ -83,8 +90,8 @@ impl Actor {
         ExitRecord {
             code: error.exit_code().unwrap_or(255),
             unix_ns: now_ns(),
-            oom_killed: false,
             reason: Some(chain(error)),
+            ..ExitRecord::default()
         }
     }
 
@@ -97,17 +104,30 @@ impl Actor {
         let Ok(found) = self.container(&container) else { return };
         let State::Ended(record) = &found.init.state else { return };
         found.phases.process_exited = Some(record.unix_ns);
-        let (record, bundle) = (record.clone(), found.bundle.clone());
+        let (mut record, bundle) = (record.clone(), found.bundle.clone());
+        let lost = found.init.lost.take();
+        let disks = self.settings.disk_dir.clone();
         self.spawn(async move {
-            if let Err(error) = blocking(move || write_exit(&bundle, &record)).await {
-                // The exit must be announced all the same.
-                tracing::error!(container, error = chain(&error), "exit record not written");
-            }
-            Input::Recorded { container }
+            let fallback = record.clone();
+            let written = blocking(move || {
+                let notes: Vec<String> = [lost, full(&disks)].into_iter().flatten().collect();
+                record.note = (!notes.is_empty()).then(|| notes.join("; "));
+                if let Err(error) = write_exit(&bundle, &record) {
+                    // The exit must be announced all the same.
+                    tracing::error!(error = chain(&error), "exit record not written");
+                }
+                Ok(record)
+            });
+            Input::Recorded { container, record: written.await.unwrap_or(fallback) }
         });
     }
 
-    pub(crate) fn recorded(&mut self, id: &str) {
+    pub(crate) fn recorded(&mut self, id: &str, record: ExitRecord) {
+        if let Ok(container) = self.container(id)
+            && matches!(container.init.state, State::Ended(_))
+        {
+            container.init.state = State::Ended(record);
+        }
         self.announce(&ProcessId { container: id.to_owned(), exec: None });
         let Ok(container) = self.container(id) else { return };
         // The kernel has killed them; an agent that does not say so is not waited for.
@@ -116,7 +136,8 @@ impl Actor {
         for exec in left {
             let process = ProcessId { container: id.to_owned(), exec: Some(exec) };
             let reason = Some("its container ended".to_owned());
-            let record = ExitRecord { code: 137, unix_ns: now_ns(), oom_killed: false, reason };
+            let record =
+                ExitRecord { code: 137, unix_ns: now_ns(), reason, ..ExitRecord::default() };
             self.process_ended(&process, record);
         }
         for reply in deleting {
@@ -162,6 +183,7 @@ impl Actor {
                 unix_ns: now_ns(),
                 oom_killed: ended.oom,
                 reason: Some(ended.reason.clone()),
+                note: None,
             };
             self.process_ended(&process, record);
         }
@@ -287,7 +309,8 @@ impl Actor {
         let process = ProcessId { container: id.to_owned(), exec: None };
         let Some(guest) = guest else {
             let reason = Some("never started".to_owned());
-            let record = ExitRecord { code: 137, unix_ns: now_ns(), oom_killed: false, reason };
+            let record =
+                ExitRecord { code: 137, unix_ns: now_ns(), reason, ..ExitRecord::default() };
             return self.start_failed(&process, record);
         };
         let queue = self.queue.clone();
@@ -331,4 +354,21 @@ impl Actor {
         // The loop ends with this, or when a guest that is being stopped has gone.
         self.shutdown = Some(reply);
     }
+}
+
+/// Below this a file system is as good as full: the guest's next megabytes have no place.
+const FULL_BYTES: u64 = 8 << 20;
+
+/// What to say when the disks' file system has no room: a guest's late writes fail unseen, since
+/// its disks promise more than the host may have.
+fn full(disks: &Path) -> Option<String> {
+    let room = rustix::fs::statvfs(disks).ok()?;
+    let bytes = room.f_bavail.saturating_mul(room.f_frsize);
+    (bytes < FULL_BYTES).then(|| {
+        format!(
+            "the host's file system with `{}` is full ({bytes} bytes free): what the container \
+             wrote last may be lost; make room and run it again",
+            disks.display()
+        )
+    })
 }

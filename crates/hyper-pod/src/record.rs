@@ -56,6 +56,8 @@ pub(crate) struct Process {
     pub stdio: Option<Running>,
     /// All output is where it goes, or there is none.
     pub delivered: bool,
+    /// What of its output the log could not take, in words.
+    pub lost: Option<String>,
     pub waiters: Vec<oneshot::Sender<ExitRecord>>,
     /// An exec's OCI process, until it is started.
     pub spec: Option<Value>,
@@ -70,6 +72,7 @@ impl Process {
             channels: None,
             stdio: None,
             delivered: false,
+            lost: None,
             waiters: Vec::new(),
             spec,
         }

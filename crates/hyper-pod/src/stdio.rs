@@ -15,7 +15,7 @@ use std::time::Duration;
 use hyper_link::message::{ProcessId, Streams};
 use hyper_link::{Link, StreamReader, StreamWriter};
 use hyper_stdio::fifo::{Outlet, open_input};
-use hyper_stdio::{Attachment, Hub, Stream, Wanted};
+use hyper_stdio::{Attachment, Hub, Loss, Stream, Wanted};
 use hyper_task::stdio::Sink;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
@@ -222,10 +222,10 @@ struct Told {
 }
 
 impl Told {
-    async fn delivered(&self, on_time: bool) {
+    async fn delivered(&self, on_time: bool, lost: Loss) {
         let process = self.process.clone();
         // A queue that is gone has an actor that is gone: nobody waits for the exit.
-        let _ = self.queue.send(Input::Delivered { process, on_time }).await;
+        let _ = self.queue.send(Input::Delivered { process, on_time, lost }).await;
     }
 }
 
@@ -251,7 +251,7 @@ async fn carry(
         tokio::select! {
             _ = &mut both => {}
             () = late => {
-                told.delivered(false).await;
+                told.delivered(false, Loss::default()).await;
                 both.await;
                 if let Some(hub) = &hub {
                     hub.finish().await;
@@ -260,10 +260,11 @@ async fn carry(
             }
         }
     }
-    if let Some(hub) = &hub {
-        hub.finish().await;
-    }
-    told.delivered(true).await;
+    let lost = match &hub {
+        Some(hub) => hub.finish().await,
+        None => Loss::default(),
+    };
+    told.delivered(true, lost).await;
     for outlet in [stdout, stderr] {
         if let Output::Outlet(outlet) = outlet
             && let Err(error) = outlet.drained().await

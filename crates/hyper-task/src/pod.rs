@@ -110,4 +110,6 @@ pub struct ExitRecord {
     pub oom_killed: bool,
     /// Why, when it was not the process itself: `guest panicked: …`, `hypervisor killed by signal 9`.
     pub reason: Option<String>,
+    /// What its owner should know although the process ended by itself: `2 log lines … lost`.
+    pub note: Option<String>,
 }

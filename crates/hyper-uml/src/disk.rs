@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn settings_never_let_the_kernel_look_for_a_cow_header() {
-        assert_eq!(setting(0, true), "ubd0rd=/d0");
+        assert_eq!(setting(0, true), "ubd0rdc=/d0");
         assert_eq!(setting(31, false), "ubd31d=/d31");
     }
 }

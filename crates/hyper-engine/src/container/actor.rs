@@ -93,8 +93,8 @@ impl Work {
             Self::Up { ended, .. } => Done::Ended(ended.await.unwrap_or_else(|error| Exit {
                 code: 255,
                 unix_ns: hyper_stdio::now_ns(),
-                oom_killed: false,
                 reason: format!("hyperd lost the pod: {error}"),
+                ..Exit::default()
             })),
             Self::Cleaning { done, .. } => Done::Cleaned(done.await),
         }
@@ -295,6 +295,9 @@ impl Actor {
     async fn ended(&mut self, exit: Exit) {
         self.phases.exit_seen = phases::now();
         let code = exit.code;
+        if !exit.note.is_empty() {
+            tracing::warn!(container = self.spec.id, code, note = exit.note, "container ended");
+        }
         if !exit.reason.is_empty() {
             tracing::warn!(container = self.spec.id, code, reason = exit.reason, "container ended");
         }

@@ -83,6 +83,8 @@ pub struct Exit {
     pub oom_killed: bool,
     /// Empty: by itself.
     pub reason: String,
+    /// What went wrong beside it, e.g. lost log lines.
+    pub note: String,
 }
 
 /// An [`Event`] that cannot happen in this status.
@@ -128,7 +130,7 @@ impl State {
                 self.exit_code = exit.code;
                 self.oom_killed = exit.oom_killed;
                 self.lost = !exit.reason.is_empty();
-                self.error = exit.reason;
+                self.error = if self.lost { exit.reason } else { exit.note };
                 self.finished_ns = Some(exit.unix_ns);
                 self.exits += 1;
                 self.pid = 0;

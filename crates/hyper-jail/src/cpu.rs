@@ -1,0 +1,187 @@
+//! Keeps all of a jail on one CPU, and finds it a better one when it has to wait there.
+//!
+//! For a guest that is many host processes of which only one can run at a time (user-mode Linux),
+//! a second CPU is no help and each switch between two of them is an interrupt and a cold cache.
+//! The kernel chose the least busy CPU when it made the process; the launcher stays there
+//! ([`crate::JailSpec::one_cpu`]). What the kernel's balancer can then no longer do is done here:
+//!
+//! ```text
+//! every PERIOD ─► used ≥ BUSY? ─► waited ≥ LATE? ─► some CPU idle longer than that? ─► coin ─► move
+//! ```
+//!
+//! The coin keeps two jails that share a CPU from leaving it for the same other one, for ever.
+//! A host that does not tell how long tasks wait (no CONFIG_SCHED_INFO) leaves a jail where it is.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::cgroup::Cgroups;
+
+/// Often enough for a person to see no stall, seldom enough to cost an idle pod nothing.
+const PERIOD: Duration = Duration::from_millis(500);
+/// Share of a period below which a jail is idle and not looked at any closer.
+const BUSY: f64 = 0.1;
+/// Share of a period that a jail may wait for its CPU.
+const LATE: f64 = 0.1;
+
+/// Watches over the jail of `cgroups`, whose program is `pid`, until it is dropped.
+pub(crate) async fn watch(cgroups: Cgroups, pid: u32) {
+    let allowed = match sched_getaffinity(None) {
+        Ok(set) => (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect::<Vec<_>>(),
+        Err(_) => return,
+    };
+    if allowed.len() < 2 {
+        return;
+    }
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut before: Option<(Instant, Seen)> = None;
+    loop {
+        ticks.tick().await;
+        let (groups, cpus) = (cgroups.clone(), allowed.clone());
+        let used = before.as_ref().map(|(_, seen)| seen.used);
+        // Reads of /proc and /sys: short, but file operations all the same.
+        let look = move || Seen::now(&groups, pid, used, &cpus);
+        let Ok(Some(seen)) = tokio::task::spawn_blocking(look).await else { return };
+        let now = Instant::now();
+        let target = before.as_ref().and_then(|(then, old)| {
+            better(old, &seen, now.duration_since(*then)).filter(|_| heads())
+        });
+        if let Some(cpu) = target {
+            let groups = cgroups.clone();
+            let moved = tokio::task::spawn_blocking(move || move_all(&groups, pid, cpu)).await;
+            // A host that forbids it (a cpuset that has shrunk) has a slower jail, not a broken one.
+            if !matches!(moved, Ok(Ok(()))) {
+                return;
+            }
+        }
+        before = Some((now, seen));
+    }
+}
+
+/// What is known at one moment.
+struct Seen {
+    /// CPU time of the jail.
+    used: Duration,
+    /// Time that its tasks were ready and did not run; `None` when it was idle.
+    waited: Option<Duration>,
+    /// Idle time of each allowed CPU; empty when the jail was idle.
+    idle: Vec<(usize, Duration)>,
+}
+
+impl Seen {
+    /// `None` when the host cannot say.
+    fn now(cgroups: &Cgroups, pid: u32, last: Option<Duration>, cpus: &[usize]) -> Option<Self> {
+        let used = cgroups.cpu().or_else(|| Some(task(pid, pid)?.0))?;
+        let idle_jail = last.is_some_and(|last| {
+            used.saturating_sub(last).as_secs_f64() < BUSY * PERIOD.as_secs_f64()
+        });
+        if idle_jail {
+            return Some(Self { used, waited: None, idle: Vec::new() });
+        }
+        let waits = tasks(cgroups, pid).into_iter().filter_map(|(pid, tid)| task(pid, tid));
+        let waited = waits.map(|(_, waited)| waited).sum();
+        let stat = fs::read_to_string("/proc/stat").ok()?;
+        let tick = Duration::from_secs(1)
+            / u32::try_from(rustix::param::clock_ticks_per_second()).ok()?.max(1);
+        Some(Self { used, waited: Some(waited), idle: idle(&stat, tick, cpus) })
+    }
+}
+
+/// The CPU that the jail had better be on.
+fn better(old: &Seen, new: &Seen, span: Duration) -> Option<usize> {
+    let waited = new.waited?.saturating_sub(old.waited?);
+    if waited.as_secs_f64() < LATE * span.as_secs_f64() {
+        return None;
+    }
+    let gain = new.idle.iter().filter_map(|(cpu, idle)| {
+        let (_, before) = old.idle.iter().find(|(other, _)| other == cpu)?;
+        Some((idle.saturating_sub(*before), *cpu))
+    });
+    gain.max().filter(|(idle, _)| *idle > waited).map(|(_, cpu)| cpu)
+}
+
+/// Idle time per CPU from `/proc/stat` (`proc(5)`: `cpuN user nice system idle …`).
+fn idle(stat: &str, tick: Duration, cpus: &[usize]) -> Vec<(usize, Duration)> {
+    let lines = stat.lines().filter_map(|line| {
+        let mut words = line.strip_prefix("cpu")?.split_whitespace();
+        let cpu = words.next()?.parse().ok().filter(|cpu| cpus.contains(cpu))?;
+        let ticks: u32 = words.nth(3)?.parse().ok()?;
+        Some((cpu, tick.saturating_mul(ticks)))
+    });
+    lines.collect()
+}
+
+/// Time run and time waited of one task (`Documentation/scheduler/sched-stats.rst`).
+fn task(pid: u32, tid: u32) -> Option<(Duration, Duration)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
+    let mut words = text.split_whitespace().map(|word| word.parse().ok().map(Duration::from_nanos));
+    Some((words.next()??, words.next()??))
+}
+
+/// Every task of the jail, as (process, task).
+fn tasks(cgroups: &Cgroups, pid: u32) -> Vec<(u32, u32)> {
+    let pids = cgroups.processes().unwrap_or_else(|| vec![pid]);
+    let of = |pid: u32| {
+        let dir = fs::read_dir(format!("/proc/{pid}/task"));
+        let names = dir.into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.filter_map(move |name| Some((pid, name.to_str()?.parse().ok()?)))
+    };
+    pids.into_iter().flat_map(of).collect()
+}
+
+/// Moves every task of the jail; twice, because a child made meanwhile has its parent's old CPU.
+fn move_all(cgroups: &Cgroups, pid: u32, cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    let mut result = Ok(());
+    for _ in 0..2 {
+        for (_, tid) in tasks(cgroups, pid) {
+            let Some(tid) = i32::try_from(tid).ok().and_then(Pid::from_raw) else { continue };
+            match sched_setaffinity(Some(tid), &set) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => result = Err(error.into()),
+            }
+        }
+    }
+    result
+}
+
+fn heads() -> bool {
+    let mut byte = [0; 1];
+    let got = rustix::rand::getrandom(&mut byte, rustix::rand::GetRandomFlags::NONBLOCK);
+    got.is_ok() && byte[0] & 1 == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    fn seen(waited: u64, idle: [u64; 2]) -> Seen {
+        let idle = vec![(0, MS(idle[0])), (3, MS(idle[1]))];
+        Seen { used: MS(1000), waited: Some(MS(waited)), idle }
+    }
+
+    #[test]
+    fn a_jail_that_waits_goes_where_there_is_more_idle_time_than_it_waited() {
+        let old = seen(100, [0, 0]);
+        assert_eq!(better(&old, &seen(300, [0, 480]), MS(500)), Some(3));
+        assert_eq!(better(&old, &seen(300, [0, 150]), MS(500)), None, "no gain there");
+        assert_eq!(better(&old, &seen(120, [0, 480]), MS(500)), None, "hardly waits");
+        let idle = Seen { used: MS(1000), waited: None, idle: Vec::new() };
+        assert_eq!(better(&idle, &seen(300, [0, 480]), MS(500)), None, "was idle before");
+    }
+
+    #[test]
+    fn idle_times_are_those_of_the_allowed_cpus() {
+        let stat = "cpu  9 9 9 9\ncpu0 1 2 3 40 5\ncpu1 1 2 3 50 5\ncpu10 1 2 3 60 5\nintr 5\n";
+        assert_eq!(idle(stat, MS(10), &[0, 10]), vec![(0, MS(400)), (10, MS(600))]);
+    }
+}
