@@ -71,6 +71,7 @@ impl Actor {
             paused: false,
             owned: Vec::new(),
             keeps: false,
+            upper: None,
             socket: None,
             network: Vec::new(),
             in_guest: false,
@@ -94,6 +95,8 @@ impl Actor {
         if let Ok(container) = self.container(&id) {
             container.owned.clone_from(&prepared.root.owned);
             container.keeps = prepared.root.upper.as_ref().is_some_and(|disk| !disk.ephemeral);
+            let file = prepared.root.upper.as_ref().and_then(|disk| disk.extents.first());
+            container.upper = file.map(|extent| extent.path.clone());
             container.network = prepared.spec.network.report();
         }
         match &mut self.guest {

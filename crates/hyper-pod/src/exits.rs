@@ -105,12 +105,12 @@ impl Actor {
         let State::Ended(record) = &found.init.state else { return };
         found.phases.process_exited = Some(record.unix_ns);
         let (mut record, bundle) = (record.clone(), found.bundle.clone());
-        let lost = found.init.lost.take();
-        let disks = self.settings.disk_dir.clone();
+        let (lost, upper) = (found.init.lost.take(), found.upper.clone());
         self.spawn(async move {
             let fallback = record.clone();
             let written = blocking(move || {
-                let notes: Vec<String> = [lost, full(&disks)].into_iter().flatten().collect();
+                let notes: Vec<String> =
+                    [lost, upper.and_then(|upper| full(&upper))].into_iter().flatten().collect();
                 record.note = (!notes.is_empty()).then(|| notes.join("; "));
                 if let Err(error) = write_exit(&bundle, &record) {
                     // The exit must be announced all the same.
@@ -361,14 +361,14 @@ const FULL_BYTES: u64 = 8 << 20;
 
 /// What to say when the disks' file system has no room: a guest's late writes fail unseen, since
 /// its disks promise more than the host may have.
-fn full(disks: &Path) -> Option<String> {
-    let room = rustix::fs::statvfs(disks).ok()?;
+fn full(upper: &Path) -> Option<String> {
+    let room = rustix::fs::statvfs(upper).ok()?;
     let bytes = room.f_bavail.saturating_mul(room.f_frsize);
     (bytes < FULL_BYTES).then(|| {
         format!(
             "the host's file system with `{}` is full ({bytes} bytes free): what the container \
              wrote last may be lost; make room and run it again",
-            disks.display()
+            upper.display()
         )
     })
 }

@@ -116,6 +116,8 @@ pub(crate) struct Container {
     pub owned: Vec<PathBuf>,
     /// Its writes are to survive it: its guest must sync before it ends.
     pub keeps: bool,
+    /// The file that takes its writes.
+    pub upper: Option<PathBuf>,
     pub socket: Option<AbortHandle>,
     /// Lines about the host's network, for the report.
     pub network: Vec<String>,

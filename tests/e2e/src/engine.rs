@@ -113,6 +113,17 @@ impl Engine {
         self.hyper(&["inspect", "--format", template, name]).succeeded().text()
     }
 
+    /// The supervisor's report on a container's pod.
+    #[track_caller]
+    pub fn pod_report(&self, name: &str) -> serde_json::Value {
+        let id = self.inspect(name, "{{.Id}}");
+        let mut command = Command::new("curl");
+        command.args(["-s", "--unix-socket"]).arg(self.socket());
+        command.arg(format!("http://d/v1.47/hyper/v1/pods/{id}"));
+        let answer = run_command(command, Vec::new(), Duration::from_secs(10)).text();
+        serde_json::from_str(&answer).expect("a pod report")
+    }
+
     fn await_ready(&self) {
         eventually("hyperd answers", Duration::from_secs(20), || {
             run_command(self.hyper_command(&["version"]), Vec::new(), DEADLINE).code == 0
@@ -152,15 +163,16 @@ fn spawn(dir: &Path, flags: &[String]) -> Child {
         .append(true)
         .open(dir.join("hyperd.log"))
         .expect("open hyperd's log");
+    let own = ["--data-root".to_owned(), dir.join("data").display().to_string()];
+    let data_root = (!flags.iter().any(|flag| flag == "--data-root")).then_some(own);
     Command::new(program("hyperd"))
         .arg("-H")
         .arg(format!("unix://{}", dir.join("hyper.sock").display()))
-        .arg("--data-root")
-        .arg(dir.join("data"))
         .arg("--exec-root")
         .arg(dir.join("exec"))
         .arg("--pidfile")
         .arg(dir.join("hyperd.pid"))
+        .args(data_root.iter().flatten())
         .args(flags)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

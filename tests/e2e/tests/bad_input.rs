@@ -180,13 +180,7 @@ fn docker_archive(layer_member: &[u8]) -> Vec<u8> {
 
 /// Ids of the hypervisor processes below a running container, from the pod's report.
 fn hypervisor_pid(engine: &Engine, name: &str) -> String {
-    let socket = engine.socket().display().to_string();
-    let id = engine.inspect(name, "{{.Id}}");
-    let url = format!("http://d/v1.47/hyper/v1/pods/{id}");
-    let answer =
-        run("curl", &["-s", "--unix-socket", &socket, &url], Duration::from_secs(10)).text();
-    let report: serde_json::Value = serde_json::from_str(&answer).expect("a pod report");
-    report["hypervisor_pid"].as_u64().expect("a pid").to_string()
+    engine.pod_report(name)["hypervisor_pid"].as_u64().expect("a pid").to_string()
 }
 
 #[test]
