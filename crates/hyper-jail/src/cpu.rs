@@ -6,10 +6,11 @@
 //! ([`crate::JailSpec::one_cpu`]). What the kernel's balancer can then no longer do is done here:
 //!
 //! ```text
-//! every PERIOD ─► used ≥ BUSY? ─► waited ≥ LATE? ─► some CPU idle longer than that? ─► coin ─► move
+//! every PERIOD ─► used ≥ BUSY? ─► waited ≥ LATE? ─► would it get more elsewhere? ─► coin ─► move
 //! ```
 //!
-//! The coin keeps two jails that share a CPU from leaving it for the same other one, for ever.
+//! What it gets here is what it used and what is idle beside it: a jail whose own processes stand
+//! in each other's way gains nothing by moving. The coin keeps two jails that share a CPU from leaving it for the same other one, for ever.
 //! A host that does not tell how long tasks wait (no CONFIG_SCHED_INFO) leaves a jail where it is.
 
 use std::fs;
@@ -28,6 +29,8 @@ const PERIOD: Duration = Duration::from_millis(500);
 const BUSY: f64 = 0.1;
 /// Share of a period that a jail may wait for its CPU.
 const LATE: f64 = 0.1;
+/// Share of a period that it must gain.
+const GAIN: f64 = 0.1;
 
 /// Watches over the jail of `cgroups`, whose program is `pid`, until it is dropped.
 pub(crate) async fn watch(cgroups: Cgroups, pid: u32) {
@@ -50,7 +53,7 @@ pub(crate) async fn watch(cgroups: Cgroups, pid: u32) {
         let Ok(Some(seen)) = tokio::task::spawn_blocking(look).await else { return };
         let now = Instant::now();
         let target = before.as_ref().and_then(|(then, old)| {
-            better(old, &seen, now.duration_since(*then)).filter(|_| heads())
+            better(old, &seen, here(pid), now.duration_since(*then)).filter(|_| heads())
         });
         if let Some(cpu) = target {
             let groups = cgroups.clone();
@@ -93,17 +96,28 @@ impl Seen {
     }
 }
 
-/// The CPU that the jail had better be on.
-fn better(old: &Seen, new: &Seen, span: Duration) -> Option<usize> {
+/// The CPU that the jail had better be on, instead of `here`.
+fn better(old: &Seen, new: &Seen, here: Option<usize>, span: Duration) -> Option<usize> {
+    let here = here?;
     let waited = new.waited?.saturating_sub(old.waited?);
-    if waited.as_secs_f64() < LATE * span.as_secs_f64() {
+    if waited < span.mul_f64(LATE) {
         return None;
     }
-    let gain = new.idle.iter().filter_map(|(cpu, idle)| {
-        let (_, before) = old.idle.iter().find(|(other, _)| other == cpu)?;
-        Some((idle.saturating_sub(*before), *cpu))
-    });
-    gain.max().filter(|(idle, _)| *idle > waited).map(|(_, cpu)| cpu)
+    let idle = |cpu: usize| {
+        let of = |seen: &Seen| Some(seen.idle.iter().find(|(other, _)| *other == cpu)?.1);
+        Some(of(new)?.saturating_sub(of(old)?))
+    };
+    let gets = new.used.saturating_sub(old.used) + idle(here).unwrap_or_default();
+    let others = new.idle.iter().map(|(cpu, _)| *cpu).filter(|cpu| *cpu != here);
+    let best = others.filter_map(|cpu| Some((idle(cpu)?, cpu))).max();
+    best.filter(|(idle, _)| *idle > gets + span.mul_f64(GAIN)).map(|(_, cpu)| cpu)
+}
+
+/// The CPU that the jail is on.
+fn here(pid: u32) -> Option<usize> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let set = sched_getaffinity(Some(pid?)).ok()?;
+    (0..CpuSet::MAX_CPU).find(|cpu| set.is_set(*cpu))
 }
 
 /// Idle time per CPU from `/proc/stat` (`proc(5)`: `cpuN user nice system idle …`).
@@ -164,19 +178,27 @@ mod tests {
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
-    fn seen(waited: u64, idle: [u64; 2]) -> Seen {
+    fn seen(used: u64, waited: u64, idle: [u64; 2]) -> Seen {
         let idle = vec![(0, MS(idle[0])), (3, MS(idle[1]))];
-        Seen { used: MS(1000), waited: Some(MS(waited)), idle }
+        Seen { used: MS(used), waited: Some(MS(waited)), idle }
     }
 
     #[test]
-    fn a_jail_that_waits_goes_where_there_is_more_idle_time_than_it_waited() {
-        let old = seen(100, [0, 0]);
-        assert_eq!(better(&old, &seen(300, [0, 480]), MS(500)), Some(3));
-        assert_eq!(better(&old, &seen(300, [0, 150]), MS(500)), None, "no gain there");
-        assert_eq!(better(&old, &seen(120, [0, 480]), MS(500)), None, "hardly waits");
+    fn a_jail_that_waits_goes_where_it_gets_more() {
+        let old = seen(1000, 100, [0, 0]);
+        let to = |new: Seen| better(&old, &new, Some(0), MS(500));
+        assert_eq!(to(seen(1250, 350, [0, 480])), Some(3));
+        assert_eq!(to(seen(1250, 350, [0, 280])), None, "little to gain");
+        assert_eq!(to(seen(1250, 350, [0, 40])), None, "busier there");
+        assert_eq!(to(seen(1250, 120, [0, 480])), None, "hardly waits");
+        assert_eq!(to(seen(1500, 600, [0, 500])), None, "in its own way");
+        assert_eq!(to(seen(1100, 200, [350, 480])), None, "enough room here");
         let idle = Seen { used: MS(1000), waited: None, idle: Vec::new() };
-        assert_eq!(better(&idle, &seen(300, [0, 480]), MS(500)), None, "was idle before");
+        assert_eq!(
+            better(&idle, &seen(1250, 350, [0, 480]), Some(0), MS(500)),
+            None,
+            "was idle before"
+        );
     }
 
     #[test]

@@ -552,3 +552,62 @@ fn the_probe_finds_what_this_suite_relies_on() {
         assert!(!found.detail.is_empty());
     }
 }
+
+/// CPUs that a task may run on, as `proc(5)` writes them.
+fn cpus_of(pid: u32) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    line.unwrap_or_default().trim().to_owned()
+}
+
+/// Seconds that the other CPUs were idle since the start of the host.
+fn idle_beside(cpu: &str) -> f64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap();
+    let lines = stat.lines().filter_map(|line| line.strip_prefix("cpu")?.split_once(' '));
+    let others = lines.filter(|(other, _)| !other.is_empty() && *other != cpu);
+    let ticks =
+        others.filter_map(|(_, times)| times.split_whitespace().nth(3)?.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+#[tokio::test]
+async fn a_jail_of_one_cpu_moves_as_a_whole_when_it_has_to_wait() {
+    let busy = "sleep 600 & while :; do :; done";
+    let jailed = spawn(spec("one-cpu", &["sh", "-c", busy]).one_cpu()).await.unwrap();
+    until("there is a child", || !children(jailed.pid()).is_empty()).await;
+    let first = cpus_of(jailed.pid());
+    assert!(first.parse::<usize>().is_ok(), "one CPU, not `{first}`");
+    assert_eq!(cpus_of(children(jailed.pid())[0]), first);
+    if std::thread::available_parallelism().unwrap().get() > 1 {
+        // Others who stay on that CPU, while another one has room.
+        let mut others: Vec<_> = (0..4)
+            .map(|_| {
+                let mut other = Command::new("taskset");
+                other.args(["-c", &first, "busybox", "sh", "-c", "while :; do :; done"]);
+                other.spawn().unwrap()
+            })
+            .collect();
+        let (start, before) = (Instant::now(), idle_beside(&first));
+        while cpus_of(jailed.pid()) == first && start.elapsed() < Duration::from_secs(60) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for other in &mut others {
+            other.kill().unwrap();
+            other.wait().unwrap();
+        }
+        let moved = cpus_of(jailed.pid());
+        let idle = (idle_beside(&first) - before) / start.elapsed().as_secs_f64();
+        if moved == first && idle < 0.7 {
+            println!("no CPU was idle here ({idle:.2}): nowhere to move to");
+            return;
+        }
+        assert!(moved != first && moved.parse::<usize>().is_ok(), "`{first}` to `{moved}`");
+        until("the child is with it", || cpus_of(children(jailed.pid())[0]) == moved).await;
+    }
+    jailed.kill().await;
+}
