@@ -23,6 +23,8 @@ const NO_VIRTUAL_SIZE: Version = Version(1, 44);
 pub(crate) async fn list(State(app): State<App>, version: Version, query: Query) -> ApiResult {
     let filters = query.filters(&FILTERS)?;
     let dangling = filters.boolean("dangling")?;
+    // Steps of builds are shown to whoever asks for all, and never as dangling.
+    let all = query.flag("all") && dangling.is_none();
     let made = |key: &str| -> ApiResult<Vec<String>> {
         let values = filters.values(key).iter();
         values
@@ -34,7 +36,8 @@ pub(crate) async fn list(State(app): State<App>, version: Version, query: Query)
     let mut items = Vec::new();
     for image in app.engine.images() {
         let created = image.config.created.clone().unwrap_or_default();
-        let passes = dangling.is_none_or(|wanted| wanted == image.is_dangling())
+        let passes = (all || !image.intermediate)
+            && dangling.is_none_or(|wanted| wanted == image.is_dangling())
             && filters.labels(&image.config.config.labels)
             && filters.any("reference", |pattern| matches_reference(&image, pattern))
             && filters.any("id", |id| image.id.to_string().contains(id.as_str()))
@@ -57,7 +60,7 @@ fn summary(image: &Image, users: usize, version: Version) -> Value {
     let created = image.config.created.as_deref().and_then(hyper_stdio::parse_rfc3339).unwrap_or(0);
     let mut item = json!({
         "Id": image.id.to_string(),
-        "ParentId": "",
+        "ParentId": image.parent.map(|id| id.to_string()).unwrap_or_default(),
         "RepoTags": none(&image.repo_tags, "<none>:<none>"),
         "RepoDigests": none(&image.repo_digests, "<none>@<none>"),
         "Created": created / 1_000_000_000,
@@ -138,7 +141,7 @@ fn inspect(app: &App, name: &str, version: Version) -> ApiResult {
         "Id": image.id.to_string(),
         "RepoTags": image.repo_tags,
         "RepoDigests": image.repo_digests,
-        "Parent": "",
+        "Parent": image.parent.map(|id| id.to_string()).unwrap_or_default(),
         "Comment": config.comment,
         "Created": config.created,
         "DockerVersion": config.docker_version,
@@ -231,7 +234,9 @@ pub(crate) async fn prune(State(app): State<App>, query: Query) -> ApiResult {
     let mut deleted = Vec::new();
     for image in app.engine.images() {
         let id = image.id.to_string();
+        // Steps of a build go with the last image that was made from them.
         if used.contains(&id)
+            || image.intermediate
             || (only_dangling && !image.is_dangling())
             || !filters.labels(&image.config.config.labels)
         {

@@ -25,6 +25,12 @@ impl Engine {
         self.core.images.resolve(reference).map_err(|error| image_error(reference, error))
     }
 
+    /// The image store itself, for whoever makes images.
+    #[must_use]
+    pub fn image_store(&self) -> &hyper_image::Store {
+        &self.core.images
+    }
+
     /// Pulls an image.
     ///
     /// # Errors

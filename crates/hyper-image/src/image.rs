@@ -24,6 +24,12 @@ pub struct Image {
     pub size: u64,
     /// The parsed config: labels, created, command, layers.
     pub config: Arc<ImageConfig>,
+    /// The image it was made from here, if it was.
+    pub parent: Option<Digest>,
+    /// What was done to the parent, in the words of whoever made it.
+    pub step: Option<Digest>,
+    /// Without any name, and others were made from it: a step of a build.
+    pub intermediate: bool,
     pub(crate) raw_config: Arc<[u8]>,
 }
 

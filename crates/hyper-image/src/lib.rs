@@ -42,4 +42,6 @@ pub use platform::{Platform, PlatformError};
 pub use progress::{Event, LayerState, Progress};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference, ReferenceError};
 pub use registry::{RegistryOptions, Retry};
-pub use store::{Options, Store, Usage, VerifyReport};
+pub use store::{
+    Derivation, ImageFiles, LayerFile, LayerWriter, NewLayer, Options, Store, Usage, VerifyReport,
+};

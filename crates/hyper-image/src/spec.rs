@@ -152,6 +152,16 @@ pub(crate) fn layer_type(media_type: &str) -> LayerType {
     }
 }
 
+/// The OCI name of a layer's media type, for manifests made here of layers that came in Docker's.
+pub(crate) fn oci_layer_type(media_type: &str) -> String {
+    match media_type.strip_prefix(DOCKER_LAYER) {
+        None => media_type.to_owned(),
+        Some(".gzip") => format!("{OCI_LAYER}+gzip"),
+        Some(".zstd" | "+zstd") => format!("{OCI_LAYER}+zstd"),
+        Some(_) => OCI_LAYER.to_owned(),
+    }
+}
+
 /// `null` for a missing list or map, as some writers in Go produce it.
 fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where

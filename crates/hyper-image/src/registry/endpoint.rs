@@ -86,7 +86,7 @@ impl Registries {
     }
 
     /// The client for a host. `secure` means that its certificate is checked.
-    pub(super) async fn client(&self, host: &str, secure: bool) -> Result<reqwest::Client, Error> {
+    pub(crate) async fn client(&self, host: &str, secure: bool) -> Result<reqwest::Client, Error> {
         let key = ClientKey { host: host.to_owned(), secure };
         if let Some(client) = lock(&self.clients).get(&key) {
             return Ok(client.clone());

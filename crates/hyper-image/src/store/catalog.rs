@@ -17,6 +17,10 @@ use crate::store::layout::{self, Layout};
 
 /// Annotation of an entry: bytes of all file contents, so that opening a store need not read every layer's index.
 const CONTENT_BYTES: &str = "io.hyper.image.content-bytes";
+/// Annotation of an entry: the image that this one was made from here, step by step.
+const PARENT: &str = "io.hyper.image.parent";
+/// Annotation of an entry: what was done to the parent, as a digest; the builder's cache looks for it.
+const STEP: &str = "io.hyper.image.step";
 /// Largest `index.json` that is read, in bytes: some hundred thousand names.
 const MAX_INDEX_JSON: u64 = 256 << 20;
 
@@ -38,6 +42,14 @@ pub(crate) struct Stored {
     pub raw_config: Arc<[u8]>,
     /// Bytes of all file contents.
     pub size: u64,
+    pub origin: Origin,
+}
+
+/// Where an image that was made here comes from; empty for one that was pulled or loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub parent: Option<Digest>,
+    pub step: Option<Digest>,
 }
 
 impl Stored {
@@ -134,6 +146,10 @@ impl Catalog {
         if let Some(name) = name {
             annotations.insert(REF_NAME.to_owned(), name.to_string());
         }
+        let Origin { parent, step } = stored.origin;
+        for (key, digest) in [(PARENT, parent), (STEP, step)] {
+            annotations.extend(digest.map(|digest| (key.to_owned(), digest.to_string())));
+        }
         let descriptor = Descriptor {
             media_type: media_type.to_owned(),
             digest: stored.digest,
@@ -162,6 +178,11 @@ impl Catalog {
     /// Forgets an image and all its names.
     pub(crate) fn forget(&mut self, id: &Digest) {
         self.entries.retain(|entry| entry.stored.id() != *id);
+    }
+
+    /// Whether an image was made here from this one.
+    pub(crate) fn has_children(&self, id: &Digest) -> bool {
+        self.entries.iter().any(|entry| entry.stored.origin.parent == Some(*id))
     }
 
     /// Ids of all images.
@@ -201,6 +222,10 @@ impl Catalog {
             repo_digests: names(false),
             size: newest.stored.size,
             config: Arc::clone(&newest.stored.config),
+            parent: newest.stored.origin.parent,
+            step: newest.stored.origin.step,
+            intermediate: self.entries_of(id).all(|entry| entry.name.is_none())
+                && self.has_children(id),
             raw_config: Arc::clone(&newest.stored.raw_config),
         })
     }
@@ -280,5 +305,13 @@ fn load(layout: &Layout, descriptor: &Descriptor) -> Result<Stored, Error> {
         .map_err(|error| Error::Damaged { path, reason: error.to_string() })?;
     let size =
         descriptor.annotations.get(CONTENT_BYTES).and_then(|size| size.parse().ok()).unwrap_or(0);
-    Ok(Stored { digest: descriptor.digest, manifest, config: Arc::new(config), raw_config, size })
+    let digest_in = |key| descriptor.annotations.get(key).and_then(|text| text.parse().ok());
+    Ok(Stored {
+        digest: descriptor.digest,
+        manifest,
+        config: Arc::new(config),
+        raw_config,
+        size,
+        origin: Origin { parent: digest_in(PARENT), step: digest_in(STEP) },
+    })
 }

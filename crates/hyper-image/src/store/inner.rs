@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper_erofs::Limits;
 use tokio::sync::Semaphore;
 
-use super::catalog::{Catalog, Stored};
+use super::catalog::{Catalog, Origin, Stored};
 use super::flights::Flights;
 use super::layout::{self, Layout};
 use super::lease::Leases;
@@ -103,6 +103,17 @@ impl Inner {
         manifest: &[u8],
         media_type: &str,
     ) -> Result<Digest, Error> {
+        self.publish_from(names, manifest, media_type, Origin::default())
+    }
+
+    /// As [`publish`](Self::publish), for an image made here.
+    pub(crate) fn publish_from(
+        &self,
+        names: &[Reference],
+        manifest: &[u8],
+        media_type: &str,
+        origin: Origin,
+    ) -> Result<Digest, Error> {
         let digest = self.layout.write_blob(manifest)?;
         let path = self.layout.blob(&digest);
         let malformed = |reason: String| Error::Damaged { path: path.clone(), reason };
@@ -120,6 +131,7 @@ impl Inner {
             config: Arc::new(config),
             raw_config: raw_config.into(),
             size,
+            origin,
         });
         let id = stored.id();
         let current = self.catalog();

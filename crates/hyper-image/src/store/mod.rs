@@ -12,6 +12,8 @@
 //! ([`flights`]); content in the making is leased ([`lease`]), so that removal cannot take it.
 
 mod catalog;
+mod derive;
+mod files;
 mod flights;
 mod inner;
 pub(crate) mod layout;
@@ -21,6 +23,8 @@ mod roots;
 mod sweep;
 mod verify;
 
+pub use derive::{Derivation, LayerWriter, NewLayer};
+pub use files::{ImageFiles, LayerFile};
 pub(crate) use flights::{Flight, Key};
 pub(crate) use inner::Inner;
 pub(crate) use lease::Lease;
@@ -220,6 +224,20 @@ impl Store {
         let stored = Arc::clone(&catalog.entries_of(image).last().ok_or_else(missing)?.stored);
         let blobs: Vec<Digest> = stored.manifest.layers.iter().map(|layer| layer.digest).collect();
         pull::rootfs(&self.inner, *image, &blobs, &stored.config.rootfs.diff_ids).await
+    }
+
+    /// A client for files of `host` that are no registry's: the system's CAs and those of `certs.d/HOST`.
+    ///
+    /// # Errors
+    /// [`Error::ClientFile`], [`Error::Unreachable`]
+    pub async fn web_client(&self, host: &str) -> Result<reqwest::Client, Error> {
+        self.inner.registries.client(host, true).await
+    }
+
+    /// What one layer may cost here.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
     }
 
     /// What the store occupies.

@@ -22,6 +22,7 @@ pub(crate) fn remove(
     let names: Vec<Reference> =
         catalog.entries_of(&id).filter_map(|entry| entry.name.clone()).collect();
     let named = as_name(name_or_id, &names);
+    let all_users = users;
     let users: Vec<&ImageUser> = users.iter().filter(|user| user.image == id).collect();
     let running = users.iter().find(|user| user.running);
 
@@ -42,6 +43,16 @@ pub(crate) fn remove(
                     .to_owned(),
             ));
         }
+    }
+    if catalog.has_children(&id) {
+        // What was built from it shows it as its parent: the names go and the image stays.
+        if named.is_some() {
+            return Ok(untag(catalog, &names, &names));
+        }
+        return Err(refused(
+            "images were built from it; remove those first (`docker images -a` lists them)"
+                .to_owned(),
+        ));
     }
     if let Some(user) = running {
         // By name and by force, the name goes and the image stays with the container.
@@ -64,8 +75,21 @@ pub(crate) fn remove(
     }
     let mut done: Vec<Removed> =
         names.iter().map(|name| Removed::Untagged(name.familiar())).collect();
-    catalog.forget(&id);
-    done.push(Removed::Deleted(id));
+    let mut next = Some(id);
+    while let Some(id) = next {
+        let parent = catalog.entries_of(&id).find_map(|entry| entry.stored.origin.parent);
+        catalog.forget(&id);
+        done.push(Removed::Deleted(id));
+        // Steps of the build that nothing else was built from, named or runs go with it.
+        next = parent.filter(|parent| {
+            catalog.image(parent).is_some_and(|image| {
+                image.repo_tags.is_empty()
+                    && image.repo_digests.is_empty()
+                    && !catalog.has_children(parent)
+                    && all_users.iter().all(|user| user.image != *parent)
+            })
+        });
+    }
     Ok(done)
 }
 
@@ -109,7 +133,7 @@ mod test {
     use crate::config::ImageConfig;
     use crate::digest::Digest;
     use crate::spec::{Descriptor, Manifest, OCI_CONFIG, OCI_MANIFEST};
-    use crate::store::catalog::Stored;
+    use crate::store::catalog::{Origin, Stored};
     use std::sync::Arc;
 
     fn stored(seed: &str) -> Arc<Stored> {
@@ -124,7 +148,14 @@ mod test {
             config: Arc::new(ImageConfig::default()),
             raw_config: seed.as_bytes().into(),
             size: 0,
+            origin: Origin::default(),
         })
+    }
+
+    fn made_from(seed: &str, parent: &Arc<Stored>) -> Arc<Stored> {
+        let mut made = Arc::into_inner(stored(seed)).unwrap();
+        made.origin.parent = Some(parent.id());
+        Arc::new(made)
     }
 
     /// `a:1`, `a:2`, `b:1` and `a@sha256:…` for one image.
@@ -219,5 +250,31 @@ mod test {
         assert!(matches!(catalog.resolve("sha256:"), Err(Error::Reference(_))));
         assert!(matches!(catalog.resolve("A b"), Err(Error::Reference(_))));
         assert!(matches!(catalog.resolve(""), Err(Error::Reference(_))));
+    }
+
+    #[test]
+    fn steps_of_a_build_go_with_its_last_image() {
+        let mut catalog = Catalog::default();
+        let base = stored("base");
+        let first = made_from("first", &base);
+        let last = made_from("last", &first);
+        let other = made_from("other", &base);
+        catalog.set(Some(&"base:1".parse().unwrap()), OCI_MANIFEST, &base, 1);
+        catalog.set(None, OCI_MANIFEST, &first, 1);
+        catalog.set(Some(&"app:1".parse().unwrap()), OCI_MANIFEST, &last, 1);
+        catalog.set(None, OCI_MANIFEST, &other, 1);
+        assert!(catalog.image(&first.id()).unwrap().intermediate);
+        assert!(!catalog.image(&other.id()).unwrap().intermediate);
+        let refused = remove(&mut catalog, &first.id().to_string(), true, &[]).unwrap_err();
+        assert!(refused.to_string().contains("built from it"), "{refused}");
+        let done = remove(&mut catalog, "app:1", false, &[]).unwrap();
+        let gone = |stored: &Arc<Stored>| Removed::Deleted(stored.id());
+        assert_eq!(done, [Removed::Untagged("app:1".into()), gone(&last), gone(&first)]);
+        // The base has a name, and another image made from it: its name goes alone.
+        let done = remove(&mut catalog, "base:1", false, &[]).unwrap();
+        assert_eq!(done, [Removed::Untagged("base:1".into())]);
+        let done = remove(&mut catalog, &other.id().to_string(), false, &[]).unwrap();
+        assert_eq!(done, [gone(&other), gone(&base)]);
+        assert!(catalog.entries.is_empty());
     }
 }
