@@ -2,6 +2,7 @@
 //!
 //! - [`check`]: the tree against what ARCHITECTURE.md says of it.
 //! - [`initramfs`]: the guest's first file system, with the agent in it.
+#![forbid(unsafe_code)]
 
 mod check;
 mod initramfs;

@@ -78,7 +78,27 @@ pub(crate) fn boot() -> io::Result<Boot> {
     kernel_file::put("/proc/self/oom_score_adj", "-1000")?;
     cgroup::delegate(Path::new(cgroup::ROOT))?;
     network::loopback_up()?;
+    keep_less_back()?;
     read_command_line()
+}
+
+/// Smallest reserve for allocations that cannot wait, in KiB.
+const LEAST_RESERVE: u64 = 512;
+/// Which part of the memory is enough of a reserve.
+const RESERVE_PART: u64 = 256;
+
+/// The kernel's reserve (`min_free_kbytes`) is made for servers: of 128 MB it and the watermarks
+/// above it hold back 3 MB that no container can use. Larger guests keep the kernel's choice.
+fn keep_less_back() -> io::Result<()> {
+    const RESERVE: &str = "/proc/sys/vm/min_free_kbytes";
+    let total = rustix::system::sysinfo();
+    let total = u64::from(total.mem_unit).saturating_mul(total.totalram) / 1024;
+    let enough = LEAST_RESERVE.max(total / RESERVE_PART);
+    let chosen: u64 = fs::read_to_string(RESERVE)?.trim().parse().map_err(io::Error::other)?;
+    if enough < chosen {
+        kernel_file::put(RESERVE, &enough.to_string())?;
+    }
+    Ok(())
 }
 
 fn read_command_line() -> io::Result<Boot> {

@@ -13,6 +13,7 @@
 //! - Whatever `launch` acquired (process, cgroup, files, namespaces) is released when the [`Vm`]
 //!   is dropped or `launch` fails; `Vm::kill` returns only when the process is gone.
 //! - A guest's bytes reach the host only through the link and the console, both bounded.
+#![forbid(unsafe_code)]
 
 mod capability;
 mod config;
