@@ -56,11 +56,24 @@ impl<R: Read> Input<R> {
         Ok(bytes)
     }
 
-    pub(super) fn skip(&mut self, mut len: u64) -> Result<(), TarError> {
+    pub(super) fn skip(&mut self, len: u64) -> Result<(), TarError> {
+        match self.skip_some(len)? {
+            0 => Ok(()),
+            missing => Err(self.truncated(missing)),
+        }
+    }
+
+    /// Skips what carries no data: `false` if the stream ended in it.
+    pub(super) fn skip_padding(&mut self, len: u64) -> Result<bool, TarError> {
+        Ok(self.skip_some(len)? == 0)
+    }
+
+    /// Skips `len` bytes; returns how many the stream did not have.
+    fn skip_some(&mut self, mut len: u64) -> Result<u64, TarError> {
         while len > 0 {
             let available = self.fill()?;
             if available == 0 {
-                return Err(self.truncated(len));
+                return Ok(len);
             }
             let count = len.min(available as u64);
             #[expect(clippy::cast_possible_truncation, reason = "count is at most `available`")]
@@ -68,7 +81,7 @@ impl<R: Read> Input<R> {
             self.advance(count)?;
             len -= count;
         }
-        Ok(())
+        Ok(0)
     }
 
     /// Reads what is left, so that a digest taken below covers the whole stream.

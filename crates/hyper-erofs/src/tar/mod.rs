@@ -3,7 +3,8 @@
 //! Reads ustar, GNU (long names, sparse) and PAX (binary-safe records, sub-second times, xattrs, sparse 0.0, 0.1, 1.0).
 //! Where writers disagree it reads what Go's `archive/tar` reads, since that is what Docker and containerd use:
 //! links, devices and directories have no content whatever their size field says; a GNU long name wins over a PAX
-//! path; a stream may end without the two zero blocks. Names are returned as they are: judging them is the caller's part.
+//! path; a stream may end without the two zero blocks, or inside the last entry's padding. Names are returned as they
+//! are: judging them is the caller's part.
 //!
 //! ```text
 //!  ┌► header ─┬─ x g L K V ─► remember ─┐
@@ -16,6 +17,7 @@ mod header;
 mod input;
 mod pax;
 mod sparse;
+pub mod write;
 
 pub use error::TarError;
 
@@ -136,7 +138,10 @@ impl<R: Read> Reader<R> {
     /// [`TarError`]; the reader is of no use afterwards.
     pub fn next_entry(&mut self) -> Result<Option<Header>, TarError> {
         self.input.skip(self.content.stored)?;
-        self.input.skip(self.content.padding)?;
+        // Some writers (umoci insert 0.4.7) end the stream inside the padding of the last entry.
+        if !self.input.skip_padding(self.content.padding)? {
+            self.ended = true;
+        }
         self.content = Content::default();
         let mut local = Pax::default();
         let (mut long_name, mut long_link) = (None, None);

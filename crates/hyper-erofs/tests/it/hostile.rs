@@ -153,10 +153,11 @@ fn truncation_at_every_byte_of_a_small_archive() {
         .hard_link("y", "dir/long")
         .0;
     // Complete entries without the end mark are an archive, as for Go and so for Docker.
-    let boundaries = [0, 512 + 512 + 512 + 1024, whole.len()];
+    let content_ends = 512 + 512 + 512 + 700;
+    let padding_ends = 512 + 512 + 512 + 1024;
     for cut in 0..=whole.len() {
         let result = convert(&whole[..cut]);
-        if boundaries.contains(&cut) {
+        if cut == 0 || cut == whole.len() || (content_ends..=padding_ends).contains(&cut) {
             assert!(result.is_ok(), "{cut}: {result:?}");
         } else if cut == 1024 {
             // The extended header is complete, the entry it describes is not there: nothing to convert.
@@ -169,6 +170,20 @@ fn truncation_at_every_byte_of_a_small_archive() {
             );
         }
     }
+}
+
+#[test]
+fn archive_of_umoci_insert_ends_inside_the_last_padding() {
+    let whole = Archive::default().file("first", &[1; 600]).file("last", &[7; 700]);
+    let cut = whole.0.len() - 324;
+    let (index, blob) = convert(&whole.0[..cut]).unwrap();
+    assert_eq!((index, blob), whole.clone().convert().unwrap());
+    // Padding between entries is needed to find the next one.
+    let first_content = 512 + 600;
+    assert!(convert(&whole.0[..first_content]).is_ok());
+    let mut without = whole.0[..first_content].to_vec();
+    without.extend_from_slice(&whole.0[1536..]);
+    assert!(convert(&without).is_err());
 }
 
 #[test]
