@@ -84,7 +84,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         default_runtime: options.default_runtime.clone(),
         runtimes: RUNTIMES.map(str::to_owned).to_vec(),
         disk_bytes: DISK_BYTES,
-        images: images(&options),
+        images: images(&options)?,
         debug: options.debug,
     };
     let engine = Engine::open(config).await.map_err(|e| anyhow::anyhow!(e.chain()))?;
@@ -121,14 +121,39 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn images(options: &Options) -> hyper_image::Options {
+fn images(options: &Options) -> anyhow::Result<hyper_image::Options> {
     let mut images = hyper_image::Options::default();
-    images.registry.insecure.clone_from(&options.insecure_registries);
-    let mirrors = options.registry_mirrors.clone();
-    if !mirrors.is_empty() {
-        images.registry.mirrors.insert(hyper_image::DEFAULT_REGISTRY.to_owned(), mirrors);
+    let registry = &mut images.registry;
+    registry.insecure.clone_from(&options.insecure_registries);
+    for (name, own) in &options.registries {
+        if own.insecure {
+            registry.insecure.push(name.clone());
+        }
+        if !own.mirrors.is_empty() {
+            registry.mirrors.insert(name.clone(), own.mirrors.clone());
+        }
     }
-    images
+    let hub = registry.mirrors.entry(hyper_image::DEFAULT_REGISTRY.to_owned()).or_default();
+    hub.extend(options.registry_mirrors.iter().cloned());
+    if !options.registry_certificates.is_empty() {
+        registry.certificates.clone_from(&options.registry_certificates);
+    }
+    registry.concurrency = options.max_concurrent_downloads.unwrap_or(registry.concurrency);
+    registry.uploads = options.max_concurrent_uploads.unwrap_or(registry.uploads);
+    registry.retry.attempts = options.max_download_attempts.unwrap_or(registry.retry.attempts);
+    let (limits, wanted) = (&mut images.limits, &options.layer_limits);
+    limits.max_entries = wanted.entries.unwrap_or(limits.max_entries);
+    limits.max_depth = wanted.depth.unwrap_or(limits.max_depth);
+    limits.max_data_bytes = wanted.data_bytes.unwrap_or(limits.max_data_bytes);
+    limits.max_hole_bytes = wanted.hole_bytes.unwrap_or(limits.max_hole_bytes);
+    limits.max_stream_bytes = wanted.stream_bytes.unwrap_or(limits.max_stream_bytes);
+    limits.max_index_bytes = wanted.index_bytes.unwrap_or(limits.max_index_bytes);
+    if let Some(path) = &options.signature_policy {
+        images.policy = hyper_image::Policy::read(path)
+            .map_err(|error| anyhow::anyhow!(error.chain()))
+            .context("signature policy")?;
+    }
+    Ok(images)
 }
 
 /// The supervisor program: as told, beside this program, or on PATH.

@@ -3,6 +3,7 @@
 //! The flags are dockerd's. The file is JSON or TOML by its name, with the same words; a key that
 //! is not known is an error, and so is one that is given in both places (dockerd's rule).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -12,6 +13,8 @@ use serde::Deserialize;
 const DEFAULT_HOST: &str = "unix:///run/hyper/hyper.sock";
 const DEFAULT_DATA_ROOT: &str = "/var/lib/hyper";
 const DEFAULT_EXEC_ROOT: &str = "/run/hyper";
+/// Used when it is there.
+const POLICY_FILE: &str = "/etc/hyper/policy.toml";
 /// Read when they are there.
 const CONFIG_FILES: [&str; 2] = ["/etc/hyper/hyperd.json", "/etc/hyper/hyperd.toml"];
 
@@ -46,6 +49,22 @@ pub struct Arguments {
     /// Mirror of docker.io
     #[arg(long, value_name = "URL")]
     registry_mirror: Vec<String>,
+    /// Directory with a directory per registry (host[:port]) that holds its CAs and client certificates
+    /// [default: /etc/hyper/certs.d and /etc/docker/certs.d]
+    #[arg(long, value_name = "DIR")]
+    registry_certificates: Vec<PathBuf>,
+    /// Layers fetched at once [default: 3]
+    #[arg(long, value_name = "N")]
+    max_concurrent_downloads: Option<usize>,
+    /// Layers sent at once [default: 5]
+    #[arg(long, value_name = "N")]
+    max_concurrent_uploads: Option<usize>,
+    /// Attempts at a transfer that brings nothing [default: 5]
+    #[arg(long, value_name = "N")]
+    max_download_attempts: Option<u32>,
+    /// Policy for signatures of images, TOML [default: /etc/hyper/policy.toml if it is there]
+    #[arg(long, value_name = "FILE")]
+    signature_policy: Option<PathBuf>,
     /// Runtime of containers that name none: auto, qemu, uml [default: auto]
     #[arg(long, value_name = "RUNTIME")]
     default_runtime: Option<String>,
@@ -66,8 +85,44 @@ struct File {
     log_level: Option<String>,
     insecure_registries: Vec<String>,
     registry_mirrors: Vec<String>,
+    /// By registry: mirrors and whether it is insecure.
+    registries: BTreeMap<String, Registry>,
+    registry_certificates: Vec<PathBuf>,
+    max_concurrent_downloads: Option<usize>,
+    max_concurrent_uploads: Option<usize>,
+    max_download_attempts: Option<u32>,
+    signature_policy: Option<PathBuf>,
+    layer_limits: LayerLimits,
     default_runtime: Option<String>,
     supervisor: Option<PathBuf>,
+}
+
+/// How one registry is reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Registry {
+    /// Base URLs that are asked first, in order.
+    pub mirrors: Vec<String>,
+    /// Plain HTTP, or a certificate that is not checked.
+    pub insecure: bool,
+}
+
+/// What one layer may cost; what is not given is as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct LayerLimits {
+    /// Files, directories and links.
+    pub entries: Option<u64>,
+    /// Path components.
+    pub depth: Option<usize>,
+    /// Bytes of file contents, sparse files expanded.
+    pub data_bytes: Option<u64>,
+    /// Bytes of holes.
+    pub hole_bytes: Option<u64>,
+    /// Bytes of the uncompressed archive.
+    pub stream_bytes: Option<u64>,
+    /// Bytes of names, targets and xattrs, which are held in memory.
+    pub index_bytes: Option<u64>,
 }
 
 /// What counts.
@@ -81,6 +136,13 @@ pub struct Options {
     pub log_level: String,
     pub insecure_registries: Vec<String>,
     pub registry_mirrors: Vec<String>,
+    pub registries: BTreeMap<String, Registry>,
+    pub registry_certificates: Vec<PathBuf>,
+    pub max_concurrent_downloads: Option<usize>,
+    pub max_concurrent_uploads: Option<usize>,
+    pub max_download_attempts: Option<u32>,
+    pub signature_policy: Option<PathBuf>,
+    pub layer_limits: LayerLimits,
     pub default_runtime: String,
     pub supervisor: Option<PathBuf>,
 }
@@ -132,6 +194,34 @@ impl Options {
                 arguments.registry_mirror,
                 file.registry_mirrors,
             )?,
+            registries: file.registries,
+            registry_certificates: list(
+                "registry-certificates",
+                arguments.registry_certificates,
+                file.registry_certificates,
+            )?,
+            max_concurrent_downloads: positive(
+                "max-concurrent-downloads",
+                arguments.max_concurrent_downloads,
+                file.max_concurrent_downloads,
+            )?,
+            max_concurrent_uploads: positive(
+                "max-concurrent-uploads",
+                arguments.max_concurrent_uploads,
+                file.max_concurrent_uploads,
+            )?,
+            max_download_attempts: positive(
+                "max-download-attempts",
+                arguments.max_download_attempts,
+                file.max_download_attempts,
+            )?,
+            signature_policy: one(
+                "signature-policy",
+                arguments.signature_policy,
+                file.signature_policy,
+            )?
+            .or_else(|| Some(POLICY_FILE.into()).filter(|path: &PathBuf| path.exists())),
+            layer_limits: file.layer_limits,
             default_runtime: one(
                 "default-runtime",
                 arguments.default_runtime,
@@ -163,7 +253,19 @@ fn one<T>(name: &str, argument: Option<T>, file: Option<T>) -> anyhow::Result<Op
     }
 }
 
-fn list(name: &str, arguments: Vec<String>, file: Vec<String>) -> anyhow::Result<Vec<String>> {
+fn positive<T: PartialEq + Default>(
+    name: &str,
+    argument: Option<T>,
+    file: Option<T>,
+) -> anyhow::Result<Option<T>> {
+    let value = one(name, argument, file)?;
+    if value.as_ref() == Some(&T::default()) {
+        bail!("`{name}` must be at least 1");
+    }
+    Ok(value)
+}
+
+fn list<T>(name: &str, arguments: Vec<T>, file: Vec<T>) -> anyhow::Result<Vec<T>> {
     if !arguments.is_empty() && !file.is_empty() {
         bail!("`{name}` is given on the command line and in the configuration file: remove one");
     }
@@ -229,12 +331,26 @@ mod test {
     }
 
     #[test]
+    fn registries_and_limits() {
+        let toml = "max-concurrent-downloads = 8\n[registries.\"ghcr.io\"]\nmirrors = [\"https://m\"]\n\
+                    [registries.\"reg.lan:5000\"]\ninsecure = true\n[layer-limits]\nentries = 10\n";
+        let options = with_file("x.toml", toml, &["--registry-certificates", "/c"]).unwrap();
+        assert_eq!(options.registries["ghcr.io"].mirrors, ["https://m"]);
+        assert!(options.registries["reg.lan:5000"].insecure);
+        assert_eq!(options.layer_limits.entries, Some(10));
+        assert_eq!(options.max_concurrent_downloads, Some(8));
+        assert_eq!(options.registry_certificates, [Path::new("/c")]);
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (text, words, named) in [
             (r#"{"data-rot": "/x"}"#, &[][..], "data-rot"),
             (r#"{"data-root": "/x"}"#, &["--data-root", "/y"][..], "data-root"),
             (r#"{"hosts": ["unix:///x"]}"#, &["-H", "unix:///y"][..], "host"),
             (r#"{"default-runtime": "runq"}"#, &[][..], "runq"),
+            (r#"{"max-concurrent-uploads": 0}"#, &[][..], "max-concurrent-uploads"),
+            (r#"{"layer-limits": {"entires": 1}}"#, &[][..], "entires"),
             ("{}", &["-H", "tcp://0.0.0.0:2375"][..], "TLS"),
             ("{", &[][..], "line 1"),
         ] {

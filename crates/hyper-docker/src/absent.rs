@@ -35,7 +35,6 @@ pub(crate) fn router() -> Router<App> {
         "/containers/{id}/changes",
         "/containers/{id}/checkpoints",
         "/containers/{id}/export",
-        "/images/get",
         "/distribution/{*rest}",
         "/plugins/{*rest}",
         "/swarm",

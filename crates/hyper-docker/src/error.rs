@@ -41,6 +41,8 @@ impl From<Error> for ApiError {
         let status = match error.kind() {
             Kind::NotFound => StatusCode::NOT_FOUND,
             Kind::Invalid => StatusCode::BAD_REQUEST,
+            Kind::Unauthorized => StatusCode::UNAUTHORIZED,
+            Kind::Forbidden => StatusCode::FORBIDDEN,
             Kind::Conflict => StatusCode::CONFLICT,
             Kind::NotModified => StatusCode::NOT_MODIFIED,
             Kind::Unsupported => StatusCode::NOT_IMPLEMENTED,

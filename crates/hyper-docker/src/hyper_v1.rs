@@ -21,3 +21,15 @@ pub(crate) async fn phases(State(app): State<App>, Path(id): Path<String>) -> Ap
 pub(crate) async fn pod(State(app): State<App>, Path(id): Path<String>) -> ApiResult {
     Ok(Json(app.engine.pod(&id).await?).into_response())
 }
+
+/// `POST /hyper/v1/images/verify`: reads the whole store and says what is wrong with it.
+pub(crate) async fn verify_images(State(app): State<App>) -> ApiResult {
+    let report = app.engine.verify_images().await?;
+    Ok(Json(serde_json::json!({
+        "Blobs": report.blobs,
+        "Layers": report.layers,
+        "Roots": report.roots,
+        "Problems": report.problems,
+    }))
+    .into_response())
+}

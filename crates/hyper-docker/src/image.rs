@@ -1,118 +1,35 @@
-//! Images: list, inspect, history, tag, delete, prune.
+//! Images: list, inspect, history, tag, push, save, delete, prune.
 //!
 //! Names hold slashes, so `/images/{name}/{verb}` is taken apart here.
 
+mod list;
+mod prune;
+
+pub(crate) use list::{Shared, list, summary};
+pub(crate) use prune::prune;
+
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::IntoResponse as _;
-use hyper_image::{Image, Reference, Removed};
+use hyper_image::{Reference, Removed};
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
+use crate::push;
 use crate::request::{Query, Version};
+use list::NO_VIRTUAL_SIZE;
 
-const FILTERS: [&str; 8] =
-    ["before", "dangling", "label", "label!", "reference", "since", "until", "id"];
-/// From here on images without a name have empty lists instead of `<none>:<none>`.
-const EMPTY_LISTS: Version = Version(1, 43);
-/// From here on there is no `VirtualSize`.
-const NO_VIRTUAL_SIZE: Version = Version(1, 44);
-
-pub(crate) async fn list(State(app): State<App>, version: Version, query: Query) -> ApiResult {
-    let filters = query.filters(&FILTERS)?;
-    let dangling = filters.boolean("dangling")?;
-    // Steps of builds are shown to whoever asks for all, and never as dangling.
-    let all = query.flag("all") && dangling.is_none();
-    let made = |key: &str| -> ApiResult<Vec<String>> {
-        let values = filters.values(key).iter();
-        values
-            .map(|name| Ok(app.engine.image(name)?.config.created.clone().unwrap_or_default()))
-            .collect()
-    };
-    let (before, since) = (made("before")?, made("since")?);
-    let containers = app.engine.containers();
-    let mut items = Vec::new();
-    for image in app.engine.images() {
-        let created = image.config.created.clone().unwrap_or_default();
-        let passes = (all || !image.intermediate)
-            && dangling.is_none_or(|wanted| wanted == image.is_dangling())
-            && filters.labels(&image.config.config.labels)
-            && filters.any("reference", |pattern| matches_reference(&image, pattern))
-            && filters.any("id", |id| image.id.to_string().contains(id.as_str()))
-            && before.iter().all(|limit| created < *limit)
-            && since.iter().all(|limit| created > *limit);
-        if !passes {
-            continue;
-        }
-        let id = image.id.to_string();
-        let users = containers.iter().filter(|view| view.spec.image_id == id).count();
-        items.push(summary(&image, users, version));
-    }
-    Ok(Json(items).into_response())
-}
-
-fn summary(image: &Image, users: usize, version: Version) -> Value {
-    let none = |list: &[String], text: &str| {
-        if list.is_empty() && version < EMPTY_LISTS { json!([text]) } else { json!(list) }
-    };
-    let created = image.config.created.as_deref().and_then(hyper_stdio::parse_rfc3339).unwrap_or(0);
-    let mut item = json!({
-        "Id": image.id.to_string(),
-        "ParentId": image.parent.map(|id| id.to_string()).unwrap_or_default(),
-        "RepoTags": none(&image.repo_tags, "<none>:<none>"),
-        "RepoDigests": none(&image.repo_digests, "<none>@<none>"),
-        "Created": created / 1_000_000_000,
-        "Size": image.size,
-        "SharedSize": -1,
-        "Labels": image.config.config.labels,
-        "Containers": users,
-    });
-    if version < NO_VIRTUAL_SIZE {
-        item["VirtualSize"] = json!(image.size);
-    }
-    item
-}
-
-/// `busybox`, `busybox:*`, `*/app:1.?`: against the name with and without tag.
-fn matches_reference(image: &Image, pattern: &str) -> bool {
-    image.repo_tags.iter().any(|name| {
-        let bare = name.rsplit_once(':').map_or(name.as_str(), |(bare, _)| bare);
-        glob(pattern.as_bytes(), name.as_bytes()) || glob(pattern.as_bytes(), bare.as_bytes())
-    })
-}
-
-/// `*` and `?` stop at slashes, as Go's `path.Match`. Linear but for stars: one restart each.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t, mut star) = (0, 0, None);
-    while t < text.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(b'?') if text[t] != b'/' => (p, t) = (p + 1, t + 1),
-            Some(&byte) if byte != b'?' && byte == text[t] => (p, t) = (p + 1, t + 1),
-            _ => match star {
-                Some((at, from)) if text[from] != b'/' => {
-                    star = Some((at, from + 1));
-                    (p, t) = (at + 1, from + 1);
-                }
-                _ => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|byte| *byte == b'*')
-}
-
-/// `GET NAME/json`, `GET NAME/history`, `POST NAME/tag`, `DELETE NAME`.
+/// `GET NAME/json`, `GET NAME/history`, `GET NAME/get`, `POST NAME/tag`, `POST NAME/push`, `DELETE NAME`.
 pub(crate) async fn by_name(
     State(app): State<App>,
     Path(rest): Path<String>,
     method: Method,
     version: Version,
     query: Query,
+    headers: HeaderMap,
 ) -> ApiResult {
     if method == Method::DELETE {
         return remove(&app, &rest, &query).await;
@@ -120,14 +37,10 @@ pub(crate) async fn by_name(
     let (name, verb) = rest.rsplit_once('/').unwrap_or(("", &rest));
     match (&method, verb) {
         (&Method::GET | &Method::HEAD, "json") => inspect(&app, name, version),
-        (&Method::GET | &Method::HEAD, "history") => history(&app, name),
+        (&Method::GET | &Method::HEAD, "history") => history(&app, name).await,
+        (&Method::GET, "get") => archive(&app, vec![name.to_owned()]).await,
         (&Method::POST, "tag") => tag(&app, name, &query).await,
-        (&Method::POST, "push") => Err(ApiError::unsupported(format!(
-            "pushing images is not supported in this version: {name} stays here"
-        ))),
-        (&Method::GET, "get") => {
-            Err(ApiError::unsupported("saving images to archives is not supported in this version"))
-        }
+        (&Method::POST, "push") => push::push(&app, name, &query, &headers).await,
         _ => Err(ApiError::not_found(format!(
             "page not found: {method} /images/{rest} is no route of this API"
         ))),
@@ -166,30 +79,40 @@ fn inspect(app: &App, name: &str, version: Version) -> ApiResult {
     Ok(Json(document).into_response())
 }
 
-fn history(app: &App, name: &str) -> ApiResult {
+async fn history(app: &App, name: &str) -> ApiResult {
     let image = app.engine.image(name)?;
+    let sizes = app.engine.layer_sizes(&image).await?;
+    let mut sizes = sizes.into_iter().map(|(_, size)| size);
     let newest = image.config.history.len().saturating_sub(1);
-    let items: Vec<Value> = image
-        .config
-        .history
-        .iter()
-        .enumerate()
-        .rev()
-        .map(|(step, entry)| {
-            let created =
-                entry.created.as_deref().and_then(hyper_stdio::parse_rfc3339).unwrap_or(0);
-            json!({
-                "Id": if step == newest { image.id.to_string() } else { "<missing>".to_owned() },
-                "Created": created / 1_000_000_000,
-                "CreatedBy": entry.created_by,
-                "Tags": if step == newest { json!(image.repo_tags) } else { Value::Null },
-                // Sizes of single layers are not kept apart.
-                "Size": 0,
-                "Comment": entry.comment,
-            })
-        })
-        .collect();
+    let mut items: Vec<Value> = Vec::new();
+    for (step, entry) in image.config.history.iter().enumerate() {
+        let created = entry.created.as_deref().and_then(hyper_stdio::parse_rfc3339).unwrap_or(0);
+        items.push(json!({
+            "Id": if step == newest { image.id.to_string() } else { "<missing>".to_owned() },
+            "Created": created / 1_000_000_000,
+            "CreatedBy": entry.created_by,
+            "Tags": if step == newest { json!(image.repo_tags) } else { Value::Null },
+            "Size": if entry.empty_layer { 0 } else { sizes.next().unwrap_or(0) },
+            "Comment": entry.comment,
+        }));
+    }
+    items.reverse();
     Ok(Json(items).into_response())
+}
+
+/// `GET /images/get?names=…`
+pub(crate) async fn save(State(app): State<App>, query: Query) -> ApiResult {
+    let names = query.all("names").to_vec();
+    if names.is_empty() {
+        return Err(ApiError::invalid("names is missing: say which images are to be saved"));
+    }
+    archive(&app, names).await
+}
+
+async fn archive(app: &App, names: Vec<String>) -> ApiResult {
+    let stream = app.engine.save(names).await?;
+    let kind = [(header::CONTENT_TYPE, "application/x-tar")];
+    Ok((kind, Body::from_stream(stream)).into_response())
 }
 
 async fn tag(app: &App, name: &str, query: &Query) -> ApiResult {
@@ -222,63 +145,8 @@ fn removals(removed: &[Removed]) -> Vec<Value> {
         .collect()
 }
 
-pub(crate) async fn prune(State(app): State<App>, query: Query) -> ApiResult {
-    let filters = query.filters(&["dangling", "label", "label!", "until"])?;
-    if filters.has("until") {
-        return Err(ApiError::unsupported("the filter `until` is not supported for images"));
-    }
-    let only_dangling = filters.boolean("dangling")?.unwrap_or(true);
-    let used: Vec<String> =
-        app.engine.containers().iter().map(|view| view.spec.image_id.clone()).collect();
-    let before = app.engine.image_usage().await?.layer_bytes;
-    let mut deleted = Vec::new();
-    for image in app.engine.images() {
-        let id = image.id.to_string();
-        // Steps of a build go with the last image that was made from them.
-        if used.contains(&id)
-            || image.intermediate
-            || (only_dangling && !image.is_dangling())
-            || !filters.labels(&image.config.config.labels)
-        {
-            continue;
-        }
-        let names = if image.repo_tags.is_empty() { vec![id] } else { image.repo_tags.clone() };
-        for name in names {
-            match app.engine.remove_image(&name, false).await {
-                Ok(removed) => deleted.extend(removals(&removed)),
-                Err(error) => tracing::debug!(image = name, error = error.chain(), "prune"),
-            }
-        }
-    }
-    let after = app.engine.image_usage().await?.layer_bytes;
-    let answer =
-        json!({ "ImagesDeleted": deleted, "SpaceReclaimed": before.saturating_sub(after) });
-    Ok(Json(answer).into_response())
-}
-
 pub(crate) async fn search() -> ApiError {
     ApiError::unsupported(
         "searching for images is not supported: it is a service of Docker Hub only, not of registries",
     )
-}
-
-#[cfg(test)]
-mod test {
-    use super::*;
-
-    #[test]
-    fn globs() {
-        for (pattern, text, expected) in [
-            ("busybox", "busybox", true),
-            ("busy*", "busybox:latest", true),
-            ("*box:l?test", "busybox:latest", true),
-            ("*", "a/b", false),
-            ("*/*", "a/b", true),
-            ("busybo", "busybox", false),
-            ("a*b*c", "axxbyyc", true),
-            ("a*b*c", "axxbyy", false),
-        ] {
-            assert_eq!(glob(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
-        }
-    }
 }

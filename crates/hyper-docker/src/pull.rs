@@ -1,105 +1,51 @@
 //! `POST /images/create` and `/images/load`: progress as a stream of JSON lines.
 //!
 //! Nothing is sent before the registry knows the image, so an unknown one is an ordinary error.
-//! Afterwards errors are lines: `{"errorDetail":{"message":…},"error":…}`. A client that goes away
-//! ends its pull.
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
-use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
-use futures_util::{Stream, TryStreamExt as _};
-use hyper_engine::Error;
+use axum::response::IntoResponse as _;
+use futures_util::TryStreamExt as _;
 use hyper_image::{Auth, Digest, Event, Image, LayerState, Progress, Reference};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
+use crate::import::import;
+use crate::progress::{Step, respond};
 use crate::request::Query;
 
-pub(crate) async fn create(State(app): State<App>, query: Query, headers: HeaderMap) -> ApiResult {
-    if query.text("fromSrc").is_some() {
-        return Err(ApiError::unsupported(
-            "importing a root file system is not supported in this version: load an image instead",
-        ));
+pub(crate) async fn create(
+    State(app): State<App>,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult {
+    if let Some(source) = query.text("fromSrc") {
+        return import(&app, source, &query, body).await;
     }
     let reference = reference(&query)?;
-    let auth = match headers.get("x-registry-auth") {
-        None => Auth::default(),
-        Some(value) => {
-            let text = value.to_str().map_err(|_| ApiError::invalid("invalid X-Registry-Auth"))?;
-            Auth::from_header(text).map_err(|e| ApiError::invalid(e.chain()))?
-        }
-    };
+    let auth = auth(&headers)?;
     let platform = query.text("platform").map(str::to_owned);
-    let (progress, mut events) = Progress::channel();
-    let engine = app.engine.clone();
-    let pulled = reference.clone();
-    let mut pulling =
-        Box::pin(async move { engine.pull(&pulled, platform.as_deref(), &auth, progress).await });
+    let (progress, events) = Progress::channel();
+    let (engine, pulled) = (app.engine.clone(), reference.clone());
+    let work = async move { engine.pull(&pulled, platform.as_deref(), &auth, progress).await };
     // Until the manifest is known, a failure is an ordinary error.
-    let mut first = Vec::new();
-    loop {
-        tokio::select! {
-            biased;
-            event = events.recv() => match event {
-                Some(event) => {
-                    let resolved = !matches!(event, Event::Resolving { .. });
-                    first.push(event);
-                    if resolved {
-                        break;
-                    }
-                }
-                None => break,
-            },
-            result = &mut pulling => {
-                let image = result?;
-                while let Ok(event) = events.try_recv() {
-                    first.push(event);
-                }
-                let lines = lines(&reference, first, Some(&Ok(image)));
-                return Ok(answer(futures_util::stream::iter([Ok(lines)])));
-            }
-        }
-    }
-    let state = Pulling { reference, first, events, pulling: Some(pulling) };
-    Ok(answer(futures_util::stream::unfold(state, Pulling::next)))
+    let begun = |event: &Event| !matches!(event, Event::Resolving { .. } | Event::Warning { .. });
+    respond(events, work, begun, move |step: Step<'_, Image>| match step {
+        Step::Event(event) => shown(&reference, event),
+        Step::Done(_) => Vec::new(),
+    })
+    .await
 }
 
-struct Pulling<F> {
-    reference: Reference,
-    first: Vec<Event>,
-    events: mpsc::UnboundedReceiver<Event>,
-    pulling: Option<F>,
-}
-
-type Line = std::io::Result<Bytes>;
-
-impl<F: Future<Output = Result<Image, Error>> + Unpin> Pulling<F> {
-    async fn next(mut self) -> Option<(Line, Self)> {
-        if !self.first.is_empty() {
-            let first = std::mem::take(&mut self.first);
-            return Some((Ok(lines(&self.reference, first, None)), self));
-        }
-        let pulling = self.pulling.as_mut()?;
-        let (events, result) = tokio::select! {
-            biased;
-            Some(event) = self.events.recv() => (vec![event], None),
-            result = pulling => (Vec::new(), Some(result)),
-        };
-        let mut events = events;
-        while let Ok(event) = self.events.try_recv() {
-            events.push(event);
-        }
-        if result.is_some() {
-            self.pulling = None;
-        }
-        let bytes = lines(&self.reference, events, result.as_ref());
-        Some((Ok(bytes), self))
-    }
+/// Credentials of the request.
+pub(crate) fn auth(headers: &HeaderMap) -> ApiResult<Auth> {
+    let Some(value) = headers.get("x-registry-auth") else { return Ok(Auth::default()) };
+    let text = value.to_str().map_err(|_| ApiError::invalid("invalid X-Registry-Auth"))?;
+    Auth::from_header(text).map_err(|e| ApiError::invalid(e.chain()))
 }
 
 fn reference(query: &Query) -> ApiResult<Reference> {
@@ -115,36 +61,6 @@ fn reference(query: &Query) -> ApiResult<Reference> {
     Ok(reference.or_latest())
 }
 
-fn answer(stream: impl Stream<Item = Line> + Send + 'static) -> Response {
-    let kind = [(header::CONTENT_TYPE, "application/json")];
-    (kind, Body::from_stream(stream)).into_response()
-}
-
-fn lines(
-    reference: &Reference,
-    events: Vec<Event>,
-    result: Option<&Result<Image, Error>>,
-) -> Bytes {
-    let mut text = String::new();
-    let mut line = |value: Value| {
-        text.push_str(&value.to_string());
-        text.push_str("\r\n");
-    };
-    for event in events {
-        for value in shown(reference, event) {
-            line(value);
-        }
-    }
-    if let Some(Err(error)) = result {
-        line(error_line(&error.chain()));
-    }
-    Bytes::from(text)
-}
-
-fn error_line(message: &str) -> Value {
-    json!({ "errorDetail": { "message": message }, "error": message })
-}
-
 /// An event as the docker CLI shows it.
 fn shown(reference: &Reference, event: Event) -> Vec<Value> {
     match event {
@@ -158,6 +74,7 @@ fn shown(reference: &Reference, event: Event) -> Vec<Value> {
             all.extend(layers.iter().map(|layer| status(layer, "Pulling fs layer")));
             all
         }
+        Event::Warning { text } => vec![json!({ "status": format!("WARNING: {text}") })],
         Event::Layer { digest, state } => layer(&digest, &state),
         Event::Done { digest, up_to_date, .. } => {
             let what = if up_to_date { "Image is up to date" } else { "Downloaded newer image" };
@@ -197,7 +114,7 @@ fn layer(digest: &Digest, state: &LayerState) -> Vec<Value> {
     vec![status(digest, word)]
 }
 
-fn status(digest: &Digest, word: &str) -> Value {
+pub(crate) fn status(digest: &Digest, word: &str) -> Value {
     json!({ "status": word, "progressDetail": {}, "id": digest.short() })
 }
 

@@ -35,9 +35,9 @@ impl<S: Sync> FromRequestParts<S> for Version {
     }
 }
 
-/// The query, by key; of several values the last.
+/// The query, by key; of several values the last counts where one is wanted.
 #[derive(Debug, Default)]
-pub(crate) struct Query(BTreeMap<String, String>);
+pub(crate) struct Query(BTreeMap<String, Vec<String>>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Query {
     type Rejection = ApiError;
@@ -46,14 +46,27 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
         let pairs = axum::extract::Query::<Vec<(String, String)>>::from_request_parts(parts, state)
             .await
             .map_err(|e| ApiError::invalid(e.body_text()))?;
-        Ok(Self(pairs.0.into_iter().collect()))
+        let mut query = Self::default();
+        for (key, value) in pairs.0 {
+            query.0.entry(key).or_default().push(value);
+        }
+        Ok(query)
     }
 }
 
 impl Query {
     /// `None` for absent and empty.
     pub fn text(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str).filter(|text| !text.is_empty())
+        self.last(key).filter(|text| !text.is_empty())
+    }
+
+    /// All values of a key, in order.
+    pub fn all(&self, key: &str) -> &[String] {
+        self.0.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    fn last(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.last().map(String::as_str)
     }
 
     /// Docker's idea of a boolean.
@@ -62,7 +75,7 @@ impl Query {
     }
 
     pub fn flag_or(&self, key: &str, default: bool) -> bool {
-        match self.0.get(key) {
+        match self.last(key) {
             None => default,
             Some(text) => !matches!(
                 text.trim().to_ascii_lowercase().as_str(),
@@ -108,6 +121,33 @@ pub(crate) fn time(text: &str) -> Option<i64> {
     }
     let nanoseconds: i64 = format!("{fraction:0<9}").parse().ok()?;
     seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
+}
+
+/// A time, or an age (`24h`, `1h30m`) as the time that was so long before `now`.
+pub(crate) fn age_or_time(text: &str, now: i64) -> Option<i64> {
+    if let Some(time) = time(text) {
+        return Some(time);
+    }
+    let mut nanoseconds: i64 = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: i64 = rest[..end].parse().ok()?;
+        let unit = &rest[end..];
+        let unit = &unit[..unit.find(|c: char| c.is_ascii_digit()).unwrap_or(unit.len())];
+        let factor: i64 = match unit {
+            "h" => 3_600_000_000_000,
+            "m" => 60_000_000_000,
+            "s" => 1_000_000_000,
+            "ms" => 1_000_000,
+            "us" | "µs" => 1_000,
+            "ns" => 1,
+            _ => return None,
+        };
+        nanoseconds = nanoseconds.checked_add(number.checked_mul(factor)?)?;
+        rest = &rest[end + unit.len()..];
+    }
+    now.checked_sub(nanoseconds).filter(|_| !text.is_empty())
 }
 
 /// Filters: `{"key":{"value":true}}`, and `{"key":["value"]}` of old clients.
@@ -232,6 +272,16 @@ mod test {
         assert_eq!(time("1970-01-01T00:00:01Z"), Some(1_000_000_000));
         for bad in ["x", "1.x", "1.1234567890", ""] {
             assert_eq!(time(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn ages() {
+        let hour = 3_600_000_000_000;
+        assert_eq!(age_or_time("1h30m", 10 * hour), Some(8 * hour + hour / 2));
+        assert_eq!(age_or_time("12", 0), Some(12_000_000_000));
+        for bad in ["", "h", "1y", "1h2"] {
+            assert_eq!(age_or_time(bad, 0), None, "{bad}");
         }
     }
 

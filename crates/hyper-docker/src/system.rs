@@ -1,14 +1,18 @@
 //! `_ping`, `version`, `info`, `auth`, `system/df`.
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
+use hyper_image::Credentials;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
-use crate::error::{ApiError, ApiResult};
-use crate::{API_VERSION, MIN_API_VERSION};
+use crate::error::ApiResult;
+use crate::request::Version;
+use crate::{API_VERSION, MIN_API_VERSION, image, request};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -141,33 +145,35 @@ pub(crate) async fn info(State(app): State<App>) -> Response {
     .into_response()
 }
 
-/// Nothing here can tell whether credentials are right.
-pub(crate) async fn auth() -> ApiError {
-    ApiError::unsupported(
-        "checking credentials is not supported in this version: write them to \
-         ~/.docker/config.json, pulls take them from there",
-    )
+/// `POST /auth`: shows credentials to their registry.
+pub(crate) async fn auth(State(app): State<App>, body: Body) -> ApiResult {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Login {
+        username: String,
+        password: String,
+        serveraddress: String,
+        identitytoken: String,
+    }
+    let login: Login = request::json(body).await?;
+    let credentials = if login.identitytoken.is_empty() {
+        Credentials::Basic { username: login.username, password: login.password }
+    } else {
+        Credentials::IdentityToken(login.identitytoken)
+    };
+    let token = app.engine.login(&login.serveraddress, &credentials).await?;
+    let token = token.unwrap_or_default();
+    Ok(Json(json!({ "Status": "Login Succeeded", "IdentityToken": token })).into_response())
 }
 
-pub(crate) async fn df(State(app): State<App>) -> ApiResult {
-    let usage = app.engine.image_usage().await?;
+pub(crate) async fn df(State(app): State<App>, version: Version) -> ApiResult {
     let views = app.engine.containers();
+    let shared = image::Shared::of(&app).await?;
     let images: Vec<Value> = app
         .engine
         .images()
         .iter()
-        .map(|image| {
-            let id = image.id.to_string();
-            let users = views.iter().filter(|view| view.spec.image_id == id).count();
-            let created =
-                image.config.created.as_deref().and_then(hyper_stdio::parse_rfc3339).unwrap_or(0);
-            json!({
-                "Id": id, "ParentId": "", "RepoTags": image.repo_tags,
-                "RepoDigests": image.repo_digests, "Created": created / 1_000_000_000,
-                "Size": image.size, "SharedSize": 0, "Labels": image.config.config.labels,
-                "Containers": users,
-            })
-        })
+        .map(|image| image::summary(image, &views, Some(&shared), version))
         .collect();
     let mut containers = Vec::with_capacity(views.len());
     for view in &views {
@@ -181,7 +187,7 @@ pub(crate) async fn df(State(app): State<App>) -> ApiResult {
         }));
     }
     Ok(Json(json!({
-        "LayersSize": usage.layer_bytes,
+        "LayersSize": shared.total(),
         "Images": images,
         "Containers": containers,
         "Volumes": [],

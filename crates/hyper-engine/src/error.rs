@@ -81,6 +81,8 @@ impl ProgramFault {
 pub enum Kind {
     NotFound,
     Invalid,
+    Unauthorized,
+    Forbidden,
     Conflict,
     NotModified,
     Unsupported,
@@ -98,6 +100,9 @@ impl Error {
             Self::NotModified(_) => Kind::NotModified,
             Self::Unsupported(_) => Kind::Unsupported,
             Self::ShuttingDown => Kind::Unavailable,
+            Self::Image(error) if matches!(**error, hyper_image::Error::LoginRefused { .. }) => {
+                Kind::Unauthorized
+            }
             Self::Image(error) => image_kind(error.kind()),
             Self::Supervisor { .. }
             | Self::Deadline { .. }
@@ -138,10 +143,8 @@ fn image_kind(kind: hyper_image::ErrorKind) -> Kind {
         Image::Invalid => Kind::Invalid,
         Image::NotFound => Kind::NotFound,
         Image::Conflict => Kind::Conflict,
-        Image::Unauthorized
-        | Image::Registry
-        | Image::Corrupt
-        | Image::NoSpace
-        | Image::Internal => Kind::Internal,
+        // Not `Unauthorized`: Docker's client would ask for a password in the middle of a pull.
+        Image::Unauthorized | Image::Forbidden => Kind::Forbidden,
+        Image::Registry | Image::Corrupt | Image::NoSpace | Image::Internal => Kind::Internal,
     }
 }

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use hyper_image::{Auth, Image, ImageUser, Loaded, Platform, Progress, Reference, Removed, Usage};
+use bytes::Bytes;
+use futures_util::Stream;
+use hyper_image::{
+    Auth, Credentials, Digest, Image, ImageConfig, ImageUser, Loaded, Platform, Progress, Pushed,
+    Reference, Removed, Usage, VerifyReport,
+};
 use tokio::io::AsyncRead;
 
 use crate::core::image_error;
@@ -54,6 +59,70 @@ impl Engine {
         Ok(image)
     }
 
+    /// Shows credentials to a registry; returns the identity token that stands for them, if it gave one.
+    ///
+    /// # Errors
+    /// [`Error::Image`].
+    pub async fn login(&self, server: &str, credentials: &Credentials) -> Result<Option<String>> {
+        let wrong = |error| image_error(server, error);
+        self.core.images.login(server, credentials).await.map_err(wrong)
+    }
+
+    /// Pushes a tag to the repository it names.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`], [`Error::Image`].
+    pub async fn push(
+        &self,
+        reference: &Reference,
+        auth: &Auth,
+        progress: Progress,
+    ) -> Result<Pushed> {
+        let name = reference.familiar();
+        let image = self.image(&name)?;
+        let wrong = |error| image_error(&name, error);
+        let pushed = self.core.images.push(reference, auth, progress).await.map_err(wrong)?;
+        self.image_event("push", &name, &image);
+        Ok(pushed)
+    }
+
+    /// Images as one archive, a docker-archive that is an OCI layout too.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`], [`Error::Image`].
+    pub async fn save(
+        &self,
+        names: Vec<String>,
+    ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + 'static> {
+        let images: Vec<(String, Image)> =
+            names.iter().filter_map(|name| Some((name.clone(), self.image(name).ok()?))).collect();
+        let stream = self.core.images.save(names).await.map_err(|error| match error {
+            hyper_image::Error::NoSuchImage { name } => Error::NoSuchImage(name),
+            other => image_error("archive", other),
+        })?;
+        for (name, image) in images {
+            self.image_event("save", &name, &image);
+        }
+        Ok(stream)
+    }
+
+    /// Bytes of the file contents of an image's layers by diff id, bottom first.
+    ///
+    /// # Errors
+    /// [`Error::Image`].
+    pub async fn layer_sizes(&self, image: &Image) -> Result<Vec<(Digest, u64)>> {
+        let wrong = |error| image_error(&image.id.to_string(), error);
+        self.core.images.layer_sizes(image).await.map_err(wrong)
+    }
+
+    /// Reads the whole image store and checks every digest.
+    ///
+    /// # Errors
+    /// [`Error::Image`].
+    pub async fn verify_images(&self) -> Result<VerifyReport> {
+        self.core.images.verify().await.map_err(|error| image_error("store", error))
+    }
+
     /// Loads an archive.
     ///
     /// # Errors
@@ -69,6 +138,30 @@ impl Engine {
             self.image_event("load", &name, &one.image);
         }
         Ok(loaded)
+    }
+
+    /// Makes an image of a root file system's archive.
+    ///
+    /// # Errors
+    /// [`Error::Image`].
+    pub async fn import<R>(
+        &self,
+        archive: R,
+        config: ImageConfig,
+        name: Option<&Reference>,
+    ) -> Result<Image>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+    {
+        let wrong = |error| image_error("archive", error);
+        let image = self.core.images.import(archive, config).await.map_err(wrong)?;
+        let id = image.id.to_string();
+        if let Some(name) = name {
+            self.core.images.tag(&image.id, name).await.map_err(wrong)?;
+        }
+        let shown = name.map_or_else(|| id.clone(), Reference::familiar);
+        self.image_event("import", &shown, &image);
+        self.image(&id)
     }
 
     /// Gives an image a further name.

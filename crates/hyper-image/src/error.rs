@@ -61,12 +61,42 @@ pub enum Error {
     },
     /// The registry wants (other) credentials.
     #[error(
-        "not authorised to pull {reference}: {message}; log in to {registry} with `docker login` or `hyper login`"
+        "not authorised to {action} {reference}: {message}; log in to {registry} with `docker login` or `hyper login`"
     )]
     Unauthorized {
+        /// `pull`, `push` …
+        action: &'static str,
         /// As asked for.
         reference: String,
         /// Whose credentials are wanted.
+        registry: String,
+        /// What the registry says.
+        message: String,
+    },
+    /// The signature policy does not let the image in.
+    #[error(
+        "{reference} is refused by the signature policy ({policy}): {reason}; have it signed with `cosign sign --key`, or change the rule"
+    )]
+    Untrusted {
+        /// As asked for.
+        reference: String,
+        /// File, line and rule.
+        policy: String,
+        /// What is missing.
+        reason: String,
+    },
+    /// The signature policy cannot be used.
+    #[error("cannot use the signature policy {path}: {reason}")]
+    Policy {
+        /// The file.
+        path: PathBuf,
+        /// Line and mistake.
+        reason: String,
+    },
+    /// The registry does not accept the credentials.
+    #[error("login to {registry} failed: {message}; check user name and password")]
+    LoginRefused {
+        /// Which.
         registry: String,
         /// What the registry says.
         message: String,
@@ -285,6 +315,8 @@ pub enum ErrorKind {
     NotFound,
     /// Credentials (401).
     Unauthorized,
+    /// Not allowed (403).
+    Forbidden,
     /// Not in this state (409).
     Conflict,
     /// The registry's fault or the network's (502).
@@ -308,7 +340,8 @@ impl Error {
             Self::NoSuchImage { .. } | Self::NotInRegistry { .. } | Self::NoPlatform { .. } => {
                 ErrorKind::NotFound
             }
-            Self::Unauthorized { .. } => ErrorKind::Unauthorized,
+            Self::Unauthorized { .. } | Self::LoginRefused { .. } => ErrorKind::Unauthorized,
+            Self::Untrusted { .. } => ErrorKind::Forbidden,
             Self::InUse { .. } => ErrorKind::Conflict,
             Self::Unreachable { .. }
             | Self::Tls { .. }
@@ -327,6 +360,7 @@ impl Error {
             | Self::ArchiveRead(_) => ErrorKind::Corrupt,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::ClientFile { .. }
+            | Self::Policy { .. }
             | Self::Credentials { .. }
             | Self::Io { .. }
             | Self::Locked { .. }

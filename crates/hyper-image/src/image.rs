@@ -83,6 +83,17 @@ pub enum Removed {
     Deleted(Digest),
 }
 
+/// What [`Store::push`](crate::Store::push) put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// With its tag.
+    pub reference: crate::Reference,
+    /// Of the manifest or index that the tag stands for now.
+    pub digest: Digest,
+    /// Bytes of that document.
+    pub size: u64,
+}
+
 /// What [`Store::load`](crate::Store::load) found.
 #[derive(Debug, Clone)]
 pub struct Loaded {

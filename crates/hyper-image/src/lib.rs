@@ -3,7 +3,8 @@
 //! ```text
 //!  registry ──pull──┐                                       ┌─ list, resolve ─► Image
 //!                   ├─► ingest ─► blobs/ + layers/ ─► Store ─┤
-//!  archive ──load───┘    (one streaming pass per layer)      └─ rootfs ───────► meta.erofs + layer blobs
+//!  archive ──load───┘    (one streaming pass per layer)      ├─ rootfs ───────► meta.erofs + layer blobs
+//!                                                            └─ push, save ───► registry, archive
 //! ```
 //! A layer is fetched, hashed, decompressed, hashed again and converted to a block-aligned data blob and an index in
 //! one pass; it is never whole in memory. An image is assembled from its layers' indexes in milliseconds.
@@ -28,16 +29,18 @@ mod layer;
 mod platform;
 mod progress;
 mod pull;
+mod push;
 mod reference;
 mod registry;
 mod spec;
 mod store;
+mod trust;
 
 pub use config::{ContainerConfig, Empty, Healthcheck, History, ImageConfig, RootFs};
 pub use credentials::{Auth, Credentials};
 pub use digest::{Digest, DigestError};
 pub use error::{Error, ErrorKind};
-pub use image::{Image, ImageUser, Loaded, Removed, Rootfs};
+pub use image::{Image, ImageUser, Loaded, Pushed, Removed, Rootfs};
 pub use platform::{Platform, PlatformError};
 pub use progress::{Event, LayerState, Progress};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference, ReferenceError};
@@ -45,3 +48,4 @@ pub use registry::{RegistryOptions, Retry};
 pub use store::{
     Derivation, ImageFiles, LayerFile, LayerWriter, NewLayer, Options, Store, Usage, VerifyReport,
 };
+pub use trust::Policy;

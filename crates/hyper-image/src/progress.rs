@@ -1,4 +1,4 @@
-//! What a pull or a load reports while it runs.
+//! What a pull, a push or a load reports while it runs.
 //!
 //! Per layer (a layer is named by its blob's digest, whose [`short`](crate::Digest::short) form is Docker's id):
 //! ```text
@@ -9,6 +9,11 @@
 //!                  └──────┘
 //! ```
 //! The layer is converted while it is downloaded; `Extracting` only shows what is left after the last byte came.
+//! In a push:
+//! ```text
+//!  Pending ─┬─► Exists | Mounted
+//!           └─► Pushing* ─► Pushed
+//! ```
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,6 +40,27 @@ pub enum Event {
         digest: Digest,
         /// Layers, bottom first.
         layers: Vec<Digest>,
+    },
+    /// Something the person should know.
+    Warning {
+        /// A sentence.
+        text: String,
+    },
+    /// A push begins.
+    Pushing {
+        /// What is pushed, with its tag.
+        reference: Reference,
+        /// Layers, bottom first.
+        layers: Vec<Digest>,
+    },
+    /// A tag is in the registry.
+    Pushed {
+        /// With its tag.
+        reference: Reference,
+        /// Of the manifest or index it stands for.
+        digest: Digest,
+        /// Bytes of that document.
+        size: u64,
     },
     /// Something happened to a layer.
     Layer {
@@ -91,6 +117,20 @@ pub enum LayerState {
     },
     /// In the store.
     Complete,
+    /// Bytes were sent. At most ten times a second.
+    Pushing {
+        /// Bytes of the blob so far.
+        current: u64,
+        /// Bytes of the blob.
+        total: u64,
+    },
+    /// In the registry.
+    Pushed,
+    /// The registry had it in another repository.
+    Mounted {
+        /// Path of that repository.
+        from: String,
+    },
 }
 
 /// Where reports go. Cheap to clone. The callback is called from any thread and must return at once.

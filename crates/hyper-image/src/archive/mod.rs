@@ -9,8 +9,13 @@
 
 mod contents;
 mod docker;
+mod import;
 mod oci;
+mod save;
 mod stream;
+
+pub(crate) use import::import;
+pub(crate) use save::save;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -85,7 +90,17 @@ async fn load_contents(
     progress: Progress,
 ) -> Result<Vec<Loaded>, Error> {
     let lease = Arc::new(inner.leases.lease());
-    let (shared, held) = (Arc::clone(&inner), Arc::clone(&lease));
+    let outcome = keep(&inner, &lease, contents, &progress).await;
+    inner.tidied(lease, outcome).await
+}
+
+async fn keep(
+    inner: &Arc<Inner>,
+    lease: &Arc<Lease>,
+    contents: Contents,
+    progress: &Progress,
+) -> Result<Vec<Loaded>, Error> {
+    let (shared, held) = (Arc::clone(inner), Arc::clone(lease));
     let images = blocking(move || {
         let images = if contents.find("index.json")?.is_some() {
             oci::images(&shared, &contents, &held)?
@@ -104,7 +119,7 @@ async fn load_contents(
     }
     let mut loaded = Vec::new();
     for image in images {
-        loaded.push(finish(&inner, &lease, image, &progress).await?);
+        loaded.push(finish(inner, lease, image, progress).await?);
     }
     Ok(loaded)
 }

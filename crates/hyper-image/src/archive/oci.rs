@@ -16,7 +16,7 @@ use super::contents::{Contents, Found as File};
 use super::{Found, docker};
 
 /// The name containerd and Docker write.
-const IMAGE_NAME: &str = "io.containerd.image.name";
+pub(super) const IMAGE_NAME: &str = "io.containerd.image.name";
 /// Most manifests of one layout.
 const MAX_MANIFESTS: usize = 10_000;
 

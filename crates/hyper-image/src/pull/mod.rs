@@ -22,7 +22,7 @@ use crate::image::Rootfs;
 use crate::platform::Platform;
 use crate::progress::{Event, Progress};
 use crate::reference::Reference;
-use crate::registry::Repository;
+use crate::registry::{Access, Repository};
 use crate::spec::{Descriptor, Document, MAX_DOCUMENT, Manifest};
 use crate::store::{self, Inner, Key, blocking, layout};
 
@@ -37,12 +37,26 @@ pub(crate) async fn pull(
     let reference = reference.clone().or_latest();
     progress.send(Event::Resolving { reference: reference.clone() });
     let credentials = auth.credentials(reference.registry()).await?;
+    let registries = Arc::clone(&inner.registries);
     let repository =
-        Repository::new(Arc::clone(&inner.registries), reference.clone(), credentials).await?;
+        Repository::new(registries, reference.clone(), credentials, Access::Pull).await?;
     let lease = Arc::new(inner.leases.lease());
-    let context = Context { inner, repository: Arc::new(repository), lease, progress };
+    let held = Arc::clone(&lease);
+    let context =
+        Context { inner: Arc::clone(&inner), repository: Arc::new(repository), lease, progress };
+    let outcome = run(context, reference, platform).await;
+    inner.tidied(held, outcome).await
+}
 
+async fn run(context: Context, reference: Reference, platform: &Platform) -> Result<Digest, Error> {
     let found = resolve(&context, &reference, platform).await?;
+    let mut digests = vec![found.digest, Digest::of(&found.bytes)];
+    digests.dedup();
+    if let Some(text) =
+        context.inner.policy.judge(&reference, &digests, &context.repository).await?
+    {
+        context.progress.send(Event::Warning { text });
+    }
     let config = fetch_config(&context, &found.manifest, &reference).await?;
     check_platform(&config, platform, &reference)?;
     let layers = pair(&found.manifest, &config, &reference.familiar())?;

@@ -33,13 +33,19 @@ pub(super) struct Endpoint {
 pub(super) struct ClientKey {
     host: String,
     secure: bool,
+    uploads: bool,
 }
 
 impl Registries {
-    /// The endpoints for a reference, in the order they are to be asked; never empty.
-    pub(super) async fn endpoints(&self, reference: &Reference) -> Result<Vec<Endpoint>, Error> {
+    /// The endpoints for a reference, in the order they are to be asked; never empty. Nothing is uploaded to mirrors.
+    pub(super) async fn endpoints(
+        &self,
+        reference: &Reference,
+        uploads: bool,
+    ) -> Result<Vec<Endpoint>, Error> {
         let mut endpoints = Vec::new();
-        for url in self.options.mirrors.get(reference.registry()).into_iter().flatten() {
+        let mirrors = self.options.mirrors.get(reference.registry()).into_iter().flatten();
+        for url in mirrors.filter(|_| !uploads) {
             let base = url.trim_end_matches('/');
             let Some((scheme @ ("http" | "https"), rest)) = base.split_once("://") else {
                 tracing::warn!(mirror = url, "not a http or https URL: mirror left out");
@@ -47,18 +53,24 @@ impl Registries {
             };
             let host = rest.split('/').next().unwrap_or(rest);
             let secure = scheme == "https" && !self.is_insecure(host);
-            endpoints.push(self.endpoint(base.to_owned(), host, true, secure).await?);
+            endpoints.push(self.endpoint(base.to_owned(), host, (true, secure, false)).await?);
         }
         let registry = reference.registry();
         let host = if registry == DEFAULT_REGISTRY { DOCKER_HUB } else { registry };
         if !self.is_insecure(registry) {
-            endpoints.push(self.endpoint(format!("https://{host}"), registry, false, true).await?);
+            endpoints.push(
+                self.endpoint(format!("https://{host}"), registry, (false, true, uploads)).await?,
+            );
             return Ok(endpoints);
         }
         if !lock(&self.plain).contains(registry) {
-            endpoints.push(self.endpoint(format!("https://{host}"), registry, false, false).await?);
+            endpoints.push(
+                self.endpoint(format!("https://{host}"), registry, (false, false, uploads)).await?,
+            );
         }
-        endpoints.push(self.endpoint(format!("http://{host}"), registry, false, false).await?);
+        endpoints.push(
+            self.endpoint(format!("http://{host}"), registry, (false, false, uploads)).await?,
+        );
         Ok(endpoints)
     }
 
@@ -78,16 +90,25 @@ impl Registries {
         &self,
         base: String,
         host: &str,
-        mirror: bool,
-        secure: bool,
+        (mirror, secure, uploads): (bool, bool, bool),
     ) -> Result<Endpoint, Error> {
-        let client = self.client(host, secure).await?;
+        let client = self.client_for(host, secure, uploads).await?;
         Ok(Endpoint { base, host: host.to_owned(), mirror, secure, client })
     }
 
     /// The client for a host. `secure` means that its certificate is checked.
     pub(crate) async fn client(&self, host: &str, secure: bool) -> Result<reqwest::Client, Error> {
-        let key = ClientKey { host: host.to_owned(), secure };
+        self.client_for(host, secure, false).await
+    }
+
+    /// reqwest counts the time of sending a body as silence, so uploads are watched over by those who send them.
+    async fn client_for(
+        &self,
+        host: &str,
+        secure: bool,
+        uploads: bool,
+    ) -> Result<reqwest::Client, Error> {
+        let key = ClientKey { host: host.to_owned(), secure, uploads };
         if let Some(client) = lock(&self.clients).get(&key) {
             return Ok(client.clone());
         }
@@ -101,9 +122,11 @@ impl Registries {
             .tls_backend_preconfigured(tls)
             .user_agent(concat!("hyper/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(silence.min(Duration::from_secs(15)))
-            .read_timeout(silence)
             .pool_idle_timeout(Duration::from_secs(20))
             .redirect(redirect::Policy::custom(follow));
+        if !uploads {
+            builder = builder.read_timeout(silence);
+        }
         if is_loopback(host) {
             builder = builder.no_proxy();
         }
@@ -225,12 +248,15 @@ mod test {
         });
         let bases =
             |endpoints: Vec<Endpoint>| endpoints.into_iter().map(|e| e.base).collect::<Vec<_>>();
-        let hub = registries.endpoints(&"busybox".parse().unwrap()).await.unwrap();
+        let hub = registries.endpoints(&"busybox".parse().unwrap(), false).await.unwrap();
         assert_eq!(bases(hub), ["http://127.0.0.1:5001", "https://registry-1.docker.io"]);
         let local: Reference = "localhost:5000/a".parse().unwrap();
-        let endpoints = registries.endpoints(&local).await.unwrap();
+        let endpoints = registries.endpoints(&local, false).await.unwrap();
         registries.answered(&endpoints[1]);
         assert_eq!(bases(endpoints), ["https://localhost:5000", "http://localhost:5000"]);
-        assert_eq!(bases(registries.endpoints(&local).await.unwrap()), ["http://localhost:5000"]);
+        assert_eq!(
+            bases(registries.endpoints(&local, false).await.unwrap()),
+            ["http://localhost:5000"]
+        );
     }
 }

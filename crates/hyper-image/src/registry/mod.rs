@@ -1,4 +1,4 @@
-//! Pulling from registries of the OCI distribution-spec, over reqwest.
+//! Pulling from and pushing to registries of the OCI distribution-spec, over reqwest.
 //!
 //! Why not `oci-client`: it has no OAuth2 refresh grant (identity tokens), reads manifests and token answers without a
 //! bound, and takes protocol, CAs and retries per client where we need them per host.
@@ -12,13 +12,16 @@
 mod challenge;
 mod endpoint;
 mod fault;
+mod login;
 mod repository;
 mod tls;
 mod token;
 mod transfer;
+mod upload;
 
-pub(crate) use repository::Repository;
+pub(crate) use repository::{Access, Repository};
 pub(crate) use transfer::{Chunk, Wanted};
+pub(crate) use upload::{Blob, Uploaded};
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -42,6 +45,8 @@ pub struct RegistryOptions {
     pub retry: Retry,
     /// Layers fetched at once, over all pulls.
     pub concurrency: usize,
+    /// Layers sent at once, over all pushes.
+    pub uploads: usize,
 }
 
 impl Default for RegistryOptions {
@@ -52,6 +57,7 @@ impl Default for RegistryOptions {
             certificates: vec!["/etc/hyper/certs.d".into(), "/etc/docker/certs.d".into()],
             retry: Retry::default(),
             concurrency: 3,
+            uploads: 5,
         }
     }
 }

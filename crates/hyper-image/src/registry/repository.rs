@@ -1,4 +1,4 @@
-//! One repository of a registry, for the time of one pull.
+//! One repository of a registry, for the time of one pull or push.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use reqwest::{Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use tokio::sync::Mutex;
 
 use super::endpoint::Endpoint;
@@ -30,10 +30,44 @@ pub(crate) struct Repository {
     pub(super) registries: Arc<Registries>,
     pub(super) reference: Reference,
     credentials: Credentials,
+    access: Access,
     sites: Vec<Site>,
     /// The site that answered last: asked first.
     current: AtomicUsize,
 }
+
+/// What a repository is opened for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Access {
+    Pull,
+    /// Also reads these repositories of the same registry, whose blobs are mounted.
+    Push {
+        mounts: Vec<String>,
+    },
+}
+
+impl Access {
+    /// What to tell people who lack it.
+    fn verb(&self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push { .. } => "push",
+        }
+    }
+
+    /// The token scope that all requests need; for a pull, what the registry asks for is enough.
+    fn scope(&self, repository: &str) -> Option<String> {
+        let Self::Push { mounts } = self else { return None };
+        let mut scope = format!("repository:{repository}:pull,push");
+        for mount in mounts {
+            scope.push_str(&format!(" repository:{mount}:pull"));
+        }
+        Some(scope)
+    }
+}
+
+/// How a request is made for an URL; made again when authorization is asked for.
+pub(super) type Build<'a> = dyn Fn(&Client, &str) -> RequestBuilder + Send + Sync + 'a;
 
 /// An endpoint and what it accepted as proof.
 #[derive(Debug)]
@@ -64,9 +98,10 @@ impl Repository {
         registries: Arc<Registries>,
         reference: Reference,
         credentials: Credentials,
+        access: Access,
     ) -> Result<Self, Error> {
         let sites = registries
-            .endpoints(&reference)
+            .endpoints(&reference, matches!(access, Access::Push { .. }))
             .await?
             .into_iter()
             .map(|endpoint| {
@@ -74,7 +109,8 @@ impl Repository {
                 Site { endpoint, authorization: Mutex::new(known) }
             })
             .collect();
-        Ok(Self { registries, reference, credentials, sites, current: AtomicUsize::new(0) })
+        let current = AtomicUsize::new(0);
+        Ok(Self { registries, reference, credentials, access, sites, current })
     }
 
     /// A manifest or index by tag or digest; a digest is checked.
@@ -156,10 +192,29 @@ impl Repository {
 
     /// One attempt at each endpoint until one answers with success. Returns the answer and the number of its site.
     pub(super) async fn open(&self, ask: &Ask<'_>) -> Result<(Response, usize), Fault> {
+        let build = |client: &Client, url: &str| {
+            let mut request = client.get(url);
+            if let Some(accept) = ask.accept {
+                request = request.header(ACCEPT, accept);
+            }
+            if ask.from > 0 {
+                request = request.header(RANGE, format!("bytes={}-", ask.from));
+            }
+            request
+        };
+        self.open_with(ask.path, &build).await
+    }
+
+    /// As [`open`](Self::open), for any request.
+    pub(super) async fn open_with(
+        &self,
+        path: &str,
+        build: &Build<'_>,
+    ) -> Result<(Response, usize), Fault> {
         let first = self.current.load(Ordering::Relaxed);
         let mut last = None;
         for site in first..self.sites.len() {
-            match self.ask(site, ask).await {
+            match self.ask(site, &self.url(site, path), build).await {
                 Ok(response) => {
                     self.current.store(site, Ordering::Relaxed);
                     self.registries.answered(&self.sites[site].endpoint);
@@ -200,21 +255,25 @@ impl Repository {
     }
 
     /// One request to one endpoint, with authorization as asked for.
-    async fn ask(&self, number: usize, ask: &Ask<'_>) -> Result<Response, Fault> {
+    pub(super) async fn ask(
+        &self,
+        number: usize,
+        url: &str,
+        build: &Build<'_>,
+    ) -> Result<Response, Fault> {
         let site = &self.sites[number];
-        let url = self.url(number, ask.path);
         let shown = site.authorization.lock().await.clone();
-        let mut response = self.send(site, &url, ask, shown.as_ref()).await?;
+        let mut response = self.send(site, url, build, shown.as_ref()).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             let headers = response.headers().get_all(WWW_AUTHENTICATE).iter();
             let joined: Vec<&str> = headers.filter_map(|value| value.to_str().ok()).collect();
             if let Some(challenge) = challenge::parse(&joined.join(", ")) {
                 drop(response);
                 let answer = self.authorize(site, &challenge, shown.as_ref()).await?;
-                response = self.send(site, &url, ask, answer.as_ref()).await?;
+                response = self.send(site, url, build, answer.as_ref()).await?;
             }
         }
-        self.judge(site, &url, response).await
+        self.judge(site, url, response).await
     }
 
     /// Answers a challenge once for all requests that meet it at the same time.
@@ -236,6 +295,7 @@ impl Repository {
             challenge,
             credentials,
             &self.reference,
+            self.access.scope(self.reference.repository()).as_deref(),
         )
         .await?;
         Ok(known.clone())
@@ -245,17 +305,12 @@ impl Repository {
         &self,
         site: &Site,
         url: &str,
-        ask: &Ask<'_>,
+        build: &Build<'_>,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, Fault> {
-        let mut request = site.endpoint.client.get(url);
-        if let Some(accept) = ask.accept {
-            request = request.header(ACCEPT, accept);
-        }
-        if ask.from > 0 {
-            request = request.header(RANGE, format!("bytes={}-", ask.from));
-        }
-        if let Some(authorization) = authorization {
+        let mut request = build(&site.endpoint.client, url);
+        // An upload may be sent to another host by the registry's word: that one has its own way to know us.
+        if let Some(authorization) = authorization.filter(|_| same_host(url, &site.endpoint.base)) {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
         request
@@ -279,6 +334,7 @@ impl Repository {
         let error = match status {
             StatusCode::NOT_FOUND => Error::NotInRegistry { reference, url: url.to_owned() },
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Unauthorized {
+                action: self.access.verb(),
                 reference,
                 registry: self.reference.registry().to_owned(),
                 message,
@@ -302,6 +358,11 @@ impl Repository {
         // A server error may be the front of a mirror; the registry itself may be well.
         Err(Fault { error, transient, elsewhere: site.endpoint.mirror, after })
     }
+}
+
+fn same_host(url: &str, base: &str) -> bool {
+    let origin = |text: &str| Url::parse(text).map(|url| url.origin());
+    matches!((origin(url), origin(base)), (Ok(a), Ok(b)) if a == b)
 }
 
 /// All kinds of manifests.

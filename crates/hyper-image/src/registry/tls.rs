@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::error::Error;
@@ -31,12 +33,26 @@ pub(super) fn config(
     let files = Files::find(host, directories)?;
     let builder = if secure {
         let mut roots = system_roots().clone();
+        let mut known = Vec::new();
         for path in &files.authorities {
             for certificate in certificates(path)? {
+                known.push(certificate.clone());
                 roots.add(certificate).map_err(|error| unusable(path, error))?;
             }
         }
-        builder.with_root_certificates(roots)
+        if known.is_empty() {
+            builder.with_root_certificates(roots)
+        } else {
+            let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|error| Error::Unreachable {
+                    url: host.to_owned(),
+                    source: error.into(),
+                })?;
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(OrPinned { inner, known }))
+        }
     } else {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
     };
@@ -139,6 +155,54 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 #[expect(clippy::needless_pass_by_value, reason = "called with whatever error is at hand")]
 fn unusable(path: &Path, reason: impl ToString) -> Error {
     Error::ClientFile { path: path.to_owned(), reason: reason.to_string() }
+}
+
+/// As usual, but a certificate that lies in `certs.d` itself is good for its names, though it says that it is a CA:
+/// what `openssl req -x509` makes does, and Docker takes it. Whoever put it there answers for its dates.
+#[derive(Debug)]
+struct OrPinned {
+    inner: Arc<WebPkiServerVerifier>,
+    known: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for OrPinned {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let judged = self.inner.verify_server_cert(certificate, intermediates, name, ocsp, now);
+        if judged.is_ok() || !self.known.iter().any(|known| known == certificate) {
+            return judged;
+        }
+        verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
 }
 
 /// For registries configured as insecure. Content is still checked against its digest.

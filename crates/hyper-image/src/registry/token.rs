@@ -25,6 +25,15 @@ const MAX_ANSWER: u64 = 1 << 20;
 struct Answer {
     token: Option<String>,
     access_token: Option<String>,
+    refresh_token: Option<String>,
+}
+
+/// What a login brought.
+#[derive(Debug)]
+pub(super) struct Granted {
+    pub header: Option<HeaderValue>,
+    /// Stands for user name and password from now on.
+    pub identity: Option<String>,
 }
 
 /// The `Authorization` header that credentials give without asking anybody.
@@ -35,21 +44,44 @@ pub(super) fn direct(credentials: &Credentials) -> Option<HeaderValue> {
     }
 }
 
-/// The `Authorization` header that answers a challenge; `None` if there is nothing to answer with.
+/// The `Authorization` header that answers a challenge; `None` if there is nothing to answer with. `needed` is the
+/// scope to ask for, whatever the challenge says.
 pub(super) async fn answer(
     registries: &Registries,
     endpoint: &Endpoint,
     challenge: &Challenge,
     credentials: &Credentials,
     reference: &Reference,
+    needed: Option<&str>,
 ) -> Result<Option<HeaderValue>, Fault> {
     match challenge {
         Challenge::Basic => Ok(basic(credentials)),
         Challenge::Bearer { realm, service, scope } => {
-            let scope = scope
-                .clone()
+            let scope = needed
+                .map(str::to_owned)
+                .or_else(|| scope.clone())
                 .unwrap_or_else(|| format!("repository:{}:pull", reference.repository()));
-            let query = Query { realm, service: service.as_deref().unwrap_or(""), scope: &scope };
+            let service = service.as_deref().unwrap_or("");
+            let query = Query { realm, service, scope: &scope, offline: false };
+            let granted = fetch(registries, endpoint, &query, credentials, reference).await?;
+            Ok(granted.header)
+        }
+    }
+}
+
+/// As [`answer`], for nothing but to be known: no scope, and an identity token if there is one to be had.
+pub(super) async fn login(
+    registries: &Registries,
+    endpoint: &Endpoint,
+    challenge: &Challenge,
+    credentials: &Credentials,
+    reference: &Reference,
+) -> Result<Granted, Fault> {
+    match challenge {
+        Challenge::Basic => Ok(Granted { header: basic(credentials), identity: None }),
+        Challenge::Bearer { realm, service, .. } => {
+            let service = service.as_deref().unwrap_or("");
+            let query = Query { realm, service, scope: "", offline: true };
             fetch(registries, endpoint, &query, credentials, reference).await
         }
     }
@@ -59,6 +91,8 @@ struct Query<'a> {
     realm: &'a str,
     service: &'a str,
     scope: &'a str,
+    /// Asks for an identity token too.
+    offline: bool,
 }
 
 async fn fetch(
@@ -67,11 +101,16 @@ async fn fetch(
     query: &Query<'_>,
     credentials: &Credentials,
     reference: &Reference,
-) -> Result<Option<HeaderValue>, Fault> {
+) -> Result<Granted, Fault> {
     let refused = |message: String| {
+        let registry = reference.registry().to_owned();
+        if query.offline {
+            return Fault::fatal(Error::LoginRefused { registry, message });
+        }
         Fault::fatal(Error::Unauthorized {
+            action: "use",
             reference: reference.familiar(),
-            registry: reference.registry().to_owned(),
+            registry,
             message,
         })
     };
@@ -111,8 +150,12 @@ async fn fetch(
         if !query.service.is_empty() {
             url.query_pairs_mut().append_pair("service", query.service);
         }
-        for scope in query.scope.split(' ') {
+        for scope in query.scope.split(' ').filter(|scope| !scope.is_empty()) {
             url.query_pairs_mut().append_pair("scope", scope);
+        }
+        if query.offline {
+            url.query_pairs_mut().append_pair("offline_token", "true");
+            url.query_pairs_mut().append_pair("client_id", "hyper");
         }
         let request = client.get(url.clone());
         match basic(credentials) {
@@ -145,7 +188,10 @@ async fn fetch(
         .map_err(|_| refused(format!("the token server {} sent no token", realm.host)))?;
     let token = answer.token.or(answer.access_token).unwrap_or_default();
     match bearer(&token) {
-        Some(header) if !token.is_empty() => Ok(Some(header)),
+        Some(header) if !token.is_empty() => {
+            let identity = answer.refresh_token.filter(|token| query.offline && !token.is_empty());
+            Ok(Granted { header: Some(header), identity })
+        }
         _ => Err(refused(format!("the token server {} sent no usable token", realm.host))),
     }
 }

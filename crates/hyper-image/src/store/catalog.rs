@@ -195,12 +195,14 @@ impl Catalog {
         self.entries.iter().filter(move |entry| entry.stored.id() == *id)
     }
 
+    /// The entry of exactly this name.
+    pub(crate) fn entry_named(&self, name: &Reference) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.name.as_ref() == Some(name))
+    }
+
     /// The image a name points to.
     pub(crate) fn named(&self, name: &Reference) -> Option<Digest> {
-        self.entries
-            .iter()
-            .find(|entry| entry.name.as_ref() == Some(name))
-            .map(|entry| entry.stored.id())
+        self.entry_named(name).map(|entry| entry.stored.id())
     }
 
     /// What an id means, as queries return it.

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::catalog::{Catalog, Origin, Stored};
 use super::flights::Flights;
 use super::layout::{self, Layout};
-use super::lease::Leases;
+use super::lease::{Lease, Leases};
 use super::{Options, roots, sweep};
 use crate::digest::Digest;
 use crate::error::Error;
@@ -19,6 +19,7 @@ use crate::layer::{Conversion, read_index};
 use crate::reference::Reference;
 use crate::registry::Registries;
 use crate::spec::{Document, MAX_DOCUMENT};
+use crate::trust::Policy;
 
 /// How long finished layers of an unfinished pull are kept.
 const GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -28,9 +29,12 @@ const GRACE: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Inner {
     pub layout: Layout,
     pub limits: Limits,
+    pub policy: Policy,
     pub registries: Arc<Registries>,
     /// Layers worked on at once.
     pub slots: Arc<Semaphore>,
+    /// Layers sent at once.
+    pub upload_slots: Arc<Semaphore>,
     pub flights: Flights,
     pub leases: Arc<Leases>,
     catalog: RwLock<Arc<Catalog>>,
@@ -65,7 +69,9 @@ impl Inner {
         Ok(Self {
             layout,
             limits: options.limits,
+            policy: options.policy,
             slots: Arc::new(Semaphore::new(options.registry.concurrency.max(1))),
+            upload_slots: Arc::new(Semaphore::new(options.registry.uploads.max(1))),
             registries: Arc::new(Registries::new(options.registry)),
             flights: Flights::default(),
             leases,
@@ -94,6 +100,45 @@ impl Inner {
         let after = Arc::new(after);
         *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&after);
         then(self, &before, &after, result)
+    }
+
+    /// After a full disk: removes everything that no image needs and nobody works on, what was kept for later attempts
+    /// too. Blocking.
+    pub(crate) fn make_room(&self) {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let catalog = self.catalog();
+        let partial = sweep::drop_partials(&self.layout, &self.leases);
+        let swept = if catalog.broken.is_empty() {
+            sweep::sweep(&self.layout, &catalog, &self.leases, Duration::ZERO)
+        } else {
+            Ok(())
+        };
+        for error in [partial.err(), swept.err()].into_iter().flatten() {
+            tracing::warn!(error = error.chain(), "could not make room");
+        }
+    }
+
+    /// Passes an outcome on; if it is a full disk, what the work behind `lease` left is removed first.
+    pub(crate) async fn tidied<T>(
+        self: &Arc<Self>,
+        lease: Arc<Lease>,
+        outcome: Result<T, Error>,
+    ) -> Result<T, Error> {
+        if matches!(outcome, Err(Error::NoSpace { .. })) {
+            // Threads that were in the middle of something notice by themselves and let go.
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+            while Arc::strong_count(&lease) > 1 && tokio::time::Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            drop(lease);
+            let inner = Arc::clone(self);
+            super::blocking(move || {
+                inner.make_room();
+                Ok(())
+            })
+            .await?;
+        }
+        outcome
     }
 
     /// Names a manifest whose layers are all there. Blocking. The caller leases all of it.

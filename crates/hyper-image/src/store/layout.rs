@@ -11,7 +11,7 @@ use crate::digest::Digest;
 use crate::error::Error;
 
 /// Content of `oci-layout` (image-spec `image-layout.md`).
-const OCI_LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
+pub(crate) const OCI_LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
 
 /// Paths under the store's root. Absolute, since guests are told them.
 #[derive(Debug, Clone)]
@@ -198,6 +198,11 @@ pub(crate) fn list(directory: &Path) -> Result<Vec<PathBuf>, Error> {
 /// The digest that is the name of a file or directory of the store.
 pub(crate) fn digest_of_name(path: &Path) -> Option<Digest> {
     Digest::from_hex(path.file_name()?.to_str()?)
+}
+
+/// The digest of the blob that a file of `ingest/` is a part of.
+pub(crate) fn digest_of_partial(path: &Path) -> Option<Digest> {
+    Digest::from_hex(path.file_name()?.to_str()?.strip_suffix(".partial")?)
 }
 
 /// A file's bytes, if it has at most `limit`.

@@ -15,6 +15,7 @@ mod catalog;
 mod derive;
 mod files;
 mod flights;
+mod held;
 mod inner;
 pub(crate) mod layout;
 mod lease;
@@ -23,28 +24,35 @@ mod roots;
 mod sweep;
 mod verify;
 
+pub(crate) use catalog::{Catalog, Entry};
 pub use derive::{Derivation, LayerWriter, NewLayer};
 pub use files::{ImageFiles, LayerFile};
 pub(crate) use flights::{Flight, Key};
+pub(crate) use held::{Document, Held};
 pub(crate) use inner::Inner;
 pub(crate) use lease::Lease;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::Stream;
 use hyper_erofs::Limits;
 use tokio::io::AsyncRead;
 
 use crate::archive;
-use crate::credentials::Auth;
+use crate::config::ImageConfig;
+use crate::credentials::{Auth, Credentials};
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::image::{Image, ImageUser, Loaded, Removed, Rootfs};
+use crate::image::{Image, ImageUser, Loaded, Pushed, Removed, Rootfs};
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::pull;
+use crate::push;
 use crate::reference::{Reference, ReferenceError};
 use crate::registry::RegistryOptions;
+use crate::trust::Policy;
 
 /// How a store works.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +61,8 @@ pub struct Options {
     pub registry: RegistryOptions,
     /// What one layer may cost.
     pub limits: Limits,
+    /// Whose signatures images must have.
+    pub policy: Policy,
 }
 
 /// What the store occupies.
@@ -114,6 +124,61 @@ impl Store {
         self.image(&id)
     }
 
+    /// Shows credentials to a registry; returns the identity token that stands for them, if it gave one.
+    ///
+    /// # Errors
+    /// [`Error::LoginRefused`]; of the registry.
+    pub async fn login(
+        &self,
+        server: &str,
+        credentials: &Credentials,
+    ) -> Result<Option<String>, Error> {
+        self.inner.registries.login(server, credentials).await
+    }
+
+    /// Pushes what `reference` (with its tag) means here to the repository it names: the manifest as it was pulled,
+    /// byte for byte, or the index that it came with if everything of that is here.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`]; of the registry.
+    pub async fn push(
+        &self,
+        reference: &Reference,
+        auth: &Auth,
+        progress: Progress,
+    ) -> Result<Pushed, Error> {
+        push::push(Arc::clone(&self.inner), reference, auth, progress).await
+    }
+
+    /// Writes images as one archive that is both a docker-archive and an OCI layout: tags, all tags of a repository, or
+    /// ids (whose images get no name there). The same images and names give the same bytes.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`], [`Error::Damaged`] before anything is written; the stream ends with an error if a blob
+    /// cannot be read.
+    pub async fn save(
+        &self,
+        names: Vec<String>,
+    ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + 'static, Error> {
+        archive::save(Arc::clone(&self.inner), names).await
+    }
+
+    /// Bytes of the file contents of an image's layers by diff id, bottom first.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`]
+    pub async fn layer_sizes(&self, image: &Image) -> Result<Vec<(Digest, u64)>, Error> {
+        let (inner, config) = (Arc::clone(&self.inner), Arc::clone(&image.config));
+        blocking(move || {
+            let size = |diff_id: &Digest| {
+                let one = std::slice::from_ref(diff_id);
+                Ok((*diff_id, roots::content_bytes(&inner.layout, one, &inner.limits)?))
+            };
+            config.rootfs.diff_ids.iter().map(size).collect()
+        })
+        .await
+    }
+
     /// Loads all images of a docker-archive or OCI layout in tar form, plain or compressed (gzip, zstd).
     ///
     /// # Errors
@@ -124,6 +189,19 @@ impl Store {
         R: AsyncRead + Send + Unpin + 'static,
     {
         archive::load(Arc::clone(&self.inner), archive, progress).await
+    }
+
+    /// Makes an image without a name of a root file system's archive, plain or compressed (gzip, zstd).
+    ///
+    /// # Errors
+    /// [`Error::Archive`], [`Error::ArchiveRead`], [`Error::Layer`]; disk.
+    pub async fn import<R>(&self, archive: R, config: ImageConfig) -> Result<Image, Error>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+    {
+        let lease = Arc::new(self.inner.leases.lease());
+        let outcome = archive::import(self, archive, config).await;
+        self.inner.tidied(lease, outcome).await
     }
 
     /// As [`load`](Self::load), from a file or from the directory of an OCI layout.
@@ -261,6 +339,11 @@ impl Store {
     pub async fn verify(&self) -> Result<VerifyReport, Error> {
         let inner = Arc::clone(&self.inner);
         blocking(move || verify::verify(&inner.layout, &inner.catalog(), &inner.limits)).await
+    }
+
+    /// Where the store lies.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.inner.layout.root().to_owned()
     }
 
     fn image(&self, id: &Digest) -> Result<Image, Error> {

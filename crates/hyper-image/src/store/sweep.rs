@@ -117,6 +117,16 @@ pub(crate) fn clean_ingest(layout: &Layout, grace: Duration) -> Result<(), Error
     Ok(())
 }
 
+/// Removes what came of blobs that nobody is fetching now.
+pub(crate) fn drop_partials(layout: &Layout, leases: &Leases) -> Result<(), Error> {
+    for path in layout::list(&layout.ingest())? {
+        let Some(digest) = layout::digest_of_partial(&path) else { continue };
+        let removed = leases.unless_held(&digest, || fs::remove_file(&path)).unwrap_or(Ok(()));
+        removed.map_err(|error| layout::failed("remove", &path, error))?;
+    }
+    Ok(())
+}
+
 /// Out of its place by a rename; gone when the result is dropped.
 fn bury(layout: &Layout, path: &Path) -> Result<tempfile::TempDir, Error> {
     let grave = layout.scratch_directory()?;

@@ -150,6 +150,10 @@ async fn full_disk() {
             panic!("2 × 4 MiB on 5 MiB")
         };
         assert_eq!(store.list().len(), 1);
+        let left: Vec<_> = std::fs::read_dir(root.path().join("ingest")).unwrap().collect();
+        assert!(left.is_empty(), "left in ingest: {left:?}");
+        let blobs = std::fs::read_dir(root.path().join("blobs/sha256")).unwrap().count();
+        assert_eq!(blobs, 3, "only manifest, config and layer of the small image");
         Ok::<_, Error>((early, late, store.verify().await?))
     }
     .await;

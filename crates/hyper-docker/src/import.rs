@@ -1,0 +1,97 @@
+//! `POST /images/create?fromSrc=…`: a root file system's archive as an image, from the body or from an URL.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use futures_util::TryStreamExt as _;
+use hyper_image::{History, ImageConfig, Platform, Progress, Reference};
+use serde_json::json;
+use tokio_util::io::StreamReader;
+
+use crate::app::App;
+use crate::error::{ApiError, ApiResult};
+use crate::progress::{Step, respond};
+use crate::request::Query;
+
+/// Longest wait for the head of an URL's answer.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+pub(crate) async fn import(app: &App, source: &str, query: &Query, body: Body) -> ApiResult {
+    let name = name(query)?;
+    let config = config(source, query)?;
+    let body = if source == "-" { body } else { fetch(app, source).await? };
+    let reader = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
+    let engine = app.engine.clone();
+    let work = async move { engine.import(Box::pin(reader), config, name.as_ref()).await };
+    // No events: the stream ends with the image's id.
+    let (_, events) = Progress::channel();
+    respond(
+        events,
+        work,
+        |_| true,
+        |step| match step {
+            Step::Event(_) => Vec::new(),
+            Step::Done(image) => vec![json!({ "status": image.id.to_string() })],
+        },
+    )
+    .await
+}
+
+fn name(query: &Query) -> ApiResult<Option<Reference>> {
+    let Some(repository) = query.text("repo") else { return Ok(None) };
+    let text = match query.text("tag") {
+        Some(tag) => format!("{repository}:{tag}"),
+        None => repository.to_owned(),
+    };
+    let reference: Reference =
+        text.parse().map_err(|e| ApiError::invalid(format!("invalid reference `{text}`: {e}")))?;
+    if reference.digest().is_some() {
+        return Err(ApiError::invalid("cannot import digest reference"));
+    }
+    Ok(Some(reference.or_latest()))
+}
+
+fn config(source: &str, query: &Query) -> ApiResult<ImageConfig> {
+    let platform = match query.text("platform") {
+        Some(text) => text.parse::<Platform>().map_err(|e| ApiError::invalid(e.to_string()))?,
+        None => Platform::host(),
+    };
+    let created = Some(hyper_stdio::rfc3339_nano(hyper_stdio::now_ns()));
+    let message = query.text("message").map(str::to_owned);
+    let comment = message.unwrap_or_else(|| format!("Imported from {source}"));
+    let mut config = ImageConfig {
+        created: created.clone(),
+        architecture: platform.architecture,
+        os: platform.os,
+        variant: platform.variant,
+        comment: comment.clone(),
+        history: vec![History { created, comment, ..History::default() }],
+        ..ImageConfig::default()
+    };
+    // Docker's client puts several into one value, a line each.
+    for change in query.all("changes").iter().flat_map(|value| value.lines()) {
+        config.config.change(change).map_err(ApiError::invalid)?;
+    }
+    Ok(config)
+}
+
+async fn fetch(app: &App, source: &str) -> ApiResult<Body> {
+    let bad = |why: String| ApiError::invalid(format!("cannot import `{source}`: {why}"));
+    let Some((scheme @ ("http" | "https"), rest)) = source.split_once("://") else {
+        return Err(bad("it is neither `-` nor a http or https URL".to_owned()));
+    };
+    let host = rest.split('/').next().unwrap_or(rest);
+    let host = host.rsplit('@').next().unwrap_or(host);
+    let store = app.engine.image_store();
+    let client = store.web_client(host).await.map_err(|e| bad(e.chain()))?;
+    let asked = tokio::time::timeout(DEADLINE, client.get(source).send()).await;
+    let answer = match asked {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return Err(bad(error.without_url().to_string())),
+        Err(_) => return Err(bad(format!("no answer in {} s", DEADLINE.as_secs()))),
+    };
+    if !answer.status().is_success() {
+        return Err(bad(format!("{scheme} status {}", answer.status())));
+    }
+    Ok(Body::from_stream(answer.bytes_stream()))
+}
