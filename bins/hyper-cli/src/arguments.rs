@@ -1,10 +1,15 @@
 //! Commands and flags: Docker's names and forms.
 
 mod create;
+mod image;
 
 use clap::{Args, Parser, Subcommand};
 
 pub use create::{CreateFlags, variable};
+pub use image::{
+    HistoryFlags, ImageCommand, ImagePruneFlags, ImportFlags, LoginFlags, PushFlags, SaveFlags,
+    SystemCommand, TagFlags,
+};
 
 /// Runs containers, each pod in a kernel of its own.
 #[derive(Debug, Parser)]
@@ -58,8 +63,31 @@ pub enum Command {
     Inspect(InspectFlags),
     /// Download an image from a registry
     Pull(PullFlags),
+    /// Upload an image to a registry
+    Push(PushFlags),
+    /// Give an image a further name
+    Tag(TagFlags),
+    /// Write images to a tar archive
+    Save(SaveFlags),
     /// Load images from a docker-archive or an OCI layout
     Load(LoadFlags),
+    /// Make an image from a root file system's tar archive
+    Import(ImportFlags),
+    /// Show how an image was made
+    History(HistoryFlags),
+    /// Manage images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Log in to a registry
+    Login(LoginFlags),
+    /// Log out of a registry
+    Logout {
+        /// Registry [default: docker.io]
+        server: Option<String>,
+    },
+    /// Manage the engine
+    #[command(subcommand)]
+    System(SystemCommand),
     /// List images
     Images(ImagesFlags),
     /// Remove images
@@ -91,6 +119,8 @@ pub enum Command {
 pub enum BenchCommand {
     /// Time `run --rm IMAGE true` phase by phase for each runtime, beside `docker run`
     Start(BenchStartFlags),
+    /// Time pulls of images until they can run, and the memory they need, beside `docker pull`
+    Pull(BenchPullFlags),
 }
 
 #[derive(Debug, Args)]
@@ -321,4 +351,20 @@ pub struct BenchStartFlags {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchPullFlags {
+    /// Measured pulls of each image by each engine, after one warm-up
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
+    /// Docker engine to measure beside ours, when it answers
+    #[arg(long, default_value = "unix:///var/run/docker.sock")]
+    pub docker: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Images of a registry nearby; they are removed from both engines first
+    #[arg(required = true)]
+    pub images: Vec<String>,
 }

@@ -7,14 +7,16 @@ mod events;
 mod exec;
 mod image;
 mod inspect;
+mod login;
 mod logs;
 mod pull;
+mod push;
 mod run;
 mod session;
 mod system;
 
-use crate::arguments::{BenchCommand, Cli, Command};
-use crate::client::ClientError;
+use crate::arguments::{BenchCommand, Cli, Command, ImageCommand, InspectFlags, SystemCommand};
+use crate::client::{Client, ClientError};
 use crate::daemon;
 
 /// Runs one command; `Ok` is the exit code.
@@ -41,14 +43,51 @@ pub async fn run(cli: Cli) -> anyhow::Result<i32> {
         }
         Command::Inspect(flags) => inspect::inspect(client, flags).await,
         Command::Pull(flags) => pull::pull_command(client, flags).await,
+        Command::Push(flags) => push::push(client, flags).await,
+        Command::Tag(flags) => image::tag(client, flags).await,
+        Command::Save(flags) => image::save(client, flags).await,
         Command::Load(flags) => image::load(client, flags).await,
+        Command::Import(flags) => image::import(client, flags).await,
+        Command::History(flags) => image::history(client, flags).await,
+        Command::Image(command) => image_command(client, command).await,
+        Command::Login(flags) => login::login(client, flags).await,
+        Command::Logout { server } => login::logout(server.as_deref()),
+        Command::System(SystemCommand::Df { verbose, format }) => {
+            system::df(client, verbose, format.as_deref()).await
+        }
         Command::Images(flags) => image::list(client, flags).await,
         Command::Rmi(flags) => image::remove(client, flags).await,
-        Command::Events(flags) => events::events(client, flags).await,
-        Command::Info { format } => system::info(client, format).await,
+        Command::Events(flags) | Command::System(SystemCommand::Events(flags)) => {
+            events::events(client, flags).await
+        }
+        Command::Info { format } | Command::System(SystemCommand::Info { format }) => {
+            system::info(client, format).await
+        }
         Command::Version { format } => system::version(client, format).await,
         Command::Bench(BenchCommand::Start(flags)) => bench::start(client, flags).await,
+        Command::Bench(BenchCommand::Pull(flags)) => bench::pull(client, &flags),
         Command::Doctor { .. } => Ok(0),
+    }
+}
+
+/// `image VERB`: the same as the short commands, and what has none.
+async fn image_command(client: &Client, command: ImageCommand) -> anyhow::Result<i32> {
+    match command {
+        ImageCommand::Ls(flags) => image::list(client, flags).await,
+        ImageCommand::Inspect { format, names } => {
+            let kind = Some("image".to_owned());
+            inspect::inspect(client, InspectFlags { format, kind, names }).await
+        }
+        ImageCommand::Rm(flags) => image::remove(client, flags).await,
+        ImageCommand::Prune(flags) => image::prune(client, flags).await,
+        ImageCommand::Verify { json } => image::verify(client, json).await,
+        ImageCommand::Pull(flags) => pull::pull_command(client, flags).await,
+        ImageCommand::Push(flags) => push::push(client, flags).await,
+        ImageCommand::Tag(flags) => image::tag(client, flags).await,
+        ImageCommand::Save(flags) => image::save(client, flags).await,
+        ImageCommand::Load(flags) => image::load(client, flags).await,
+        ImageCommand::Import(flags) => image::import(client, flags).await,
+        ImageCommand::History(flags) => image::history(client, flags).await,
     }
 }
 

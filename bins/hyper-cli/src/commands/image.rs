@@ -1,77 +1,21 @@
-//! `load images rmi`: the images that are here.
+//! `images rmi`, and below: archives, names, the store.
+
+mod archive;
+mod store;
+
+pub use archive::{import, load, save};
+pub use store::{history, prune, tag, verify};
 
 use std::collections::BTreeMap;
-use std::io::Read;
 
-use anyhow::{Context, bail};
-use bytes::Bytes;
-use http_body_util::BodyExt;
 use hyper::Method;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::container::filters;
-use crate::arguments::{ImagesFlags, LoadFlags, RmiFlags};
+use crate::arguments::{ImagesFlags, RmiFlags};
 use crate::client::{Body, Client, quote};
 use crate::output;
-use crate::terminal;
-
-pub async fn load(client: &Client, flags: LoadFlags) -> anyhow::Result<i32> {
-    let mut source: Box<dyn Read + Send> = match &flags.input {
-        Some(path) => Box::new(
-            std::fs::File::open(path).with_context(|| format!("open `{}`", path.display()))?,
-        ),
-        None if terminal::stdin_is_terminal() => {
-            bail!("load reads an archive from standard input: pipe one in, or give it with -i FILE")
-        }
-        None => Box::new(std::io::stdin()),
-    };
-    let (sender, chunks) = tokio::sync::mpsc::channel(4);
-    let reading = std::thread::spawn(move || -> std::io::Result<()> {
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            let length = source.read(&mut buffer)?;
-            if length == 0
-                || sender.blocking_send(Bytes::copy_from_slice(&buffer[..length])).is_err()
-            {
-                return Ok(());
-            }
-        }
-    });
-    let path = format!("/images/load?quiet={}", u8::from(flags.quiet));
-    let mut body = client.send(Method::POST, &path, Body::Tar(chunks)).await?.into_body();
-    let mut text = Vec::new();
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.context("read the answer")?.into_data() {
-            text.extend_from_slice(&data);
-        }
-        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = text.drain(..=end).collect();
-            show(&line)?;
-        }
-    }
-    show(&text)?;
-    match reading.join() {
-        Ok(outcome) => outcome.context("read the archive")?,
-        Err(_) => bail!("reading the archive failed"),
-    }
-    Ok(0)
-}
-
-fn show(line: &[u8]) -> anyhow::Result<()> {
-    if line.trim_ascii().is_empty() {
-        return Ok(());
-    }
-    let line: Value = serde_json::from_slice(line).context("an answer that is not JSON")?;
-    if let Some(error) = line["errorDetail"]["message"].as_str().or_else(|| line["error"].as_str())
-    {
-        bail!("load: {error}");
-    }
-    if let Some(text) = line["stream"].as_str() {
-        print!("{text}");
-    }
-    Ok(())
-}
 
 pub async fn list(client: &Client, flags: ImagesFlags) -> anyhow::Result<i32> {
     let mut words = flags.filter.clone();

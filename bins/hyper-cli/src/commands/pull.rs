@@ -7,7 +7,8 @@ use base64::Engine;
 use bytes::BytesMut;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
 use http_body_util::BodyExt;
-use hyper::Method;
+use hyper::body::Incoming;
+use hyper::{Method, Response};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -15,6 +16,8 @@ use crate::arguments::PullFlags;
 use crate::client::{Body, Client, quote};
 use crate::terminal;
 
+/// How the last states of a layer end.
+const DONE: [&str; 4] = ["complete", "Already exists", "already exists", "Pushed"];
 /// Longest line of progress accepted.
 const MAX_LINE: usize = 1 << 20;
 
@@ -42,6 +45,15 @@ pub async fn pull(
     }
     let body = credentials(name)?.map_or(Body::None, Body::Auth);
     let response = client.send(Method::POST, &path, body).await?;
+    show(response, quiet, on_stderr).await.with_context(|| format!("pull `{image}`"))
+}
+
+/// Shows the progress that an answer streams, to its end.
+pub async fn show(
+    response: Response<Incoming>,
+    quiet: bool,
+    on_stderr: bool,
+) -> anyhow::Result<()> {
     let mut progress = Progress::new(quiet, on_stderr);
     let mut body = response.into_body();
     let mut buffer = BytesMut::new();
@@ -50,18 +62,18 @@ pub async fn pull(
         buffer.extend_from_slice(&data);
         while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
             let line = buffer.split_to(end + 1);
-            progress.show(&line).with_context(|| format!("pull `{image}`"))?;
+            progress.show(&line)?;
         }
         if buffer.len() > MAX_LINE {
-            bail!("pull `{image}`: hyperd sent a line of progress that does not end");
+            bail!("hyperd sent a line of progress that does not end");
         }
     }
-    progress.show(&buffer).with_context(|| format!("pull `{image}`"))
+    progress.show(&buffer)
 }
 
 /// The user's credentials for the image's registry, from `~/.docker/config.json` and its helpers,
 /// as the `X-Registry-Auth` header has them.
-fn credentials(name: &str) -> anyhow::Result<Option<String>> {
+pub fn credentials(name: &str) -> anyhow::Result<Option<String>> {
     let server = match name.split_once('/') {
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
         _ => "https://index.docker.io/v1/",
@@ -84,7 +96,7 @@ fn credentials(name: &str) -> anyhow::Result<Option<String>> {
 }
 
 /// `name` and tag or digest; `latest` when there is neither.
-fn split(image: &str) -> (&str, &str) {
+pub fn split(image: &str) -> (&str, &str) {
     if let Some((name, digest)) = image.split_once('@') {
         return (name, digest);
     }
@@ -121,7 +133,7 @@ impl Progress {
         if self.quiet {
             return Ok(());
         }
-        let status = line["status"].as_str().unwrap_or_default();
+        let Some(status) = line["status"].as_str() else { return Ok(()) };
         match line["id"].as_str() {
             Some(id) if line.get("progressDetail").is_some() => self.layer(id, status, &line),
             Some(id) => self.print(&format!("{id}: {status}")),
@@ -164,7 +176,7 @@ impl Progress {
         }
         if let Some(current) = current {
             bar.set_position(current);
-        } else if status.ends_with("complete") || status == "Already exists" {
+        } else if DONE.iter().any(|word| status.ends_with(word)) {
             bar.finish();
         }
     }
