@@ -29,7 +29,20 @@ impl Engine {
 
     /// Starts a hyperd with more flags.
     pub fn start_with(flags: &[&str]) -> Self {
+        Self::start_in(None, flags)
+    }
+
+    /// Starts a hyperd with more flags whose data lies at `root`.
+    pub fn start_at(root: &Path, flags: &[&str]) -> Self {
+        Self::start_in(Some(root), flags)
+    }
+
+    fn start_in(root: Option<&Path>, flags: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("hyper-e2e-").tempdir().expect("directory");
+        if let Some(root) = root {
+            std::fs::create_dir_all(root).expect("data root");
+            std::os::unix::fs::symlink(root, dir.path().join("data")).expect("link");
+        }
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let daemon = spawn(dir.path(), &flags);
         let engine = Self { dir, daemon, flags };

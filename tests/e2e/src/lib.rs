@@ -10,7 +10,7 @@ mod engine;
 mod host;
 mod registry;
 
-pub use command::{Outcome, run};
+pub use command::{Outcome, run, run_command as run_with};
 pub use engine::Engine;
 pub use host::Host;
 pub use registry::Registry;

@@ -21,6 +21,33 @@ pub struct Registry {
 impl Registry {
     /// Starts an empty registry on a free port.
     pub fn start() -> Self {
+        Self::start_with(|_| String::new())
+    }
+
+    /// Starts one that only knows `user` with `password`.
+    pub fn start_for(user: &str, password: &str) -> Self {
+        Self::start_with(|dir| {
+            // Debian's libcrypt knows bcrypt, which is all that the registry takes.
+            let code = "print crypt($ARGV[0], q($2y$05$abcdefghijklmnopqrstuu))";
+            let hash =
+                run("perl", &["-e", code, password], Duration::from_secs(20)).succeeded().text();
+            let path = dir.join("users");
+            std::fs::write(&path, format!("{user}:{hash}\n")).expect("write the users");
+            format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", path.display())
+        })
+    }
+
+    /// Starts one that speaks TLS with this certificate and key.
+    pub fn start_tls(certificate: &Path, key: &Path) -> Self {
+        Self::start_with(|_| {
+            let (certificate, key) = (certificate.display(), key.display());
+            // Continues `http:`, which comes last.
+            format!("  tls:\n    certificate: {certificate}\n    key: {key}\n")
+        })
+    }
+
+    /// Starts one with more configuration.
+    fn start_with(more: impl Fn(&Path) -> String) -> Self {
         let dir = tempfile::Builder::new().prefix("hyper-registry-").tempdir().expect("directory");
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
@@ -29,8 +56,9 @@ impl Registry {
         let storage = dir.path().join("storage");
         let config = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  \
-             delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:{port}\n",
-            storage.display()
+             delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:{port}\n{}",
+            storage.display(),
+            more(dir.path())
         );
         let path = dir.path().join("config.yml");
         std::fs::File::create(&path)
@@ -54,6 +82,20 @@ impl Registry {
     /// `127.0.0.1:PORT/name`.
     pub fn reference(&self, name: &str) -> String {
         format!("127.0.0.1:{}/{name}", self.port)
+    }
+
+    /// `PORT`
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What skopeo sees there.
+    #[track_caller]
+    pub fn inspect(&self, name: &str) -> serde_json::Value {
+        let source = format!("docker://{}", self.reference(name));
+        let outcome =
+            run("skopeo", &["inspect", "--tls-verify=false", &source], Duration::from_secs(60));
+        serde_json::from_str(&outcome.succeeded().text()).expect("skopeo prints JSON")
     }
 
     /// Pushes an OCI archive as `name`.
