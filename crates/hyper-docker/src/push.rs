@@ -2,7 +2,7 @@
 
 use axum::http::HeaderMap;
 use hyper_engine::Error;
-use hyper_image::{Event, LayerState, Progress, Pushed, Reference};
+use hyper_image::{Event, LayerState, Platform, Progress, Pushed, Reference};
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -13,6 +13,9 @@ use crate::request::Query;
 
 pub(crate) async fn push(app: &App, name: &str, query: &Query, headers: &HeaderMap) -> ApiResult {
     let references = references(app, name, query)?;
+    if let Some(platform) = query.text("platform") {
+        check_platform(app, &references, platform)?;
+    }
     let auth = auth(headers)?;
     let (progress, events) = Progress::channel();
     let engine = app.engine.clone();
@@ -24,6 +27,23 @@ pub(crate) async fn push(app: &App, name: &str, query: &Query, headers: &HeaderM
         Ok::<Vec<Pushed>, Error>(pushed)
     };
     respond(events, work, |_| true, shown).await
+}
+
+/// `--platform`: what is here for a name is for one platform, which must be the one asked for.
+fn check_platform(app: &App, references: &[Reference], wanted: &str) -> ApiResult<()> {
+    let wanted: Platform = serde_json::from_str(wanted)
+        .map_err(|e| ApiError::invalid(format!("invalid platform `{wanted}`: {e}")))?;
+    for reference in references {
+        let name = reference.familiar();
+        let here = app.engine.image(&name)?.platform().normalised();
+        if here != wanted.normalised() {
+            return Err(ApiError::not_found(format!(
+                "{name} is here for {here}, not for {}: pull it with --platform first",
+                wanted.normalised()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn references(app: &App, name: &str, query: &Query) -> ApiResult<Vec<Reference>> {

@@ -24,6 +24,9 @@ mod config;
 mod credentials;
 mod digest;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod layer;
 mod platform;

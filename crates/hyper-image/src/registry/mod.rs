@@ -114,6 +114,12 @@ impl Registries {
     }
 }
 
+/// A `WWW-Authenticate` header, for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn parse_challenge(header: &str) {
+    let _ = challenge::parse(header);
+}
+
 /// Locks, whatever happened to an earlier holder: the maps behind these locks are whole at every moment.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

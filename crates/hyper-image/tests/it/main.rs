@@ -7,4 +7,5 @@ mod archives;
 mod durability;
 mod faults;
 mod lab;
+mod push;
 mod real;
