@@ -168,12 +168,12 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::NoSuchImage`], [`Error::Image`].
-    pub async fn tag(&self, image: &str, name: &Reference) -> Result<()> {
-        let image = self.image(image)?;
+    pub async fn tag(&self, source: &str, name: &Reference) -> Result<()> {
+        let image = self.image(source)?;
         let familiar = name.familiar();
         self.core
             .images
-            .tag(&image.id, name)
+            .tag_from(source, name)
             .await
             .map_err(|error| image_error(&familiar, error))?;
         self.image_event("tag", &familiar, &image);

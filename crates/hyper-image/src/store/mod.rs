@@ -240,16 +240,30 @@ impl Store {
     /// # Errors
     /// [`Error::NoSuchImage`]; [`Error::Reference`] if the name has a digest; disk.
     pub async fn tag(&self, image: &Digest, name: &Reference) -> Result<(), Error> {
+        self.tag_from(&image.to_string(), name).await
+    }
+
+    /// As [`tag`](Self::tag), by a name or an id. A name also says which manifest is meant, if the image was stored
+    /// with several: what is pushed under the new name is then what was pulled under the old one.
+    ///
+    /// # Errors
+    /// As [`tag`](Self::tag).
+    pub async fn tag_from(&self, source: &str, name: &Reference) -> Result<(), Error> {
         if name.digest().is_some() {
             return Err(ReferenceError::NotATag(name.familiar()).into());
         }
         let name = name.clone().or_latest();
-        let (inner, id) = (Arc::clone(&self.inner), *image);
+        let (inner, source) = (Arc::clone(&self.inner), source.to_owned());
         blocking(move || {
             inner.change(
                 |catalog| {
-                    let missing = || Error::NoSuchImage { name: id.to_string() };
-                    let entry = catalog.entries_of(&id).last().cloned().ok_or_else(missing)?;
+                    let id = catalog.resolve(&source)?;
+                    let missing = || Error::NoSuchImage { name: source.clone() };
+                    let reference = source.parse::<Reference>().ok().map(Reference::or_latest);
+                    let named = reference.and_then(|name| catalog.entry_named(&name));
+                    let named = named.filter(|entry| entry.stored.id() == id);
+                    let entry = named.or_else(|| catalog.entries_of(&id).last());
+                    let entry = entry.cloned().ok_or_else(missing)?;
                     let descriptor = entry.descriptor;
                     catalog.set(
                         Some(&name),

@@ -196,3 +196,31 @@ async fn index_is_pushed_if_all_of_it_is_here() {
     }
     assert_sound(&other_store, other.path()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tagged_name_keeps_the_manifest_it_was_pulled_with() {
+    // One config, two manifests: the same layer compressed in two ways.
+    let layer = tar(&[file("data", &noise(50 << 10))]);
+    let plain = Layer {
+        media_type: "application/vnd.oci.image.layer.v1.tar".to_owned(),
+        blob: layer.clone(),
+        ..Layer::gzip(&layer)
+    };
+    let images = [Image::of(vec![Layer::gzip(&layer)]), Image::of(vec![plain])];
+    let digests: Vec<Digest> = images.iter().map(|image| Digest::of(&image.manifest)).collect();
+    let [gzipped, plain] = images;
+    let source = Server::start(vec![("a:1", gzipped), ("z:1", plain)], |_, reply| reply).await;
+    let registry = Server::start(vec![], |request, _| good(request, 2)).await;
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).await;
+    for name in ["a:1", "z:1"] {
+        pull(&store, &source.name(name)).await.unwrap();
+    }
+    assert_eq!(store.list().len(), 1);
+    for (name, digest) in [("a:1", digests[0]), ("z:1", digests[1])] {
+        let target: Reference = registry.name("app:1").parse().unwrap();
+        store.tag_from(&source.name(name), &target).await.unwrap();
+        let pushed = store.push(&target, &Auth::default(), Progress::none()).await.unwrap();
+        assert_eq!(pushed.digest, digest, "{name}");
+    }
+}
