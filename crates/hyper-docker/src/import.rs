@@ -3,26 +3,28 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use futures_util::TryStreamExt as _;
 use hyper_image::{History, ImageConfig, Platform, Progress, Reference};
 use serde_json::json;
-use tokio_util::io::StreamReader;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::progress::{Step, respond};
 use crate::request::Query;
+use crate::upload::with_body;
 
 /// Longest wait for the head of an URL's answer.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn import(app: &App, source: &str, query: &Query, body: Body) -> ApiResult {
-    let name = name(query)?;
-    let config = config(source, query)?;
+    let wanted = name(query).and_then(|name| Ok((name, config(source, query)?)));
+    let (name, config) = match wanted {
+        Ok(wanted) => wanted,
+        Err(error) => return with_body(body, |_| async { Err(error) }).await,
+    };
     let body = if source == "-" { body } else { fetch(app, source).await? };
-    let reader = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
     let engine = app.engine.clone();
-    let work = async move { engine.import(Box::pin(reader), config, name.as_ref()).await };
+    let work =
+        with_body(body, async move |reader| engine.import(reader, config, name.as_ref()).await);
     // No events: the stream ends with the image's id.
     let (_, events) = Progress::channel();
     respond(

@@ -34,6 +34,7 @@ mod push;
 mod request;
 mod server;
 mod system;
+mod upload;
 
 pub use app::{App, RegistryNames};
 pub use server::{Listener, serve};

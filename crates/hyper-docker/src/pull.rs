@@ -6,16 +6,15 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse as _;
-use futures_util::TryStreamExt as _;
 use hyper_image::{Auth, Digest, Event, Image, LayerState, Progress, Reference};
 use serde_json::{Value, json};
-use tokio_util::io::StreamReader;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::import::import;
 use crate::progress::{Step, respond};
 use crate::request::Query;
+use crate::upload::with_body;
 
 pub(crate) async fn create(
     State(app): State<App>,
@@ -119,8 +118,7 @@ pub(crate) fn status(digest: &Digest, word: &str) -> Value {
 }
 
 pub(crate) async fn load(State(app): State<App>, body: Body) -> ApiResult {
-    let reader = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
-    let loaded = app.engine.load(Box::pin(reader), Progress::none()).await?;
+    let loaded = with_body(body, |reader| app.engine.load(reader, Progress::none())).await?;
     let mut text = String::new();
     for one in loaded {
         let lines = if one.names.is_empty() {

@@ -130,10 +130,17 @@ impl Reference {
         if self.registry != DEFAULT_REGISTRY {
             return self.name();
         }
-        match self.repository.strip_prefix("library/") {
+        let short = match self.repository.strip_prefix("library/") {
             // `docker.io/library/a/b` would come back as `docker.io/a/b`, another repository.
-            Some(rest) if !rest.contains('/') => rest.to_owned(),
-            _ => self.repository.clone(),
+            Some(rest) if !rest.contains('/') => rest,
+            _ => &self.repository,
+        };
+        // `docker.io/a.b/c` would come back as `c` of the registry `a.b`, and 64 digits as an id.
+        match short.parse::<Self>() {
+            Ok(again) if again.registry == self.registry && again.repository == self.repository => {
+                short.to_owned()
+            }
+            _ => self.name(),
         }
     }
 
@@ -351,6 +358,21 @@ mod test {
 
     fn parse(text: &str) -> Reference {
         text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn familiar_name_never_means_another_repository() {
+        let id = "a".repeat(64);
+        for (text, familiar) in [
+            ("docker.io/a.b/c", "docker.io/a.b/c"),
+            ("docker.io/localhost/c", "docker.io/localhost/c"),
+            ("docker.io/library/busybox", "busybox"),
+            (&format!("docker.io/library/{id}"), &format!("docker.io/library/{id}")),
+        ] {
+            let reference: Reference = text.parse().unwrap();
+            assert_eq!(reference.familiar(), familiar);
+            assert_eq!(reference.familiar().parse::<Reference>().unwrap(), reference);
+        }
     }
 
     #[test]
