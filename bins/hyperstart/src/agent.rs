@@ -11,8 +11,9 @@ use serde::Deserialize as _;
 use crate::{
     container::{Container, aside, check_id},
     failure::{Doing as _, Outcome, failure},
+    files,
     oci::spec::Resources,
-    pod, power,
+    pod, power, processes,
     reaper::Reaper,
 };
 
@@ -63,7 +64,14 @@ impl Agent {
             Request::CreateContainer(create) => started(self.create(&create).await),
             Request::Processes { container } => {
                 match self.container(&container).and_then(|known| known.cgroup.processes()) {
-                    Ok(processes) => Reply::Processes { processes },
+                    Ok(pids) => Reply::Processes { processes: processes::describe(&pids) },
+                    Err(failure) => Reply::Error(failure),
+                }
+            }
+            Request::StatPath { container, path } => {
+                let first = self.container(&container).and_then(|known| known.first.living());
+                match async { files::stat(first?, &path).await }.await {
+                    Ok(stat) => Reply::Path(stat),
                     Err(failure) => Reply::Error(failure),
                 }
             }
@@ -100,6 +108,15 @@ impl Agent {
             Request::DeleteContainer { container } => self.delete(&container).await,
             Request::DeleteExec { process } => {
                 self.container(&process.container)?.forget_exec(&process)
+            }
+            Request::ReadFiles { container, what, stream } => {
+                let known = self.container(&container)?;
+                let first = known.first.living()?;
+                files::read(&self.link, &known.directories(), first, &what, stream).await
+            }
+            Request::WriteFiles(request) => {
+                let first = self.container(&request.container)?.first.living()?;
+                files::write(&self.link, first, &request).await
             }
             // The others are answered above.
             _ => Ok(()),

@@ -12,6 +12,7 @@
 //!
 //! - [`boot`]: file systems, kernel command line. [`carrier`]: the link device.
 //! - [`agent`]: requests. [`container`]: making and running containers. [`cgroup`]: their limits.
+//! - [`files`]: reading and writing a container's files. [`processes`]: what runs in it.
 //! - [`oci`]: the part of the OCI runtime specification that is carried out here.
 //! - [`stdio`]: bytes between processes and streams. [`reaper`]: how processes end.
 //! - [`pod`], [`network`]: identity, clock, entropy, interfaces, routes. [`power`]: the end.
@@ -24,11 +25,13 @@ mod carrier;
 mod cgroup;
 mod container;
 mod failure;
+mod files;
 mod kernel_file;
 mod network;
 mod oci;
 mod pod;
 mod power;
+mod processes;
 mod reaper;
 mod stdio;
 mod sys;
@@ -98,7 +101,7 @@ async fn serve(boot: &Boot) -> io::Result<std::convert::Infallible> {
 }
 
 fn hello() -> AgentHello {
-    let capabilities = ["exec", "terminal", "seccomp", "cgroup2", "freeze", "erofs", "overlay"];
+    let capabilities = ["exec", "terminal", "seccomp", "cgroup2", "freeze", "erofs", "overlay", "files"];
     AgentHello {
         min_version: LINK_VERSIONS.0,
         max_version: LINK_VERSIONS.1,

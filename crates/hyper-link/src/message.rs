@@ -32,7 +32,7 @@ pub enum Request {
     Freeze { container: String, frozen: bool },
     /// Changes the limits of a container; the OCI `linux.resources` object.
     Update { container: String, resources: serde_json::Value },
-    /// Guest process ids of the container.
+    /// The container's processes, with their ids in the guest.
     Processes { container: String },
     /// Counters of a container's cgroup, and of the guest as a whole.
     Stats { container: String },
@@ -40,6 +40,14 @@ pub enum Request {
     DeleteContainer { container: String },
     /// Forgets an exec that has exited.
     DeleteExec { process: ProcessId },
+    /// What is behind a path of a container, without following a link at its end; see
+    /// [`Reply::Path`].
+    StatPath { container: String, path: String },
+    /// Writes files of a container to a stream and ends it. Answered when all of it is written;
+    /// after a failure the stream is reset.
+    ReadFiles { container: String, what: ReadFiles, stream: u32 },
+    /// Reads a tar archive from a stream to its end and unpacks it in a container.
+    WriteFiles(Box<WriteFiles>),
     /// Sets the guest's clock; nanoseconds since the Unix epoch.
     SetTime { unix_ns: i64 },
     /// Is the agent alive?
@@ -64,6 +72,9 @@ impl Request {
             Self::Stats { .. } => "stats",
             Self::DeleteContainer { .. } => "delete_container",
             Self::DeleteExec { .. } => "delete_exec",
+            Self::StatPath { .. } => "stat_path",
+            Self::ReadFiles { .. } => "read_files",
+            Self::WriteFiles(_) => "write_files",
             Self::SetTime { .. } => "set_time",
             Self::Ping => "ping",
             Self::Shutdown => "shutdown",
@@ -177,6 +188,72 @@ pub struct Exec {
     pub streams: Streams,
 }
 
+/// What [`Request::ReadFiles`] reads.
+///
+/// Paths are a container's own: links in them are followed inside its root, whatever they say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "what")]
+pub enum ReadFiles {
+    /// A tar of one file, or of a directory with all below it, named by the last part of `path`.
+    /// Mounted disks and directories are part of it, file systems of the kernel and of memory not.
+    Tree { path: String },
+    /// A tar of the whole root file system, without anything mounted on it.
+    Root,
+    /// A tar of what was changed since the image, as an OCI layer.
+    Changes,
+    /// What was changed since the image: for each path its kind (`A`, `C`, `D`), the path, a NUL.
+    ChangeList,
+}
+
+/// See [`Request::WriteFiles`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteFiles {
+    pub container: String,
+    /// An existing directory.
+    pub path: String,
+    /// A directory is not replaced by something else, nor something else by a directory.
+    pub keep_directories: bool,
+    /// `user[:group]` of the image that everything is to belong to, in place of the archive's ids.
+    pub owner: Option<String>,
+    pub stream: u32,
+}
+
+/// What is behind a path.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathStat {
+    /// `st_mode`
+    pub mode: u32,
+    pub size: u64,
+    /// Nanoseconds since the Unix epoch.
+    pub mtime_ns: i64,
+    /// Where a symbolic link leads to in the end, as an absolute path in the container; empty for
+    /// everything else.
+    pub target: String,
+}
+
+/// A process of a container, from the guest's /proc.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessInfo {
+    pub pid: u32,
+    pub parent: u32,
+    pub uid: u32,
+    /// `R`, `S`, `Z`, …
+    pub state: String,
+    /// Device number of the controlling terminal; 0: none.
+    pub terminal: u32,
+    pub started_unix_ns: i64,
+    pub cpu_ms: u64,
+    pub memory_bytes: u64,
+    pub resident_bytes: u64,
+    pub threads: u32,
+    pub nice: i32,
+    /// Name of the program, 15 bytes at most.
+    pub name: String,
+    /// The argument vector, separated by blanks; cut when it is long.
+    pub command: String,
+}
+
 /// What the agent answers. `Error` may answer any request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
@@ -187,9 +264,10 @@ pub enum Reply {
         pid: u32,
     },
     Processes {
-        processes: Vec<u32>,
+        processes: Vec<ProcessInfo>,
     },
     Stats(Box<Stats>),
+    Path(PathStat),
     Error(Failure),
 }
 
@@ -219,6 +297,10 @@ pub enum FailureKind {
     /// The spec asks for something the guest cannot do.
     Unsupported,
     InvalidArgument,
+    /// A file system is mounted read-only.
+    ReadOnly,
+    /// The container's writable disk is full.
+    NoSpace,
     Internal,
     /// Written by a newer agent.
     #[serde(other)]

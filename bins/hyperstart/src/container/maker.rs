@@ -32,9 +32,9 @@ use super::{
 };
 use crate::{
     cgroup::{self, Cgroup},
-    failure::{Doing as _, Outcome, failure},
+    failure::{Doing as _, Outcome, failure, invalid},
     kernel_file,
-    oci::spec::{Process, Seccomp, Spec, USER_NAME},
+    oci::spec::{FILES_ONLY, Process, Seccomp, Spec, USER_NAME},
     sys::{self, Forked},
 };
 
@@ -120,6 +120,51 @@ pub(crate) async fn aside(work: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
     }
 }
 
+/// A child that works for as long as its standard streams keep it busy.
+#[derive(Debug)]
+pub(crate) struct Helper {
+    ear: Ear,
+}
+
+impl Helper {
+    /// Starts `work` in a child with these standard streams and no other descriptors.
+    pub(crate) fn start(
+        stdio: [OwnedFd; 3],
+        work: impl FnOnce() -> Outcome<()>,
+    ) -> Outcome<Self> {
+        let [tool, ..] = &stdio;
+        let (_, ear) = fork_child(
+            &stdio,
+            tool.as_fd(),
+            || sys::fork(0, None),
+            |mouth, tool| {
+                // It may be a pipe, whose other copies keep it open.
+                drop(tool);
+                set_oom_score(None)?;
+                work()?;
+                mouth.say(&Word::Done);
+                Ok(())
+            },
+        )?;
+        Ok(Self { ear })
+    }
+
+    /// Resolves when the work is done. Its streams bound how long that takes.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(crate) async fn finished(self) -> Outcome<()> {
+        let gone = |why: &str| failure(FailureKind::Internal, format!("a child of the agent {why}"));
+        match self.ear.hear().await {
+            Ok(Some(Word::Done)) => Ok(()),
+            Ok(Some(Word::Failed(failure))) => Err(failure),
+            Ok(Some(Word::Ready(_))) => Err(gone("spoke out of turn")),
+            Ok(None) => Err(gone("died before it was done")),
+            Err(error) => Err(gone(&error.to_string())),
+        }
+    }
+}
+
 /// `/dev/null` thrice.
 pub(crate) fn no_streams() -> Outcome<[OwnedFd; 3]> {
     let open = || -> io::Result<OwnedFd> {
@@ -198,6 +243,18 @@ fn become_first(request: &CreateContainer, spec: &Spec, mouth: &Mouth) -> Outcom
     for (name, value) in &spec.linux.sysctl {
         crate::pod::set_sysctl(name, value)?;
     }
+    let read_only = spec.root.readonly || request.rootfs.read_only;
+    if spec.annotations.contains_key(FILES_ONLY) {
+        if read_only {
+            mounts::make_root_read_only()?;
+        }
+        mouth.say(&Word::Ready(None));
+        // Only its root is wanted: it waits to be killed, and ends with the agent.
+        while mouth.wait() {
+            mouth.say(&Word::Failed(invalid("this container is for its files only")));
+        }
+        sys::exit(1);
+    }
     let user_name = spec.process.user_name.as_deref();
     let launch = Launch {
         process: &spec.process,
@@ -206,7 +263,7 @@ fn become_first(request: &CreateContainer, spec: &Spec, mouth: &Mouth) -> Outcom
         first: true,
     };
     launch.run(mouth, || {
-        if spec.root.readonly || request.rootfs.read_only {
+        if read_only {
             mounts::make_root_read_only()?;
         }
         spec.linux.readonly_paths.iter().try_for_each(|path| mounts::make_read_only(path))?;

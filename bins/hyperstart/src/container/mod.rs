@@ -34,9 +34,10 @@ use tokio::{
     sync::{Mutex, watch},
 };
 
-pub(crate) use self::maker::{aside, no_streams};
+pub(crate) use self::maker::{Helper, aside, no_streams};
 pub(crate) use self::program::winsize;
-use self::{maker::Waiting, rootfs::Directories};
+pub(crate) use self::rootfs::Directories;
+use self::maker::Waiting;
 use crate::{
     cgroup::Cgroup,
     failure::{Doing as _, Outcome, failure, invalid},
@@ -67,7 +68,7 @@ impl Process {
     }
 
     /// The pid, if the process has not ended.
-    fn living(&self) -> Outcome<Pid> {
+    pub(crate) fn living(&self) -> Outcome<Pid> {
         if self.reaped.get() {
             let name = name(&self.id);
             return Err(failure(FailureKind::NotFound, format!("{name} has exited")));
@@ -249,6 +250,11 @@ impl Container {
         for exec in execs {
             exec.ended().await;
         }
+    }
+
+    /// Where its root file system is put together.
+    pub(crate) fn directories(&self) -> Directories {
+        Directories::of(&self.id)
     }
 
     /// Unmounts and removes everything of a container whose processes have ended.

@@ -33,7 +33,7 @@ use crate::{
     oci::{
         capability,
         seccomp::Filter,
-        spec::{Process, Seccomp},
+        spec::{ConsoleSize, Process, Seccomp},
         user,
     },
 };
@@ -136,9 +136,7 @@ impl Launch<'_> {
             unlockpt(&master)?;
             let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
             let slave = ioctl_tiocgptpeer(&master, peer)?;
-            if let Some(size) = self.process.console_size {
-                tcsetwinsize(&master, winsize(size.height, size.width))?;
-            }
+            tcsetwinsize(&master, first_size(self.process.console_size))?;
             fchown(&slave, Some(Uid::from_raw(uid)), None)?;
             ioctl_tiocsctty(&slave)?;
             if self.first {
@@ -178,6 +176,14 @@ impl Launch<'_> {
 /// The kernel's form of a terminal size.
 pub(crate) fn winsize(rows: u16, columns: u16) -> Winsize {
     Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+/// A terminal's size until its client says. Some programs take 0 by 0 for an error.
+fn first_size(wanted: Option<ConsoleSize>) -> Winsize {
+    match wanted {
+        Some(ConsoleSize { height: height @ 1.., width: width @ 1.. }) => winsize(height, width),
+        _ => winsize(24, 80),
+    }
 }
 
 fn working_directory(process: &Process) -> &str {

@@ -43,6 +43,15 @@ impl Directories {
         self.base.join("root")
     }
 
+    pub(crate) fn image(&self) -> PathBuf {
+        self.base.join("image")
+    }
+
+    /// The overlay's upper directory: what was changed since the image.
+    pub(crate) fn changes(&self) -> PathBuf {
+        self.base.join("upper/upper")
+    }
+
     pub(crate) fn files(&self) -> PathBuf {
         self.base.join("files")
     }

@@ -52,6 +52,9 @@ pub(crate) struct Process {
 /// Annotation with the first process's `user[:group]`, to be looked up in the image.
 pub(crate) const USER_NAME: &str = "io.hyper.user";
 
+/// Annotation of a container that is made for its files: nothing runs in it.
+pub(crate) const FILES_ONLY: &str = "io.hyper.files-only";
+
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ConsoleSize {
