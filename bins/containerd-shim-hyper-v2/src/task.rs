@@ -164,7 +164,9 @@ impl Task for Service {
 
     async fn pids(&self, _: &Context, request: PidsRequest) -> Result<PidsResponse> {
         let pids = self.pod.processes(&request.id).await.map_err(|error| status(&error))?;
-        let processes = pids.into_iter().map(|pid| ProcessInfo { pid, ..ProcessInfo::default() });
+        let processes = pids
+            .into_iter()
+            .map(|process| ProcessInfo { pid: process.pid, ..ProcessInfo::default() });
         Ok(PidsResponse { processes: processes.collect(), ..PidsResponse::default() })
     }
 

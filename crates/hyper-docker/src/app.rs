@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::{HeaderValue, Method, Uri, header};
 use axum::response::Response;
-use axum::routing::{any, delete, get, post};
+use axum::routing::{any, delete, get, head, post};
 use hyper_engine::Engine;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -76,7 +76,7 @@ impl App {
 }
 
 fn containers() -> Router<App> {
-    use container::{attach, create, inspect, lifecycle, list, logs, stats};
+    use container::{attach, create, files, inspect, lifecycle, list, logs, stats, top};
     Router::new()
         .route("/containers/create", post(create::create))
         .route("/containers/json", get(list::list))
@@ -93,7 +93,13 @@ fn containers() -> Router<App> {
         .route("/containers/{id}/update", post(lifecycle::update))
         .route("/containers/{id}/wait", post(lifecycle::wait))
         .route("/containers/{id}/resize", post(lifecycle::resize))
-        .route("/containers/{id}/top", get(lifecycle::top))
+        .route("/containers/{id}/top", get(top::top))
+        .route(
+            "/containers/{id}/archive",
+            head(files::stat).get(files::download).put(files::upload),
+        )
+        .route("/containers/{id}/changes", get(files::changes))
+        .route("/containers/{id}/export", get(files::export))
         .route("/containers/{id}/attach", post(attach::attach))
         .route("/containers/{id}/logs", get(logs::logs))
         .route("/containers/{id}/stats", get(stats::stats))

@@ -5,9 +5,11 @@
 //! - [`actor`]: the one task that changes either; everyone else reads the published [`View`].
 //! - [`create`]: from a request to a spec.
 //! - [`start`]: from a spec to a running pod.
+//! - [`lending`]: a pod for its files while it does not run.
 
 pub(crate) mod actor;
 pub(crate) mod create;
+pub(crate) mod lending;
 pub mod spec;
 pub(crate) mod start;
 pub mod state;

@@ -14,6 +14,13 @@ pub enum Error {
     NoSuchExec(String),
     #[error("No such image: {0}")]
     NoSuchImage(String),
+    /// In Docker's words.
+    #[error("{0}")]
+    NoSuchPath(String),
+    #[error("{0}")]
+    ReadOnly(String),
+    #[error("{0}: remove files in it, or give it a larger disk (--storage-opt size=)")]
+    ContainerFull(String),
     #[error("multiple containers have an id that begins with `{0}`: give more digits")]
     AmbiguousContainer(String),
     #[error(
@@ -85,6 +92,7 @@ pub enum Kind {
     Forbidden,
     Conflict,
     NotModified,
+    Forbidden,
     Unsupported,
     Unavailable,
     Internal,
@@ -94,7 +102,11 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::NoSuchContainer(_) | Self::NoSuchExec(_) | Self::NoSuchImage(_) => Kind::NotFound,
+            Self::NoSuchContainer(_)
+            | Self::NoSuchExec(_)
+            | Self::NoSuchImage(_)
+            | Self::NoSuchPath(_) => Kind::NotFound,
+            Self::ReadOnly(_) => Kind::Forbidden,
             Self::AmbiguousContainer(_) | Self::Invalid(_) | Self::Program { .. } => Kind::Invalid,
             Self::NameInUse { .. } | Self::Conflict(_) => Kind::Conflict,
             Self::NotModified(_) => Kind::NotModified,
@@ -105,6 +117,7 @@ impl Error {
             }
             Self::Image(error) => image_kind(error.kind()),
             Self::Supervisor { .. }
+            | Self::ContainerFull(_)
             | Self::Deadline { .. }
             | Self::Disk(_)
             | Self::File { .. }

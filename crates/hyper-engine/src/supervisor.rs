@@ -4,11 +4,13 @@
 //! like containerd: it starts the supervisor program, asks, and may go away at any time. What it
 //! needs to come back is in the bundle: [`ADDRESS_FILE`].
 //!
+//! - [`files`]: files and processes of the container.
 //! - [`launch`]: starts the program and learns its address.
 //! - [`task`]: the ttrpc client.
 //! - [`publish`]: the service that supervisors send their events to.
 //! - [`Pod`]: one connected supervisor with one container.
 
+pub(crate) mod files;
 pub(crate) mod launch;
 pub(crate) mod publish;
 pub(crate) mod task;
@@ -248,13 +250,6 @@ impl Pod {
         self.tell("ResizePty", &request, QUICK).await
     }
 
-    /// Process ids in the guest.
-    pub async fn pids(&self) -> Result<Vec<u32>> {
-        let request = api::PidsRequest { id: self.id.clone(), ..Default::default() };
-        let pids: api::PidsResponse = self.ask("Pids", &request, Some(QUICK)).await?;
-        Ok(pids.processes.iter().map(|process| process.pid).collect())
-    }
-
     /// Counters, as the supervisor packs them.
     pub async fn stats(&self) -> Result<Any> {
         let request = api::StatsRequest { id: self.id.clone(), ..Default::default() };
@@ -473,6 +468,11 @@ fn unix_ns(time: Option<&Timestamp>) -> i64 {
     time.map_or_else(hyper_stdio::now_ns, |time| {
         time.seconds.saturating_mul(1_000_000_000).saturating_add(time.nanos.into())
     })
+}
+
+/// A failure that is neither the program's nor the caller's.
+pub(crate) fn trouble(id: &str, what: &'static str, why: String) -> Error {
+    failure(id, what, why)
 }
 
 fn failure(id: &str, what: &'static str, why: String) -> Error {

@@ -102,8 +102,9 @@ impl PodError {
                 | FailureKind::NotExecutable
                 | FailureKind::UnknownUser
                 | FailureKind::InvalidArgument => Kind::InvalidArgument,
+                FailureKind::ReadOnly => Kind::FailedPrecondition,
                 FailureKind::Unsupported => Kind::Unsupported,
-                FailureKind::Internal | FailureKind::Other => Kind::Internal,
+                FailureKind::NoSpace | FailureKind::Internal | FailureKind::Other => Kind::Internal,
             },
             Self::Dead { .. } => Kind::Unavailable,
             Self::File { .. } | Self::Boot { .. } | Self::Agent { .. } | Self::Internal(_) => {

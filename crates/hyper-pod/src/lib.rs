@@ -26,6 +26,7 @@ mod create;
 mod error;
 mod exit;
 mod exits;
+mod files;
 mod guest;
 mod mounts;
 mod network;

@@ -72,6 +72,20 @@ impl Actor {
                     _ => None,
                 });
             }
+            Command::Files { container, reply } => {
+                let process = ProcessId { container, exec: None };
+                let guest = self.live(&process, "reach its files");
+                let guest = guest.and_then(|guest| match guest.is_paused() {
+                    false => Ok(guest),
+                    true => Err(PodError::State {
+                        what: "container",
+                        id: process.container,
+                        state: "paused with its guest",
+                        action: "reach its files",
+                    }),
+                });
+                answer(reply, guest);
+            }
             Command::Attach { process, wanted, reply } => {
                 let attached = self.attach(&process, wanted);
                 answer(reply, attached);

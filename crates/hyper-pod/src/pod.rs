@@ -1,14 +1,16 @@
 //! The handle to a pod: what can be asked of it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use hyper_link::message::{ProcessId, Stats};
+use hyper_link::message::{ProcessId, ProcessInfo, Stats};
 use hyper_stdio::{Attachment, Wanted};
 use hyper_task::pod::{ExitRecord, Phases, PodReport};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::actor::{Actor, Input};
+use crate::guest::Guest;
 use crate::record::{Reply, Status};
 use crate::{PodError, RootfsMount, Settings, Uris};
 
@@ -73,7 +75,8 @@ pub(crate) enum Command {
     SetPaused { container: String, paused: bool, reply: Reply<()> },
     Update { container: String, resources: Value, reply: Reply<()> },
     Stats { container: String, reply: Reply<Stats> },
-    Processes { container: String, reply: Reply<Vec<u32>> },
+    Processes { container: String, reply: Reply<Vec<ProcessInfo>> },
+    Files { container: String, reply: Reply<Arc<Guest>> },
     Attach { process: ProcessId, wanted: Wanted, reply: Reply<Attachment> },
     Phases { container: String, reply: Reply<Phases> },
     Pod { reply: Reply<PodReport> },
@@ -204,11 +207,11 @@ impl Pod {
         self.ask(|reply| Command::Stats { container, reply }).await
     }
 
-    /// Process ids in the guest.
+    /// Processes, with their ids in the guest.
     ///
     /// # Errors
     /// [`PodError`].
-    pub async fn processes(&self, container: &str) -> Result<Vec<u32>, PodError> {
+    pub async fn processes(&self, container: &str) -> Result<Vec<ProcessInfo>, PodError> {
         let container = container.to_owned();
         self.ask(|reply| Command::Processes { container, reply }).await
     }
@@ -219,6 +222,12 @@ impl Pod {
     /// [`PodError`]; `Unsupported` when they go to FIFOs.
     pub async fn attach(&self, process: ProcessId, wanted: Wanted) -> Result<Attachment, PodError> {
         self.ask(|reply| Command::Attach { process, wanted, reply }).await
+    }
+
+    /// The guest of a container whose files can be reached: it is there and is not paused.
+    pub(crate) async fn files(&self, container: &str) -> Result<Arc<Guest>, PodError> {
+        let container = container.to_owned();
+        self.ask(|reply| Command::Files { container, reply }).await
     }
 
     /// When things happened to a container.

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use hyper_link::message::ProcessId;
+use hyper_link::message::{ProcessId, WriteFiles};
 use hyper_stdio::attach::{read_call, serve as carry, write_answer};
 use hyper_stdio::{Attachment, Wanted};
 use hyper_task::pod::{Answer, Call};
@@ -11,7 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use crate::error::chain;
-use crate::{Pod, PodError};
+use crate::{Pod, PodError, files};
 
 /// How long a client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,6 +49,15 @@ async fn client(pod: &Pod, container: String, mut stream: UnixStream) -> io::Res
     let answer = match call {
         Call::Phases => pod.phases(&container).await.map(Answer::Phases),
         Call::Pod => pod.report().await.map(|report| Answer::Pod(Box::new(report))),
+        Call::Stat { path } => Ok(files::stat(pod, container, path).await),
+        Call::Read { what } => return files::read(pod, container, what, stream).await,
+        Call::Write { path, keep_directories, owner } => {
+            let request = WriteFiles { container, path, keep_directories, owner, stream: 0 };
+            return files::write(pod, request, stream).await;
+        }
+        Call::Processes => pod.processes(&container).await.map(|processes| Answer::Processes {
+            processes: processes.into_iter().map(files::process).collect(),
+        }),
         Call::Attach { exec, stdin, stdout, stderr } => {
             let process = ProcessId { container, exec };
             match pod.attach(process, Wanted { stdin, stdout, stderr }).await {

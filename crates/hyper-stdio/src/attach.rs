@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use hyper_task::pod::{Answer, Call, MAX_FRAME, MAX_LINE};
+use hyper_task::pod::{Answer, Call, FileFault, MAX_FRAME, MAX_LINE};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufWriter};
@@ -40,6 +40,9 @@ pub enum CallError {
     /// The supervisor's words.
     #[error("{0}")]
     Refused(String),
+    /// Files could not be read or written.
+    #[error("{}", .0.message)]
+    Fault(FileFault),
     #[error("supervisor at `{}` gave another answer than asked for", path.display())]
     Unexpected { path: PathBuf },
 }
@@ -71,6 +74,23 @@ pub async fn attach(
     }
 }
 
+/// Begins a transfer of files: [`Call::Read`] or [`Call::Write`].
+///
+/// # Errors
+/// [`CallError`].
+pub async fn transfer(
+    path: &Path,
+    call: &Call,
+) -> Result<(FrameReader<OwnedReadHalf>, FrameWriter<OwnedWriteHalf>), CallError> {
+    match ask(path, call).await? {
+        (stream, Answer::Transferring) => {
+            let (read, write) = stream.into_split();
+            Ok((FrameReader::new(read), FrameWriter::new(write)))
+        }
+        _ => Err(CallError::Unexpected { path: path.to_owned() }),
+    }
+}
+
 async fn ask(path: &Path, call: &Call) -> Result<(UnixStream, Answer), CallError> {
     let asked = async {
         let mut stream = socket::connect(path).await?;
@@ -82,6 +102,7 @@ async fn ask(path: &Path, call: &Call) -> Result<(UnixStream, Answer), CallError
         Err(_) => Err(CallError::Silent { path: path.to_owned() }),
         Ok(Err(source)) => Err(CallError::Io { path: path.to_owned(), source }),
         Ok(Ok((_, Answer::Error { message }))) => Err(CallError::Refused(message)),
+        Ok(Ok((_, Answer::Fault(fault)))) => Err(CallError::Fault(fault)),
         Ok(Ok(answered)) => Ok(answered),
     }
 }
@@ -238,7 +259,15 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// # Errors
     /// The stream's.
     pub async fn end_stdin(&mut self) -> io::Result<()> {
-        self.frame(0, &[]).await?;
+        self.end(0).await
+    }
+
+    /// Sends the empty frame that ends `stream`.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub async fn end(&mut self, stream: u8) -> io::Result<()> {
+        self.frame(stream, &[]).await?;
         self.flush().await
     }
 

@@ -15,6 +15,9 @@ pub const MEMORY: &str = "io.hyper.memory";
 /// The weakest acceptable wall, as in `hyper_hypervisor::Wall` (kebab-case).
 pub const MIN_ISOLATION: &str = "io.hyper.min-isolation";
 
+/// Present: the container is made for its files, nothing is to run in it.
+pub const FILES_ONLY: &str = "io.hyper.files-only";
+
 /// `sandbox` or `container`: containerd's CRI plugin.
 pub const CRI_CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
 /// Pod that a `container` belongs to: containerd's CRI plugin. hyperd uses the same keys.

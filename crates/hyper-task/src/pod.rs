@@ -10,6 +10,15 @@
 //! supervisor → client: stream 1 stdout (or terminal), 2 stderr; closes after the last byte
 //! ```
 //! A client that just disconnects does not end the container's stdin.
+//!
+//! After [`Answer::Transferring`] the same frames carry files:
+//! ```text
+//! reading: supervisor → client: stream 1 the bytes, its empty frame: that was all
+//! writing: client → supervisor: stream 0 the bytes, its empty frame: that was all
+//!          supervisor → client: stream 1, empty: all of it is in place
+//! both:    supervisor → client: stream 2: a [`FileFault`] as JSON; nothing follows
+//! ```
+//! A client that disconnects ends the transfer; what was written by then stays.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +38,20 @@ pub enum Call {
     /// Joins the streams of the container's first process or of an exec, from now on. May come
     /// before the process is started: then no output is missed.
     Attach { exec: Option<String>, stdin: bool, stdout: bool, stderr: bool },
+    /// [`Answer::Path`]: what is at a path of the container; a link at its end is not followed.
+    Stat { path: String },
+    /// Files of the container.
+    Read { what: ReadFiles },
+    /// A tar archive to be unpacked in a directory of the container.
+    Write {
+        path: String,
+        /// A directory is not replaced by something else, nor something else by a directory.
+        keep_directories: bool,
+        /// `user[:group]` of the image that everything is to belong to.
+        owner: Option<String>,
+    },
+    /// [`Answer::Processes`].
+    Processes,
     /// [`Answer::Phases`].
     Phases,
     /// [`Answer::Pod`].
@@ -41,11 +64,89 @@ pub enum Call {
 pub enum Answer {
     /// Frames follow.
     Attached,
+    /// Frames follow, see the module.
+    Transferring,
+    Path(PathStat),
+    Processes {
+        processes: Vec<ProcessInfo>,
+    },
     Phases(Phases),
     Pod(Box<PodReport>),
+    /// Files could not be read or written.
+    Fault(FileFault),
     Error {
         message: String,
     },
+}
+
+/// What [`Call::Read`] reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "what")]
+pub enum ReadFiles {
+    /// A tar of one file, or of a directory with all below it.
+    Tree { path: String },
+    /// A tar of the whole root file system, without what is mounted on it.
+    Root,
+    /// A tar of what was changed since the image: an OCI layer.
+    Changes,
+    /// The same as a list: for each path its kind (`A`, `C`, `D`), the path, a NUL.
+    ChangeList,
+}
+
+/// What is at a path of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathStat {
+    /// `st_mode`
+    pub mode: u32,
+    pub size: u64,
+    /// Nanoseconds since the Unix epoch.
+    pub mtime_ns: i64,
+    /// Where a symbolic link leads to in the end; empty for everything else.
+    pub target: String,
+}
+
+/// Why files could not be read or written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileFault {
+    pub kind: FaultKind,
+    pub message: String,
+}
+
+/// What the caller can do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// There is no such path.
+    NotFound,
+    /// Not what the request takes it for.
+    Invalid,
+    /// Not in this state.
+    Conflict,
+    ReadOnly,
+    NoSpace,
+    #[serde(other)]
+    Other,
+}
+
+/// A process of the container, as the guest numbers it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessInfo {
+    pub pid: u32,
+    pub parent: u32,
+    pub uid: u32,
+    /// `R`, `S`, `Z`, …
+    pub state: String,
+    /// Device number of the controlling terminal; 0: none.
+    pub terminal: u32,
+    pub started_unix_ns: i64,
+    pub cpu_ms: u64,
+    pub memory_bytes: u64,
+    pub resident_bytes: u64,
+    pub threads: u32,
+    pub nice: i32,
+    pub name: String,
+    pub command: String,
 }
 
 /// When things happened, nanoseconds since the Unix epoch; `None`: not yet.

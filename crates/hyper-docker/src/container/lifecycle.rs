@@ -132,13 +132,6 @@ pub(crate) async fn wait(
     Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response())
 }
 
-/// What the guest's process table tells; the ids are the guest's.
-pub(crate) async fn top(State(app): State<App>, Path(id): Path<String>) -> ApiResult {
-    let pids = app.engine.processes(&id).await?;
-    let rows: Vec<[String; 1]> = pids.iter().map(|pid| [pid.to_string()]).collect();
-    Ok(Json(json!({ "Titles": ["PID"], "Processes": rows })).into_response())
-}
-
 pub(crate) async fn update(
     State(app): State<App>,
     Path(id): Path<String>,

@@ -8,6 +8,9 @@
 //!     ▲                │ failed                        │
 //!     └────────────────┘ (already cleaned)             └─ auto-remove, forced removal ─▶ gone
 //! ```
+//! Beside these, `Idle ──Borrow──▶ Opening ──▶ Lent ──▶ Closing ──▶ Idle`: a pod for its files, see
+//! [`super::lending`]; a start or removal waits for it.
+//!
 //! Every change is stored before it is published. Dropping a request's reply does not undo it.
 
 mod after;
@@ -22,6 +25,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::View;
+use super::lending::{self, Lent, Loan};
 use super::spec::{Limits, Spec};
 use super::start::{self, Started};
 use super::state::{Event, Exit, State, Status};
@@ -59,6 +63,8 @@ pub(crate) enum Command {
         force: bool,
         reply: Reply<()>,
     },
+    /// A pod to reach its files through.
+    Borrow(Reply<Loan>),
     /// The next end is followed by a start: `--rm` is to wait.
     HoldRemoval,
 }
@@ -76,12 +82,18 @@ enum Work {
     Starting { done: Boxed<Result<Started>>, replies: Vec<Reply<()>> },
     Up { pod: Arc<Pod>, ended: AbortOnDropHandle<Exit> },
     Cleaning { done: Boxed<Record>, hurry: Arc<Notify> },
+    Opening { done: Boxed<Result<Arc<Pod>>>, replies: Vec<Reply<Loan>> },
+    Lent(Lent),
+    Closing(Boxed<()>),
 }
 
 enum Done {
     Started(Result<Started>),
     Ended(Exit),
     Cleaned(Record),
+    Opened(Result<Arc<Pod>>),
+    Returned,
+    Closed,
 }
 
 impl Work {
@@ -97,6 +109,15 @@ impl Work {
                 ..Exit::default()
             })),
             Self::Cleaning { done, .. } => Done::Cleaned(done.await),
+            Self::Opening { done, .. } => Done::Opened(done.await),
+            Self::Lent(lent) => {
+                lent.returned().await;
+                Done::Returned
+            }
+            Self::Closing(done) => {
+                done.await;
+                Done::Closed
+            }
         }
     }
 }
@@ -179,6 +200,9 @@ impl Actor {
                     Done::Started(result) => self.started(result).await,
                     Done::Ended(exit) => self.ended(exit).await,
                     Done::Cleaned(phases) => if self.cleaned(phases).await { return },
+                    Done::Opened(result) => self.opened(result),
+                    Done::Returned => self.returned(),
+                    Done::Closed => self.work = Work::Idle,
                 },
             }
         }
@@ -206,6 +230,7 @@ impl Actor {
                 let _ = reply.send(result);
             }
             Command::Remove { force, reply } => return self.remove(force, reply).await,
+            Command::Borrow(reply) => self.borrow(reply),
             Command::HoldRemoval => self.hold_removal = true,
         }
         false
@@ -253,7 +278,79 @@ impl Actor {
                 hurry.notify_one();
                 self.deferred.push_back(Command::Start(reply));
             }
+            Work::Opening { .. } | Work::Lent(_) | Work::Closing(_) => {
+                self.wait_for_files(Command::Start(reply));
+            }
         }
+    }
+
+    /// Lends a pod to reach the container's files through.
+    fn borrow(&mut self, reply: Reply<Loan>) {
+        match &mut self.work {
+            Work::Up { pod, .. } => {
+                let _ = reply.send(Ok(Loan::free(pod.clone())));
+            }
+            // Somebody waits to start or remove it: they come first.
+            Work::Lent(_) | Work::Opening { .. } if !self.deferred.is_empty() => {
+                self.deferred.push_back(Command::Borrow(reply));
+            }
+            Work::Lent(lent) => {
+                let _ = reply.send(Ok(lent.lend()));
+            }
+            Work::Opening { replies, .. } => replies.push(reply),
+            Work::Idle => {
+                let done = lending::open(self.core.clone(), self.spec.clone());
+                self.work = Work::Opening { done: Box::pin(done), replies: vec![reply] };
+            }
+            Work::Cleaning { hurry, .. } => {
+                hurry.notify_one();
+                self.deferred.push_back(Command::Borrow(reply));
+            }
+            Work::Starting { .. } | Work::Closing(_) => {
+                self.deferred.push_back(Command::Borrow(reply));
+            }
+        }
+    }
+
+    fn opened(&mut self, result: Result<Arc<Pod>>) {
+        let Work::Opening { replies, .. } = std::mem::replace(&mut self.work, Work::Idle) else {
+            return;
+        };
+        match result {
+            Ok(pod) => {
+                let lent = Lent::new(pod);
+                for reply in replies {
+                    // A client that is gone gives its loan back by that.
+                    let _ = reply.send(Ok(lent.lend()));
+                }
+                if !self.deferred.is_empty() {
+                    lent.hurry();
+                }
+                self.work = Work::Lent(lent);
+            }
+            Err(error) => {
+                let why = error.chain();
+                let mut error = Some(error);
+                for reply in replies {
+                    let again = || Error::Conflict(why.clone());
+                    let _ = reply.send(Err(error.take().unwrap_or_else(again)));
+                }
+            }
+        }
+    }
+
+    fn returned(&mut self) {
+        if let Work::Lent(lent) = std::mem::replace(&mut self.work, Work::Idle) {
+            self.work = Work::Closing(Box::pin(lent.close(self.core.clone())));
+        }
+    }
+
+    /// Does it once the pod for the container's files is gone.
+    fn wait_for_files(&mut self, command: Command) {
+        if let Work::Lent(lent) = &self.work {
+            lent.hurry();
+        }
+        self.deferred.push_back(command);
     }
 
     async fn started(&mut self, result: Result<Started>) {
@@ -341,7 +438,11 @@ impl Actor {
                 self.deferred.push_back(Command::Kill { signal, reply });
                 return;
             }
-            Work::Idle | Work::Cleaning { .. } => Err(Error::Conflict(format!(
+            Work::Idle
+            | Work::Cleaning { .. }
+            | Work::Opening { .. }
+            | Work::Lent(_)
+            | Work::Closing(_) => Err(Error::Conflict(format!(
                 "cannot kill container: {}: container {} is not running",
                 self.name, self.spec.id
             ))),
@@ -434,6 +535,14 @@ impl Actor {
             Work::Cleaning { hurry, .. } => {
                 hurry.notify_one();
                 self.removals.push(reply);
+            }
+            Work::Lent(_) if force => {
+                // Whoever is at its files loses them.
+                self.returned();
+                self.deferred.push_back(Command::Remove { force, reply });
+            }
+            Work::Opening { .. } | Work::Lent(_) | Work::Closing(_) => {
+                self.wait_for_files(Command::Remove { force, reply });
             }
             Work::Up { .. } | Work::Starting { .. } if !force => {
                 let _ = reply.send(Err(Error::Conflict(format!(

@@ -39,21 +39,9 @@ pub(crate) async fn start(
     slot: Arc<Slot>,
     mut phases: Record,
 ) -> Result<Started> {
-    let bundle = core.layout.bundle(&spec.id);
     let result = async {
-        let prepared = prepare(&core, &spec, &bundle).await?;
-        let connect = async {
-            let address = core.launcher.launch(&spec.id, &bundle).await?;
-            let pod = Pod::connect(&spec.id, &bundle, &address).await?;
-            Ok::<_, Error>((Arc::new(pod), phases::now()))
-        };
-        let disks = async {
-            let image = core.rootfs(&spec.image_id).await?;
-            writable_disk(&core, &prepared).await?;
-            Ok::<_, Error>((image, phases::now()))
-        };
-        let ((pod, connected), (rootfs, disk_ready)) = tokio::try_join!(connect, disks)?;
-        (phases.supervisor_connected, phases.disk_ready) = (connected, disk_ready);
+        let (pod, rootfs, prepared) = pod_with_disks(&core, &spec).await?;
+        (phases.supervisor_connected, phases.disk_ready) = prepared.times;
         run(pod, &spec, &slot, rootfs, prepared, &mut phases).await
     }
     .await;
@@ -113,11 +101,36 @@ pub(crate) fn log_config(core: &Core, spec: &Spec) -> Option<LogConfig> {
     })
 }
 
-struct Prepared {
+/// What a pod is made from.
+pub(crate) struct Prepared {
     upper: PathBuf,
     disk_bytes: u64,
-    options: Vec<String>,
+    pub options: Vec<String>,
     stdout: String,
+    /// When the supervisor was connected, and when the disks were ready.
+    times: (Option<i64>, Option<i64>),
+}
+
+/// A supervisor without guest yet, and what is to be its root: JSON file of the image's, options.
+pub(crate) async fn pod_with_disks(
+    core: &Arc<Core>,
+    spec: &Arc<Spec>,
+) -> Result<(Arc<Pod>, PathBuf, Prepared)> {
+    let bundle = core.layout.bundle(&spec.id);
+    let mut prepared = prepare(core, spec, &bundle).await?;
+    let connect = async {
+        let address = core.launcher.launch(&spec.id, &bundle).await?;
+        let pod = Pod::connect(&spec.id, &bundle, &address).await?;
+        Ok::<_, Error>((Arc::new(pod), phases::now()))
+    };
+    let disks = async {
+        let image = core.rootfs(&spec.image_id).await?;
+        writable_disk(core, &prepared).await?;
+        Ok::<_, Error>((image, phases::now()))
+    };
+    let ((pod, connected), (rootfs, disk_ready)) = tokio::try_join!(connect, disks)?;
+    prepared.times = (connected, disk_ready);
+    Ok((pod, rootfs, prepared))
 }
 
 /// Makes the bundle: all of it on a tmpfs, some tens of microseconds.
@@ -157,6 +170,7 @@ async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Pr
             },
             options: options.to_options(),
             stdout: Sink::Hub(log_config(&core, &spec)).to_uri(),
+            times: (None, None),
         })
     };
     crate::core::blocking(work).await

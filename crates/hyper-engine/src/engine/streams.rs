@@ -16,7 +16,7 @@ use crate::oci::ExecSpec;
 use crate::phases::Record;
 use crate::stats::{self, Stats};
 use crate::supervisor::Pod;
-use crate::{Error, Result, View};
+use crate::{Error, ProcessInfo, Result, View};
 
 impl Engine {
     /// Joins its streams, now or when it is started.
@@ -55,13 +55,13 @@ impl Engine {
         logs::read(&self.core, &self.core.find(reference)?, query).await
     }
 
-    /// Ids of its processes, in the guest.
+    /// Its processes, with their ids in the guest.
     ///
     /// # Errors
     /// [`Error::Conflict`] when it does not run.
-    pub async fn processes(&self, reference: &str) -> Result<Vec<u32>> {
+    pub async fn processes(&self, reference: &str) -> Result<Vec<ProcessInfo>> {
         let view = self.container(reference)?;
-        running(&view)?.pids().await
+        running(&view)?.processes().await
     }
 
     /// Its counters; `None` when it does not run.

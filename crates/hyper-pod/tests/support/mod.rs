@@ -14,7 +14,7 @@ use std::time::Duration;
 use hyper_hypervisor::DiskModel;
 use hyper_hypervisor::fake::{Fake, Guest, Guests, KERNEL, Power};
 use hyper_link::message::{
-    AgentHello, Event, Failure, FailureKind, ProcessId, Reply, Request, Stats, Streams,
+    AgentHello, Event, Failure, FailureKind, ProcessId, ProcessInfo, Reply, Request, Stats, Streams,
 };
 use hyper_link::{AgentLink, RequestReceiver, accept};
 use hyper_pod::{CreateRequest, ExecRequest, Flavour, Pod, PodEvent, RootfsMount, Settings, Uris};
@@ -237,7 +237,10 @@ async fn agent(link: AgentLink, mut requests: RequestReceiver, power: Power) {
                 None => reply.send(refuse(FailureKind::NotFound, "no such process")),
             },
             Request::Freeze { .. } => reply.send(refuse(FailureKind::Unsupported, "no freezer")),
-            Request::Processes { .. } => reply.send(Reply::Processes { processes: vec![1, 2] }),
+            Request::Processes { .. } => {
+                let processes = [1, 2].map(|pid| ProcessInfo { pid, ..ProcessInfo::default() });
+                reply.send(Reply::Processes { processes: processes.to_vec() });
+            },
             Request::Stats { .. } => reply.send(Reply::Stats(Box::new(Stats {
                 memory_bytes: 77,
                 guest_memory_total_bytes: 100,

@@ -39,6 +39,7 @@ pub(super) fn refuse(command: Command, id: &str) {
         | Command::Update { reply, .. } => drop(reply.send(gone())),
         // It is gone, as asked.
         Command::Remove { reply, .. } => drop(reply.send(Ok(()))),
+        Command::Borrow(reply) => drop(reply.send(Err(Error::NoSuchContainer(id.to_owned())))),
         Command::HoldRemoval => {}
     }
 }
