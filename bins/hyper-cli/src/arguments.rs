@@ -59,6 +59,14 @@ pub enum Command {
         #[arg(required = true)]
         containers: Vec<String>,
     },
+    /// Copy files between a container and here; `-` is a tar archive on standard input or output
+    Cp(CopyFlags),
+    /// Show what a container changed since its image
+    Diff { container: String },
+    /// Write a container's root file system as a tar archive
+    Export(ExportFlags),
+    /// Make an image of what a container changed
+    Commit(CommitFlags),
     /// Show everything about containers or images
     Inspect(InspectFlags),
     /// Download an image from a registry
@@ -262,6 +270,49 @@ pub struct LogsFlags {
     #[arg(long)]
     pub until: Option<String>,
     pub container: String,
+}
+
+#[derive(Debug, Args)]
+pub struct CopyFlags {
+    /// Keep owners; into a container: everything belongs to its user
+    #[arg(short, long)]
+    pub archive: bool,
+    /// Copy what a link at the end of SOURCE leads to
+    #[arg(short = 'L', long)]
+    pub follow_link: bool,
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// CONTAINER:PATH, a local path, or `-`
+    pub source: String,
+    /// CONTAINER:PATH, a local path, or `-`
+    pub destination: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportFlags {
+    /// File to write instead of standard output
+    #[arg(short, long)]
+    pub output: Option<std::path::PathBuf>,
+    pub container: String,
+}
+
+#[derive(Debug, Args)]
+pub struct CommitFlags {
+    /// e.g. "John Hannibal Smith <hannibal@a-team.com>"
+    #[arg(short, long)]
+    pub author: Option<String>,
+    /// Dockerfile instruction to apply to the image
+    #[arg(short, long)]
+    pub change: Vec<String>,
+    /// What was changed, in words
+    #[arg(short, long)]
+    pub message: Option<String>,
+    /// Pause the container meanwhile
+    #[arg(short, long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub pause: bool,
+    pub container: String,
+    /// REPOSITORY[:TAG]
+    pub repository: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,9 @@
 //! One module per command (or family of commands).
 
 mod bench;
+mod changes;
 mod container;
+mod copy;
 mod doctor;
 mod events;
 mod exec;
@@ -41,6 +43,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::Unpause { containers } => {
             container::post_each(client, containers, "unpause").await
         }
+        Command::Cp(flags) => copy::copy(client, flags).await,
+        Command::Diff { container } => changes::diff(client, &container).await,
+        Command::Export(flags) => changes::export(client, flags).await,
+        Command::Commit(flags) => changes::commit(client, flags).await,
         Command::Inspect(flags) => inspect::inspect(client, flags).await,
         Command::Pull(flags) => pull::pull_command(client, flags).await,
         Command::Push(flags) => push::push(client, flags).await,
