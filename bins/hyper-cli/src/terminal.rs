@@ -26,11 +26,6 @@ impl Drop for RawMode {
     }
 }
 
-/// Is standard output a terminal?
-pub fn stdout_is_terminal() -> bool {
-    std::io::stdout().is_terminal()
-}
-
 /// Is standard input a terminal?
 pub fn stdin_is_terminal() -> bool {
     std::io::stdin().is_terminal()

@@ -134,7 +134,7 @@ fn nothing_left(engine: &Engine) {
 #[test]
 fn our_client_copies_as_dockers_does() {
     let engine = Engine::with_busybox();
-    container(&engine, "c", "uml", true);
+    container(&engine, "cc", "uml", true);
     let dir = tempfile::tempdir().expect("directory");
     let local = |name: &str| dir.path().join(name).display().to_string();
     for client in ["docker", "hyper"] {
@@ -152,13 +152,13 @@ fn our_client_copies_as_dockers_does() {
             ("/data/.", "there"),
             ("/data/link", "link"),
         ] {
-            cp(&format!("c:{from}"), &local(&format!("{client}/{to}"))).succeeded();
+            cp(&format!("cc:{from}"), &local(&format!("{client}/{to}"))).succeeded();
         }
-        cp(&local(&format!("{client}/there")), &format!("c:/{client}")).succeeded();
-        cp(&local(&format!("{client}/there/.")), &format!("c:/{client}-content/")).succeeded();
-        cp(&local(&format!("{client}/file")), &format!("c:/{client}/renamed")).succeeded();
-        cp(&local(&format!("{client}/there")), "c:/data/one").exited(1);
-        cp(&format!("c:/data"), &local(&format!("{client}/file"))).exited(1);
+        cp(&local(&format!("{client}/there")), &format!("cc:/{client}")).succeeded();
+        cp(&local(&format!("{client}/there/.")), &format!("cc:/{client}-content/")).succeeded();
+        cp(&local(&format!("{client}/file")), &format!("cc:/{client}/renamed")).succeeded();
+        cp(&local(&format!("{client}/there")), "cc:/data/one").exited(1);
+        cp(&format!("cc:/data"), &local(&format!("{client}/file"))).exited(1);
     }
     let tree = |name: &str| {
         let mut find = std::process::Command::new("find");
@@ -171,7 +171,7 @@ fn our_client_copies_as_dockers_does() {
     assert_eq!(tree("hyper"), tree("docker"));
     let inside = |name: &str| {
         let script = format!("cd /{name} && find . | sort; cd /{name}-content && find . | sort");
-        engine.docker(&["exec", "c", "sh", "-c", &script]).succeeded().text()
+        engine.docker(&["exec", "cc", "sh", "-c", &script]).succeeded().text()
     };
     assert_eq!(inside("hyper"), inside("docker"));
 }
@@ -255,12 +255,12 @@ fn a_full_disk_is_told_as_such() {
 #[test]
 fn a_client_that_leaves_leaves_nothing_behind() {
     let engine = Engine::with_busybox();
-    container(&engine, "c", "uml", false);
-    engine.docker(&["start", "c"]).succeeded();
-    engine.docker(&["wait", "c"]).succeeded();
+    container(&engine, "cc", "uml", false);
+    engine.docker(&["start", "cc"]).succeeded();
+    engine.docker(&["wait", "cc"]).succeeded();
     for _ in 0..3 {
         let mut client = engine
-            .docker_command(&["cp", "c:/", "-"])
+            .docker_command(&["cp", "cc:/", "-"])
             .stdout(std::process::Stdio::piped())
             .spawn()
             .expect("start docker");
@@ -269,26 +269,26 @@ fn a_client_that_leaves_leaves_nothing_behind() {
         client.wait().expect("reap docker");
     }
     // Who waits is not kept waiting by a pod that is there for its files only.
-    engine.docker(&["start", "c"]).succeeded();
-    engine.docker(&["wait", "c"]).succeeded();
-    engine.docker(&["cp", "c:/data/one", "/dev/null"]).exited(1);
-    engine.docker(&["cp", "c:/data/one", "-"]).succeeded();
-    engine.docker(&["rm", "c"]).succeeded();
+    engine.docker(&["start", "cc"]).succeeded();
+    engine.docker(&["wait", "cc"]).succeeded();
+    engine.docker(&["cp", "cc:/data/one", "/dev/null"]).exited(1);
+    engine.docker(&["cp", "cc:/data/one", "-"]).succeeded();
+    engine.docker(&["rm", "cc"]).succeeded();
     nothing_left(&engine);
 }
 
 #[test]
 fn top_shows_what_ps_shows() {
     let engine = Engine::with_busybox();
-    engine.docker(&["run", "-d", "--name", "c", "-u", "33", "busybox", "sleep", "600"]).succeeded();
-    let text = engine.docker(&["top", "c"]).succeeded().text();
+    engine.docker(&["run", "-d", "--name", "cc", "-u", "33", "busybox", "sleep", "600"]).succeeded();
+    let text = engine.docker(&["top", "cc"]).succeeded().text();
     let mut lines = text.lines();
     let titles: Vec<&str> = lines.next().expect("titles").split_whitespace().collect();
     assert_eq!(titles, ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]);
     let row = lines.next().expect("a process");
     assert!(row.starts_with("33 ") && row.ends_with("sleep 600"), "{row}");
-    let text = engine.docker(&["top", "c", "-o", "pid,comm"]).succeeded().text();
+    let text = engine.docker(&["top", "cc", "-o", "pid,comm"]).succeeded().text();
     assert_eq!(text.lines().count(), 2);
     assert!(text.contains("sleep"), "{text}");
-    engine.docker(&["top", "c", "--forest"]).exited(1).says(&["--forest"]);
+    engine.docker(&["top", "cc", "--forest"]).exited(1).says(&["--forest"]);
 }
