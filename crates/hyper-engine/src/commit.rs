@@ -80,20 +80,16 @@ impl Engine {
             // Whoever sent has failed, and says why.
             Err(Error::ShuttingDown)
         });
-        let reading = async {
+        // With its end, the channel closes.
+        let reading = async move {
             loop {
                 let piece = archive.next().await?;
                 let ended = piece.is_none();
                 // A writer that is gone says why.
                 if sender.send(piece).await.is_err() || ended {
-                    return Ok(());
+                    return Ok::<(), Error>(());
                 }
             }
-        };
-        let reading = async {
-            let read: Result<()> = reading.await;
-            drop(sender);
-            read
         };
         let (written, read) = tokio::join!(writing, reading);
         read?;

@@ -370,7 +370,7 @@ impl Engine {
     }
 
     /// Work that is finished even if its caller goes away.
-    async fn detached<T: Send + 'static>(
+    pub(crate) async fn detached<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {

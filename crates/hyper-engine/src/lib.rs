@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod commit;
 mod container;
 mod core;
 mod engine;
@@ -38,6 +39,7 @@ mod store;
 mod supervisor;
 
 pub use attach::{Attached, Attaching};
+pub use commit::CommitOptions;
 pub use container::View;
 pub use container::create::Created;
 pub use container::spec;

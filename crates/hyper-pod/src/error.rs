@@ -97,12 +97,11 @@ impl PodError {
             },
             Self::Refused { kind, .. } => match kind {
                 FailureKind::NotFound => Kind::NotFound,
-                FailureKind::Conflict => Kind::FailedPrecondition,
+                FailureKind::Conflict | FailureKind::ReadOnly => Kind::FailedPrecondition,
                 FailureKind::CommandNotFound
                 | FailureKind::NotExecutable
                 | FailureKind::UnknownUser
                 | FailureKind::InvalidArgument => Kind::InvalidArgument,
-                FailureKind::ReadOnly => Kind::FailedPrecondition,
                 FailureKind::Unsupported => Kind::Unsupported,
                 FailureKind::NoSpace | FailureKind::Internal | FailureKind::Other => Kind::Internal,
             },
