@@ -92,7 +92,6 @@ pub enum Kind {
     Forbidden,
     Conflict,
     NotModified,
-    Forbidden,
     Unsupported,
     Unavailable,
     Internal,

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-use hyper_e2e::{Engine, RUNTIMES, run_command};
+use hyper_e2e::{Engine, RUNTIMES, run_with};
 use sha2::{Digest, Sha256};
 
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -35,7 +35,7 @@ fn text(path: impl AsRef<Path>) -> String {
 fn listed(archive: &[u8]) -> Vec<String> {
     let mut tar = std::process::Command::new("tar");
     tar.args(["-tf", "-"]);
-    let text = run_command(tar, archive.to_vec(), DEADLINE).succeeded().text();
+    let text = run_with(tar, archive.to_vec(), DEADLINE).succeeded().text();
     let mut names: Vec<String> = text.lines().map(str::to_owned).collect();
     names.sort();
     names
@@ -93,9 +93,9 @@ fn files_go_both_ways_running_and_stopped() {
         assert_eq!(listed(&outcome.stdout), ["sub/", "sub/two"]);
         let mut tar = std::process::Command::new("tar");
         tar.args(["-C", &local("up"), "-cf", "-", "deep"]);
-        let archive = run_command(tar, Vec::new(), DEADLINE).succeeded().stdout;
+        let archive = run_with(tar, Vec::new(), DEADLINE).succeeded().stdout;
         let put = engine.docker_command(&["cp", "-", &inside("/data/sub")]);
-        run_command(put, archive, DEADLINE).succeeded();
+        run_with(put, archive, DEADLINE).succeeded();
         // What cannot be.
         cp(&inside("/nope"), &local("x")).exited(1).says(&["/nope", name]);
         cp(&local("one"), &inside("/nope/x")).exited(1);
@@ -163,7 +163,7 @@ fn our_client_copies_as_dockers_does() {
     let tree = |name: &str| {
         let mut find = std::process::Command::new("find");
         find.current_dir(dir.path().join(name)).args([".", "-printf", "%p %y %m %l\n"]);
-        let text = run_command(find, Vec::new(), DEADLINE).succeeded().text();
+        let text = run_with(find, Vec::new(), DEADLINE).succeeded().text();
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
         lines.sort();
         lines

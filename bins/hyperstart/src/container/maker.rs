@@ -146,6 +146,8 @@ impl Helper {
                 Ok(())
             },
         )?;
+        // The ends of its pipes are the child's alone now.
+        drop(stdio);
         Ok(Self { ear })
     }
 

@@ -84,7 +84,7 @@ pub(super) fn stat(root: &impl AsFd, path: &str) -> Outcome<PathStat> {
 
 fn mtime_ns(stat: &Stat) -> i64 {
     let nanoseconds = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
-    i64::from(stat.st_mtime).saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+    stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
 }
 
 /// Where a path leads when all links are followed; what does not exist stays as it is written.

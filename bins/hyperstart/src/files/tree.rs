@@ -151,5 +151,5 @@ fn descend<W: Write>(
 
 fn magic(fd: BorrowedFd<'_>) -> u64 {
     // One that cannot be told is an ordinary one.
-    fstatfs(fd).map_or(0, |found| u64::from_ne_bytes(i64::from(found.f_type).to_ne_bytes()))
+    fstatfs(fd).map_or(0, |found| found.f_type.cast_unsigned())
 }

@@ -54,7 +54,7 @@ pub(super) fn unpack(root: OwnedFd, request: &WriteFiles, archive: impl Read) ->
     let top = openat(&top, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(failed)?;
     let magic = fstatfs(&top).map_err(failed)?.f_type;
-    if KERNEL.contains(&i64::from(magic)) {
+    if KERNEL.contains(&magic) {
         return Err(invalid(format!("{} is in a file system of the kernel", wanted.whole)));
     }
     let owner = match request.owner.as_deref().filter(|owner| !owner.is_empty()) {
