@@ -101,7 +101,8 @@ async fn serve(boot: &Boot) -> io::Result<std::convert::Infallible> {
 }
 
 fn hello() -> AgentHello {
-    let capabilities = ["exec", "terminal", "seccomp", "cgroup2", "freeze", "erofs", "overlay", "files"];
+    let capabilities =
+        ["exec", "terminal", "seccomp", "cgroup2", "freeze", "erofs", "overlay", "files"];
     AgentHello {
         min_version: LINK_VERSIONS.0,
         max_version: LINK_VERSIONS.1,

@@ -73,9 +73,11 @@ impl Engine {
             let mut writer = store.layer_writer().map_err(wrong)?;
             while let Some(piece) = pieces.blocking_recv() {
                 let Some(piece) = piece else { return Ok(writer) };
-                writer
-                    .write_all(&piece)
-                    .map_err(|source| Error::File { action: "write to", path: images.clone(), source })?;
+                writer.write_all(&piece).map_err(|source| Error::File {
+                    action: "write to",
+                    path: images.clone(),
+                    source,
+                })?;
             }
             // Whoever sent has failed, and says why.
             Err(Error::ShuttingDown)
@@ -124,7 +126,8 @@ impl Engine {
         });
         let wanted =
             Derivation { base: Some(base.id), layer: Some(layer), config: whole, step: None };
-        let made = self.core.images.derive(wanted).await.map_err(|e| image_error(&spec.image, e))?;
+        let made =
+            self.core.images.derive(wanted).await.map_err(|e| image_error(&spec.image, e))?;
         if let Some(name) = &options.name {
             self.tag(&made.id.to_string(), name).await?;
         }

@@ -158,7 +158,7 @@ fn our_client_copies_as_dockers_does() {
         cp(&local(&format!("{client}/there/.")), &format!("cc:/{client}-content/")).succeeded();
         cp(&local(&format!("{client}/file")), &format!("cc:/{client}/renamed")).succeeded();
         cp(&local(&format!("{client}/there")), "cc:/data/one").exited(1);
-        cp(&format!("cc:/data"), &local(&format!("{client}/file"))).exited(1);
+        cp("cc:/data", &local(&format!("{client}/file"))).exited(1);
     }
     let tree = |name: &str| {
         let mut find = std::process::Command::new("find");
@@ -248,7 +248,9 @@ fn a_full_disk_is_told_as_such() {
     // It goes on living, and takes what fits.
     engine.docker(&["exec", "small", "rm", "-f", "/big"]).succeeded();
     engine.docker(&["cp", "/etc/passwd", "small:/fits"]).succeeded();
-    engine.docker(&["run", "-d", "--read-only", "--name", "ro", "busybox", "sleep", "60"]).succeeded();
+    engine
+        .docker(&["run", "-d", "--read-only", "--name", "ro", "busybox", "sleep", "60"])
+        .succeeded();
     engine.docker(&["cp", "/etc/passwd", "ro:/x"]).exited(1).says(&["ead-only file system"]);
 }
 
@@ -280,7 +282,9 @@ fn a_client_that_leaves_leaves_nothing_behind() {
 #[test]
 fn top_shows_what_ps_shows() {
     let engine = Engine::with_busybox();
-    engine.docker(&["run", "-d", "--name", "cc", "-u", "33", "busybox", "sleep", "600"]).succeeded();
+    engine
+        .docker(&["run", "-d", "--name", "cc", "-u", "33", "busybox", "sleep", "600"])
+        .succeeded();
     let text = engine.docker(&["top", "cc"]).succeeded().text();
     let mut lines = text.lines();
     let titles: Vec<&str> = lines.next().expect("titles").split_whitespace().collect();

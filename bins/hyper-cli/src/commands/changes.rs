@@ -25,9 +25,9 @@ pub async fn diff(client: &Client, container: &str) -> anyhow::Result<i32> {
 
 pub async fn export(client: &Client, flags: ExportFlags) -> anyhow::Result<i32> {
     let mut out: Box<dyn Write + Send> = match &flags.output {
-        Some(path) => Box::new(
-            File::create(path).with_context(|| format!("create `{}`", path.display()))?,
-        ),
+        Some(path) => {
+            Box::new(File::create(path).with_context(|| format!("create `{}`", path.display()))?)
+        }
         None if terminal::stdout_is_terminal() => {
             bail!("refusing to write an archive to a terminal: use -o FILE, or redirect it")
         }

@@ -55,7 +55,9 @@ impl<'a> End<'a> {
         match text.split_once(':') {
             _ if text == "-" => Self::Stream,
             // `./a:b` and `/a:b` are local.
-            Some((name, path)) if !name.is_empty() && !name.contains('/') && !name.starts_with('.') => {
+            Some((name, path))
+                if !name.is_empty() && !name.contains('/') && !name.starts_with('.') =>
+            {
                 Self::Container { name, path }
             }
             _ => Self::Local(text),
@@ -80,11 +82,12 @@ pub async fn copy(client: &Client, flags: CopyFlags) -> anyhow::Result<i32> {
         (End::Container { name, path }, End::Local(to)) => {
             let path = followed(client, name, path, flags.follow_link).await?;
             let stat = stat(client, name, &path).await?.with_context(|| missing(name, &path))?;
-            let (is_directory, to, archive) =
-                (stat.is(DIRECTORY), (*to).to_owned(), flags.archive);
+            let (is_directory, to, archive) = (stat.is(DIRECTORY), (*to).to_owned(), flags.archive);
             let inner = path.clone();
-            download(client, name, &path, move |tar| unpack(tar, &inner, is_directory, &to, archive))
-                .await?
+            download(client, name, &path, move |tar| {
+                unpack(tar, &inner, is_directory, &to, archive)
+            })
+            .await?
         }
         (End::Stream, End::Container { name, path }) => {
             let path = resolved(client, name, path).await?;
@@ -97,8 +100,10 @@ pub async fn copy(client: &Client, flags: CopyFlags) -> anyhow::Result<i32> {
         (End::Local(from), End::Container { name, path }) => {
             let plan = plan(client, name, path, from, flags.follow_link).await?;
             let (source, entry) = (plan.source.clone(), plan.entry.clone());
-            upload(client, name, &plan.directory, flags.archive, move |out| pack(&source, &entry, out))
-                .await?
+            upload(client, name, &plan.directory, flags.archive, move |out| {
+                pack(&source, &entry, out)
+            })
+            .await?
         }
         (End::Container { .. }, End::Container { .. }) => {
             bail!("copying between containers is not supported")
@@ -317,9 +322,8 @@ pub async fn stream<T: Send + 'static>(
 ) -> anyhow::Result<T> {
     let mut body = client.send(Method::GET, request, Body::None).await?.into_body();
     let (sender, receiver) = mpsc::channel(PIECES);
-    let reading = std::thread::spawn(move || {
-        read(Receiver { receiver, current: Bytes::new(), received: 0 })
-    });
+    let reading =
+        std::thread::spawn(move || read(Receiver { receiver, current: Bytes::new(), received: 0 }));
     let mut broken = None;
     while let Some(frame) = body.frame().await {
         let piece = match frame {

@@ -128,10 +128,7 @@ pub(crate) struct Helper {
 
 impl Helper {
     /// Starts `work` in a child with these standard streams and no other descriptors.
-    pub(crate) fn start(
-        stdio: [OwnedFd; 3],
-        work: impl FnOnce() -> Outcome<()>,
-    ) -> Outcome<Self> {
+    pub(crate) fn start(stdio: [OwnedFd; 3], work: impl FnOnce() -> Outcome<()>) -> Outcome<Self> {
         let [tool, ..] = &stdio;
         let (_, ear) = fork_child(
             &stdio,
@@ -156,7 +153,8 @@ impl Helper {
     /// # Errors
     /// Why it is not.
     pub(crate) async fn finished(self) -> Outcome<()> {
-        let gone = |why: &str| failure(FailureKind::Internal, format!("a child of the agent {why}"));
+        let gone =
+            |why: &str| failure(FailureKind::Internal, format!("a child of the agent {why}"));
         match self.ear.hear().await {
             Ok(Some(Word::Done)) => Ok(()),
             Ok(Some(Word::Failed(failure))) => Err(failure),

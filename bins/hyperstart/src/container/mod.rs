@@ -34,10 +34,10 @@ use tokio::{
     sync::{Mutex, watch},
 };
 
+use self::maker::Waiting;
 pub(crate) use self::maker::{Helper, aside, no_streams};
 pub(crate) use self::program::winsize;
 pub(crate) use self::rootfs::Directories;
-use self::maker::Waiting;
 use crate::{
     cgroup::Cgroup,
     failure::{Doing as _, Outcome, failure, invalid},

@@ -34,8 +34,16 @@ use crate::failure::{Outcome, invalid};
 const OPAQUE: &str = "trusted.overlay.opaque";
 /// Places that are made for mounts in every container.
 const PLACES: [&[u8]; 10] = [
-    b"dev", b"dev/pts", b"dev/shm", b"dev/console", b"proc", b"sys", b"etc", b"etc/hosts",
-    b"etc/hostname", b"etc/resolv.conf",
+    b"dev",
+    b"dev/pts",
+    b"dev/shm",
+    b"dev/console",
+    b"proc",
+    b"sys",
+    b"etc",
+    b"etc/hosts",
+    b"etc/hostname",
+    b"etc/resolv.conf",
 ];
 
 /// The directories that are compared.
@@ -64,8 +72,12 @@ trait Sink {
     /// A directory that was added, or that differs, or in which something does.
     fn directory(&mut self, fd: BorrowedFd<'_>, path: &[u8], added: bool) -> Outcome<()>;
     /// It hides what `image` had in its place, if that was a directory.
-    fn replaced(&mut self, upper: Option<BorrowedFd<'_>>, image: &OwnedFd, path: &[u8])
-    -> Outcome<()>;
+    fn replaced(
+        &mut self,
+        upper: Option<BorrowedFd<'_>>,
+        image: &OwnedFd,
+        path: &[u8],
+    ) -> Outcome<()>;
     fn deleted(&mut self, path: &[u8]) -> Outcome<()>;
     fn other(&mut self, found: &Found<'_>, path: &[u8]) -> Outcome<()>;
     /// Whether it counts as a change.
@@ -159,7 +171,8 @@ fn walk(layers: &Layers, sink: &mut impl Sink) -> Outcome<()> {
             continue;
         }
         sink.other(&found, &path)?;
-        let was_directory = image.is_some_and(|image| FileType::from_raw_mode(image.st_mode).is_dir());
+        let was_directory =
+            image.is_some_and(|image| FileType::from_raw_mode(image.st_mode).is_dir());
         if let (true, Some(Level { image: Some(image), .. })) = (was_directory, levels.last()) {
             path.push(b'/');
             let old = open_directory(image.as_fd(), &name, &path)?;

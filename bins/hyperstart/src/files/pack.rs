@@ -100,8 +100,7 @@ impl<W: Write> Packer<W> {
         let (major, minor) = (major(stat.st_rdev), minor(stat.st_rdev));
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                let flags =
-                    OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
                 return match openat(dir, name, flags | OFlags::CLOEXEC, Mode::empty()) {
                     Ok(file) => self.file(&file, path),
                     Err(Errno::NOENT | Errno::LOOP) => Ok(()),

@@ -52,7 +52,13 @@ impl Wanted {
         let base = if dot { "." } else { parts.last().copied().unwrap_or_default() };
         let above = parts.len().saturating_sub(1);
         let parent: String = parts[..above].iter().map(|part| format!("/{part}")).collect();
-        let end = if dot { "/." } else if slash { "/" } else { "" };
+        let end = if dot {
+            "/."
+        } else if slash {
+            "/"
+        } else {
+            ""
+        };
         Self { whole: format!("{clean}{end}"), parent: format!("{parent}/"), base: base.to_owned() }
     }
 }

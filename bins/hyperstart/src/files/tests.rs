@@ -132,7 +132,13 @@ fn an_archive_never_writes_outside_of_the_root() {
     for (list, fails) in [
         (vec![file("../x", b"1")], true),
         (vec![file("a/../../x", b"1")], true),
-        (vec![(entry("h", HeaderKind::HardLink { target: b"../../etc/passwd".to_vec() }), &b""[..])], true),
+        (
+            vec![(
+                entry("h", HeaderKind::HardLink { target: b"../../etc/passwd".to_vec() }),
+                &b""[..],
+            )],
+            true,
+        ),
         (vec![file("absolute/x", b"1")], true),
         (vec![file("up/x", b"1")], true),
         (vec![file("/abs", b"1")], false),
@@ -179,7 +185,9 @@ fn what_is_in_the_way() {
     assert_eq!(unpack_at(root.path(), "/gone", &over).unwrap_err().kind, FailureKind::NotFound);
     let error = unpack_at(root.path(), "/f", &over).unwrap_err();
     assert!(error.message.contains("extraction point /f is not a directory"), "{}", error.message);
-    assert!(unpack_at(root.path(), "/", b"no archive at all, but long enough to be a header").is_err());
+    assert!(
+        unpack_at(root.path(), "/", b"no archive at all, but long enough to be a header").is_err()
+    );
 }
 
 #[test]
@@ -239,7 +247,12 @@ fn changes_are_told_as_docker_tells_them() {
     // Copied up and put back.
     fs::copy(image.join("touched"), upper.join("touched")).unwrap();
     let time = fs::metadata(image.join("touched")).unwrap().modified().unwrap();
-    fs::File::options().write(true).open(upper.join("touched")).unwrap().set_modified(time).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(upper.join("touched"))
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
     let whiteout = |name: &str| {
         let mode = Mode::from_raw_mode(0);
         mknodat(CWD, upper.join(name), FileType::CharacterDevice, mode, 0).unwrap();
@@ -248,16 +261,25 @@ fn changes_are_told_as_docker_tells_them() {
     whiteout("was/x");
     whiteout("never-there");
     setxattr(upper.join("opaque"), "trusted.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
-    let layers = changes::Layers {
-        upper: path::root(&upper).unwrap(),
-        image: path::root(&image).unwrap(),
-    };
+    let layers =
+        changes::Layers { upper: path::root(&upper).unwrap(), image: path::root(&image).unwrap() };
     assert_eq!(
         listed(&layers),
         [
-            "C/file-dir", "D/file-dir/a", "D/gone", "A/new", "A/new/dir", "A/new/dir/f",
-            "C/opaque", "C/opaque/both", "D/opaque/old", "C/same", "C/same/in",
-            "C/same/in/changed", "C/was", "D/was/x",
+            "C/file-dir",
+            "D/file-dir/a",
+            "D/gone",
+            "A/new",
+            "A/new/dir",
+            "A/new/dir/f",
+            "C/opaque",
+            "C/opaque/both",
+            "D/opaque/old",
+            "C/same",
+            "C/same/in",
+            "C/same/in/changed",
+            "C/was",
+            "D/was/x",
         ]
     );
     let mut tar = Vec::new();
@@ -266,9 +288,20 @@ fn changes_are_told_as_docker_tells_them() {
     assert_eq!(
         all.keys().collect::<Vec<_>>(),
         [
-            ".wh.gone", "file-dir", "new/", "new/dir/", "new/dir/f", "opaque/",
-            "opaque/.wh..wh..opq", "opaque/both", "same/", "same/in/", "same/in/changed",
-            "touched", "was/", "was/.wh.x",
+            ".wh.gone",
+            "file-dir",
+            "new/",
+            "new/dir/",
+            "new/dir/f",
+            "opaque/",
+            "opaque/.wh..wh..opq",
+            "opaque/both",
+            "same/",
+            "same/in/",
+            "same/in/changed",
+            "touched",
+            "was/",
+            "was/.wh.x",
         ]
     );
     assert_eq!(all["new/dir/f"].1, b"newer");

@@ -53,7 +53,8 @@ pub(super) fn write(root: &impl AsFd, path: &str, out: impl Write) -> Outcome<()
         // The root itself has no name: `/`, `/bin/`, ….
         walk(found.as_fd(), format!("{}/", wanted.base).into_bytes(), &mut packer)?;
     } else {
-        let parent = find(root, &wanted.parent, OFlags::PATH | OFlags::DIRECTORY).map_err(failed)?;
+        let parent =
+            find(root, &wanted.parent, OFlags::PATH | OFlags::DIRECTORY).map_err(failed)?;
         let name = CString::new(wanted.base.as_str()).doing(|| wanted.whole.clone())?;
         let stat = statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
         packer.entry(parent.as_fd(), &name, wanted.base.as_bytes(), &stat)?;
@@ -75,11 +76,7 @@ struct Level {
     path: usize,
 }
 
-fn walk<W: Write>(
-    top: BorrowedFd<'_>,
-    mut path: Vec<u8>,
-    packer: &mut Packer<W>,
-) -> Outcome<()> {
+fn walk<W: Write>(top: BorrowedFd<'_>, mut path: Vec<u8>, packer: &mut Packer<W>) -> Outcome<()> {
     let mut levels = Vec::new();
     if let Some(level) = descend(top, c".", &path, None, packer)? {
         levels.push(level);

@@ -51,8 +51,9 @@ pub(super) fn unpack(root: OwnedFd, request: &WriteFiles, archive: impl Read) ->
         Errno::NOTDIR => invalid(format!("extraction point {} is not a directory", wanted.whole)),
         error => failed(error),
     })?;
-    let top = openat(&top, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed)?;
+    let top =
+        openat(&top, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(failed)?;
     let magic = fstatfs(&top).map_err(failed)?.f_type;
     if KERNEL.contains(&magic) {
         return Err(invalid(format!("{} is in a file system of the kernel", wanted.whole)));
@@ -138,7 +139,8 @@ impl Unpacker {
             HeaderKind::HardLink { target } => return self.hard_link(&place, target),
             HeaderKind::Symlink { target } => {
                 let target = CString::new(target.as_slice()).doing(|| "a link".to_owned())?;
-                symlinkat(target, &place.parent, &place.name).map_err(|e| place.wrong("make", e))?;
+                symlinkat(target, &place.parent, &place.name)
+                    .map_err(|e| place.wrong("make", e))?;
             }
             HeaderKind::CharDevice { major, minor } => {
                 node(&place, FileType::CharacterDevice, makedev(*major, *minor))?;

@@ -53,11 +53,7 @@ const COLUMNS: [(&str, &str, Show); 27] = [
     ("ni", "NI", |p, _| p.nice.to_string()),
 ];
 
-pub(crate) async fn top(
-    State(app): State<App>,
-    Path(id): Path<String>,
-    query: Query,
-) -> ApiResult {
+pub(crate) async fn top(State(app): State<App>, Path(id): Path<String>, query: Query) -> ApiResult {
     let columns = columns(query.text("ps_args").unwrap_or("-ef"))?;
     let processes = app.engine.processes(&id).await?;
     // Memory of the guest; only for a percentage.
@@ -85,9 +81,11 @@ fn columns(arguments: &str) -> ApiResult<Vec<(String, Show)>> {
     let mut words = arguments.split_whitespace();
     while let Some(word) = words.next() {
         let list = match word {
-            "-o" | "o" | "-eo" | "-eo=" | "--format" | "axo" | "-axo" => words.next().ok_or_else(|| {
-                ApiError::invalid(format!("ps argument `{word}` has no list of columns"))
-            })?,
+            "-o" | "o" | "-eo" | "-eo=" | "--format" | "axo" | "-axo" => {
+                words.next().ok_or_else(|| {
+                    ApiError::invalid(format!("ps argument `{word}` has no list of columns"))
+                })?
+            }
             _ => match word.strip_prefix("-o").or_else(|| word.strip_prefix("--format=")) {
                 Some(list) => list,
                 None => {
@@ -117,12 +115,27 @@ fn columns(arguments: &str) -> ApiResult<Vec<(String, Show)>> {
     }
     let names: &[(&str, &str)] = match (full, users) {
         (_, true) => &[
-            ("user", ""), ("pid", ""), ("%cpu", ""), ("%mem", ""), ("vsz", ""), ("rss", ""),
-            ("tty", ""), ("stat", ""), ("start", ""), ("time", ""), ("args", ""),
+            ("user", ""),
+            ("pid", ""),
+            ("%cpu", ""),
+            ("%mem", ""),
+            ("vsz", ""),
+            ("rss", ""),
+            ("tty", ""),
+            ("stat", ""),
+            ("start", ""),
+            ("time", ""),
+            ("args", ""),
         ],
         (true, false) => &[
-            ("user", "UID"), ("pid", ""), ("ppid", ""), ("c", ""), ("stime", ""), ("tty", ""),
-            ("time", ""), ("cmd", ""),
+            ("user", "UID"),
+            ("pid", ""),
+            ("ppid", ""),
+            ("c", ""),
+            ("stime", ""),
+            ("tty", ""),
+            ("time", ""),
+            ("cmd", ""),
         ],
         (false, false) => &[("pid", ""), ("tty", ""), ("time", ""), ("comm", "CMD")],
     };
@@ -228,7 +241,8 @@ mod test {
             cpu_ms: 90_061_000,
             ..ProcessInfo::default()
         };
-        let moment = Moment { now_ns: process.started_unix_ns + 3_599_000_000_000, memory_bytes: 0 };
+        let moment =
+            Moment { now_ns: process.started_unix_ns + 3_599_000_000_000, memory_bytes: 0 };
         assert_eq!(terminal(&process), "pts/3");
         assert_eq!(clock(process.cpu_ms / 1000), "1-01:01:01");
         assert_eq!(elapsed(&process, &moment), "59:59");

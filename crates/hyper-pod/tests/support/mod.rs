@@ -240,7 +240,7 @@ async fn agent(link: AgentLink, mut requests: RequestReceiver, power: Power) {
             Request::Processes { .. } => {
                 let processes = [1, 2].map(|pid| ProcessInfo { pid, ..ProcessInfo::default() });
                 reply.send(Reply::Processes { processes: processes.to_vec() });
-            },
+            }
             Request::Stats { .. } => reply.send(Reply::Stats(Box::new(Stats {
                 memory_bytes: 77,
                 guest_memory_total_bytes: 100,
