@@ -1,11 +1,13 @@
 //! Commands and flags: Docker's names and forms.
 
+mod build;
 mod create;
 mod image;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use create::{CreateFlags, variable};
+pub use build::BuildFlags;
+pub use create::{CreateFlags, bytes, variable};
 pub use image::{
     HistoryFlags, ImageCommand, ImagePruneFlags, ImportFlags, LoginFlags, PushFlags, SaveFlags,
     SystemCommand, TagFlags,
@@ -69,6 +71,8 @@ pub enum Command {
     Commit(CommitFlags),
     /// Show everything about containers or images
     Inspect(InspectFlags),
+    /// Build an image from a Dockerfile
+    Build(BuildFlags),
     /// Download an image from a registry
     Pull(PullFlags),
     /// Upload an image to a registry

@@ -182,6 +182,12 @@ impl Client {
                 request = request.header(header::CONTENT_TYPE, "application/x-tar");
                 ChannelBody(chunks).boxed()
             }
+            Body::Context(chunks, credentials) => {
+                request = request
+                    .header(header::CONTENT_TYPE, "application/x-tar")
+                    .header("X-Registry-Config", credentials);
+                ChannelBody(chunks).boxed()
+            }
         };
         let request = request.body(body).map_err(|error| ClientError::Refused {
             status: StatusCode::BAD_REQUEST,
@@ -200,6 +206,8 @@ pub enum Body {
     Auth(String),
     /// A tar stream, chunk by chunk.
     Tar(tokio::sync::mpsc::Receiver<Bytes>),
+    /// A build context, and base64 of the credentials of its registries.
+    Context(tokio::sync::mpsc::Receiver<Bytes>, String),
 }
 
 /// A request body fed by a channel; ends when the sender is dropped.

@@ -1,6 +1,7 @@
 //! One module per command (or family of commands).
 
 mod bench;
+mod build;
 mod changes;
 mod container;
 mod copy;
@@ -48,6 +49,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::Export(flags) => changes::export(client, flags).await,
         Command::Commit(flags) => changes::commit(client, flags).await,
         Command::Inspect(flags) => inspect::inspect(client, flags).await,
+        Command::Build(flags) => build::build(client, flags).await,
         Command::Pull(flags) => pull::pull_command(client, flags).await,
         Command::Push(flags) => push::push(client, flags).await,
         Command::Tag(flags) => image::tag(client, flags).await,

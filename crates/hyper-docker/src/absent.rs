@@ -26,7 +26,6 @@ pub(crate) fn router() -> Router<App> {
         "/networks/{id}/connect",
         "/networks/{id}/disconnect",
         "/volumes/create",
-        "/build",
         "/grpc",
         "/session",
         "/commit",
@@ -57,7 +56,7 @@ async fn unsupported(method: Method, uri: Uri) -> ApiError {
     let why = match path.split('/').nth(1).unwrap_or_default() {
         "networks" => "containers have a loopback interface only in this version",
         "volumes" => "volumes are not supported in this version",
-        "build" | "grpc" | "session" => "images are not built in this version: pull or load them",
+        "grpc" | "session" => crate::build::NO_BUILDKIT,
         "swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs" => {
             "this engine is no cluster"
         }

@@ -18,6 +18,7 @@
 
 mod absent;
 mod app;
+mod build;
 mod container;
 mod detach;
 mod error;

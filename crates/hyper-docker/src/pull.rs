@@ -61,7 +61,7 @@ fn reference(query: &Query) -> ApiResult<Reference> {
 }
 
 /// An event as the docker CLI shows it.
-fn shown(reference: &Reference, event: Event) -> Vec<Value> {
+pub(crate) fn shown(reference: &Reference, event: Event) -> Vec<Value> {
     match event {
         Event::Resolved { reference, layers, .. } => {
             let tag = reference.digest().map_or_else(

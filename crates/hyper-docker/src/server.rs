@@ -31,8 +31,9 @@ pub struct Listener {
 /// After a failed accept (out of descriptors), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `app`'s token is cancelled, then lets requests finish for at most `grace`.
+/// Removes what an earlier hyperd's builds left, then serves until `app`'s token is cancelled, then lets requests finish for at most `grace`.
 pub async fn serve(app: App, listeners: Vec<Listener>, grace: Duration) {
+    hyper_build::sweep(&app.engine).await;
     let closing = app.closing.clone();
     let clients = app.tasks.clone();
     let router = app.router();

@@ -118,7 +118,10 @@ async fn errors_name_what_is_wrong() {
     let server = Server::start().await;
     for (method, path, body, status, named) in [
         ("GET", "/nonsense", "", 404, "/nonsense"),
-        ("POST", "/v1.47/build?t=x", "", 501, "/build"),
+        ("POST", "/v1.47/build?t=x", "", 400, "Dockerfile"),
+        ("POST", "/v1.47/build?version=2", "", 400, "DOCKER_BUILDKIT=0"),
+        ("POST", "/session", "", 501, "BuildKit"),
+        ("POST", "/v1.47/build?squash=1", "", 501, "squash"),
         ("POST", "/volumes/create", "{}", 501, "volumes"),
         ("GET", "/containers/nosuch/json", "", 404, "No such container: nosuch"),
         ("POST", "/containers/nosuch/wait", "", 404, "nosuch"),

@@ -74,6 +74,12 @@ pub async fn show(
 /// The user's credentials for the image's registry, from `~/.docker/config.json` and its helpers,
 /// as the `X-Registry-Auth` header has them.
 pub fn credentials(name: &str) -> anyhow::Result<Option<String>> {
+    let auth = credentials_for(name)?.map(|(_, auth)| auth.to_string());
+    Ok(auth.map(|auth| base64::engine::general_purpose::URL_SAFE.encode(auth)))
+}
+
+/// The registry of an image, and the user's credentials for it.
+pub fn credentials_for(name: &str) -> anyhow::Result<Option<(String, Value)>> {
     let server = match name.split_once('/') {
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
         _ => "https://index.docker.io/v1/",
@@ -92,7 +98,7 @@ pub fn credentials(name: &str) -> anyhow::Result<Option<String>> {
         ) => return Ok(None),
         Err(error) => bail!("credentials for `{server}`: {error}"),
     };
-    Ok(Some(base64::engine::general_purpose::URL_SAFE.encode(auth.to_string())))
+    Ok(Some((server.to_owned(), auth)))
 }
 
 /// `name` and tag or digest; `latest` when there is neither.

@@ -27,7 +27,10 @@ pub(crate) async fn create(State(app): State<App>, query: Query, body: Body) -> 
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
-fn translate(body: &ContainerCreateBody, query: &Query) -> ApiResult<(CreateRequest, Vec<String>)> {
+pub(crate) fn translate(
+    body: &ContainerCreateBody,
+    query: &Query,
+) -> ApiResult<(CreateRequest, Vec<String>)> {
     let host = body.host_config.clone().unwrap_or_default();
     refuse::check(body, &host)?;
     let mut warnings = Vec::new();

@@ -29,6 +29,8 @@ use crate::spec::{
 /// Takes an uncompressed layer archive. Blocking; what is not given to [`Store::add_layer`] leaves nothing.
 pub struct LayerWriter {
     tar: Hashing<GzEncoder<Hashing<NamedTempFile>>>,
+    /// Bytes it may become: a guest that sends its changes is not believed to end.
+    limit: u64,
 }
 
 impl std::fmt::Debug for LayerWriter {
@@ -39,6 +41,9 @@ impl std::fmt::Debug for LayerWriter {
 
 impl Write for LayerWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.tar.passed() + bytes.len() as u64 > self.limit {
+            return Err(io::Error::other(format!("a layer of more than {} bytes", self.limit)));
+        }
         self.tar.write(bytes)
     }
 
@@ -84,7 +89,8 @@ impl Store {
     pub fn layer_writer(&self) -> Result<LayerWriter, Error> {
         let file = Hashing::new(self.inner.layout.scratch_file()?);
         // Built layers are pushed at most once and read often: the fast setting is 5 % larger at a third of the time.
-        Ok(LayerWriter { tar: Hashing::new(GzEncoder::new(file, Compression::fast())) })
+        let tar = Hashing::new(GzEncoder::new(file, Compression::fast()));
+        Ok(LayerWriter { tar, limit: self.inner.limits.max_stream_bytes })
     }
 
     /// Makes what was written a layer of the store. Ends the archive's compression, not the archive.
