@@ -7,6 +7,8 @@ use regex::bytes::{Regex, RegexBuilder};
 
 /// Largest compiled pattern, in bytes.
 const MAX_COMPILED: usize = 4 << 20;
+/// Most patterns of one `.dockerignore`.
+const MAX_RULES: usize = 2000;
 
 /// A wildcard as Go's `filepath.Match` has it: `*`, `?` and `[…]` never match a slash.
 #[derive(Debug, Clone)]
@@ -76,6 +78,9 @@ impl Ignore {
             // A directory takes what is in it along.
             let regex = compile(&format!("^{body}(/.*)?$")).map_err(wrong)?;
             rules.push(Rule { regex, keeps });
+            if rules.len() > MAX_RULES {
+                return Err(format!(".dockerignore has more than {MAX_RULES} patterns"));
+            }
         }
         Ok(Self(rules))
     }
