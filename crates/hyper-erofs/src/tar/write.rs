@@ -309,8 +309,7 @@ mod tests {
     fn sizes_beyond_eight_gibibytes() {
         for size in [OCTAL_11, OCTAL_11 + 1, 1 << 40] {
             let header = plain(b"big", HeaderKind::File { size });
-            let mut limits = Limits::default();
-            limits.max_stream_bytes = u64::MAX;
+            let limits = Limits { max_stream_bytes: u64::MAX, ..Limits::default() };
             let bytes = encode(&header);
             let mut reader = Reader::new(&bytes[..], &limits);
             assert_eq!(reader.next_entry().unwrap(), Some(header));
