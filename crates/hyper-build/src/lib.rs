@@ -20,6 +20,7 @@
 
 mod arguments;
 mod builder;
+mod change;
 mod context;
 mod decompress;
 mod error;
@@ -32,6 +33,7 @@ mod transfer;
 mod tree;
 
 pub use builder::build;
+pub use change::{ChangeError, change};
 pub use context::{Context, Scratch};
 pub use error::BuildError;
 pub use hyper_dockerfile::{Dockerfile, DockerfileError};

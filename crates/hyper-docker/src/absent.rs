@@ -28,7 +28,6 @@ pub(crate) fn router() -> Router<App> {
         "/volumes/create",
         "/grpc",
         "/session",
-        "/commit",
         "/containers/{id}/attach/ws",
         "/containers/{id}/checkpoints",
         "/distribution/{*rest}",

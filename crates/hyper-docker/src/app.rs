@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::ApiError;
-use crate::{API_VERSION, absent, build, container, event, exec, hyper_v1, image, pull, system};
+use crate::{
+    API_VERSION, absent, build, commit, container, event, exec, hyper_v1, image, pull, system,
+};
 
 /// Shared by the handlers. Clones are the same one.
 #[derive(Debug, Clone)]
@@ -64,6 +66,7 @@ impl App {
             .route("/images/search", get(image::search))
             .route("/images/{*rest}", any(image::by_name))
             .route("/build", post(build::build))
+            .route("/commit", post(commit::commit))
             .merge(absent::router())
             .route("/hyper/v1/phases", get(hyper_v1::all_phases))
             .route("/hyper/v1/phases/{id}", get(hyper_v1::phases))

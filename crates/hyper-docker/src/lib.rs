@@ -19,6 +19,7 @@
 mod absent;
 mod app;
 mod build;
+mod commit;
 mod container;
 mod detach;
 mod error;

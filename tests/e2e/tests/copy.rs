@@ -296,3 +296,83 @@ fn top_shows_what_ps_shows() {
     assert!(text.contains("sleep"), "{text}");
     engine.docker(&["top", "cc", "--forest"]).exited(1).says(&["--forest"]);
 }
+
+#[test]
+fn a_committed_image_is_what_the_container_was() {
+    let engine = Engine::with_busybox();
+    for (runtime, running) in [("uml", true), ("qemu", false)] {
+        let (name, image) = (runtime, format!("made-{runtime}"));
+        let script = "rm /etc/group; rm -r /var; mkdir -p /var/fresh; echo kept > /kept; \
+                      ln /kept /linked; truncate -s 64M /sparse; echo done; ";
+        let script = format!("{script}{}", if running { "exec sleep 600" } else { "true" });
+        let how: &[&str] = if running { &["run", "-d"] } else { &["run"] };
+        let more = ["--name", name, "--runtime", runtime, "-e", "MADE=1", "busybox"];
+        engine.docker(&[how, &more, &["sh", "-c", &script]].concat()).succeeded();
+        hyper_e2e::eventually("it is done", Duration::from_secs(30), || {
+            engine.docker(&["logs", name]).text() == "done"
+        });
+        let id = engine
+            .docker(&[
+                "commit",
+                "-a",
+                "Somebody <s@example.org>",
+                "-m",
+                "why",
+                "-c",
+                "CMD [\"cat\", \"/kept\"]",
+                "-c",
+                "ENV FROM_CHANGE=$MADE-x",
+                "-c",
+                "LABEL a=b",
+                "-c",
+                "WORKDIR /var",
+                "-c",
+                "EXPOSE 80",
+                name,
+                &format!("{image}:1"),
+            ])
+            .succeeded()
+            .text();
+        let inspect = |format: &str| {
+            engine
+                .docker(&["image", "inspect", "-f", format, &image_tag(&image)])
+                .succeeded()
+                .text()
+        };
+        assert_eq!(inspect("{{.Id}}"), id);
+        assert_eq!(inspect("{{.Author}} {{.Comment}}"), "Somebody <s@example.org> why");
+        assert_eq!(inspect("{{.Config.Cmd}} {{.Config.WorkingDir}}"), "[cat /kept] /var");
+        assert_eq!(
+            inspect("{{index .Config.Labels \"a\"}} {{.Config.ExposedPorts}}"),
+            "b map[80/tcp:{}]"
+        );
+        assert_eq!(inspect("{{len .RootFS.Layers}}"), "2");
+        if running {
+            assert_eq!(engine.inspect(name, "{{.State.Status}}"), "running", "unpaused again");
+        }
+        let run = |words: &[&str]| {
+            let all = [&["run", "--rm", "--runtime", runtime, &image_tag(&image)][..], words];
+            engine.docker(&all.concat()).succeeded().text()
+        };
+        assert_eq!(run(&[]), "kept");
+        let script = "echo $MADE $FROM_CHANGE; ls /var; ls /etc/group; stat -c %h /linked; \
+                      stat -c %s /sparse; pwd";
+        assert_eq!(
+            run(&["sh", "-c", &format!("{script} 2>/dev/null")]),
+            "1 1-x\nfresh\n2\n67108864\n/var"
+        );
+        let text = engine.docker(&["history", "--format", "{{.Comment}}", &image_tag(&image)]);
+        assert_eq!(text.succeeded().text().lines().next(), Some("why"));
+        let refused = engine.docker(&["commit", "-c", "RUN true", name, "x"]);
+        refused.exited(1).says(&["RUN true", "change"]);
+        // Our client, and no name.
+        let id = engine.hyper(&["commit", "-m", "ours", name]).succeeded().text();
+        assert!(id.starts_with("sha256:"), "{id}");
+        engine.docker(&["rm", "-f", name]).succeeded();
+    }
+    nothing_left(&engine);
+}
+
+fn image_tag(image: &str) -> String {
+    format!("{image}:1")
+}
