@@ -351,7 +351,8 @@ fn a_committed_image_is_what_the_container_was() {
             assert_eq!(engine.inspect(name, "{{.State.Status}}"), "running", "unpaused again");
         }
         let run = |words: &[&str]| {
-            let all = [&["run", "--rm", "--runtime", runtime, &image_tag(&image)][..], words];
+            let tag = image_tag(&image);
+            let all = [&["run", "--rm", "--runtime", runtime, tag.as_str()][..], words];
             engine.docker(&all.concat()).succeeded().text()
         };
         assert_eq!(run(&[]), "kept");
