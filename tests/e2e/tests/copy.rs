@@ -13,8 +13,8 @@ const DEADLINE: Duration = Duration::from_secs(180);
 /// A running or a stopped container that has written some files.
 fn container(engine: &Engine, name: &str, runtime: &str, running: bool) {
     let script = "mkdir -p /data/sub; echo one > /data/one; echo two > /data/sub/two; \
-                  ln -s /etc/passwd /data/link; ln -s ../../../../../etc /data/out; \
-                  chmod 4755 /data/one; chown 7:8 /data/one; ";
+                  ln -s /etc/passwd /data/link; mkdir /away; ln -s ../../../../../etc /away/out; \
+                  chown 7:8 /data/one; chmod 4755 /data/one; ";
     let rest = if running { "exec sleep 600" } else { "true" };
     let script = format!("{script} {rest}");
     let how: &[&str] = if running { &["run", "-d"] } else { &["run"] };
@@ -75,11 +75,10 @@ fn files_go_both_ways_running_and_stopped() {
         assert_eq!(text(local("new/sub/two")), "two\n");
         // Links are copied as links, and never lead the engine out of the container.
         assert!(fs::symlink_metadata(local("new/link")).expect("link").is_symlink());
-        cp("-L", &inside("/data/link")).exited(1);
         engine.docker(&["cp", "-L", &inside("/data/link"), &local("passwd")]).succeeded();
         assert!(text(local("passwd")).starts_with("root:"));
         assert_ne!(text(local("passwd")), text("/etc/passwd"));
-        cp(&inside("/data/out/passwd"), &local("followed")).succeeded();
+        cp(&inside("/away/out/passwd"), &local("followed")).succeeded();
         assert_eq!(text(local("followed")), text(local("passwd")));
         // The other way.
         fs::create_dir_all(local("up/deep")).expect("make directory");
@@ -87,7 +86,7 @@ fn files_go_both_ways_running_and_stopped() {
         symlink("deep/file", local("up/link")).expect("link");
         cp(&local("up"), &inside("/data")).succeeded();
         cp(&local("up/deep/file"), &inside("/data/renamed")).succeeded();
-        cp(&local("up/deep/file"), &inside("/data/out/through-a-link")).succeeded();
+        cp(&local("up/deep/file"), &inside("/away/out/through-a-link")).succeeded();
         // Streams.
         let outcome = engine.docker(&["cp", &inside("/data/sub"), "-"]).succeeded();
         assert_eq!(listed(&outcome.stdout), ["sub/", "sub/two"]);
