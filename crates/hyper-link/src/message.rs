@@ -192,7 +192,7 @@ pub struct Exec {
 ///
 /// Paths are a container's own: links in them are followed inside its root, whatever they say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "what")]
+#[serde(rename_all = "snake_case")]
 pub enum ReadFiles {
     /// A tar of one file, or of a directory with all below it, named by the last part of `path`.
     /// Mounted disks and directories are part of it, file systems of the kernel and of memory not.

@@ -264,7 +264,8 @@ fn differ(upper: &OwnedFd, image: &OwnedFd, path: &[u8]) -> Outcome<bool> {
     if (new.st_mode, new.st_uid, new.st_gid) != (old.st_mode, old.st_uid, old.st_gid) {
         return Ok(true);
     }
-    Ok(xattrs(upper.as_fd(), path)? != xattrs(image.as_fd(), path)?)
+    let (new, old) = (xattrs(upper.as_fd(), path)?, xattrs(image.as_fd(), path)?);
+    Ok(new.len() != old.len() || !new.iter().all(|xattr| old.contains(xattr)))
 }
 
 struct Layer<W: Write>(Packer<W>);

@@ -54,15 +54,26 @@ pub(crate) async fn stat(first: Pid, path: &str) -> Outcome<PathStat> {
     let (ours, theirs) = pipe()?;
     let helper = Helper::start([null()?, theirs, null()?], || {
         enter(first)?;
-        let found = path::stat(&path::root("/")?, path)?;
-        let text = serde_json::to_vec(&found).doing(|| format!("describe {path}"))?;
-        stdout()?.write_all(&text).doing(|| format!("describe {path}"))
+        let PathStat { mode, size, mtime_ns, target } = path::stat(&path::root("/")?, path)?;
+        let text = format!("{mode} {size} {mtime_ns} {target}");
+        stdout()?.write_all(text.as_bytes()).doing(|| format!("describe {path}"))
     })?;
     let mut text = Vec::new();
     let answer = Descriptor::watching(ours, Interest::READABLE).doing(|| "watch".to_owned())?;
     answer.take(MAX_STAT).read_to_end(&mut text).await.doing(|| format!("look at {path}"))?;
     helper.finished().await?;
-    serde_json::from_slice(&text).doing(|| format!("look at {path}"))
+    let text = String::from_utf8_lossy(&text);
+    let mut fields = text.splitn(4, ' ');
+    let mut described = || {
+        Some(PathStat {
+            mode: fields.next()?.parse().ok()?,
+            size: fields.next()?.parse().ok()?,
+            mtime_ns: fields.next()?.parse().ok()?,
+            target: fields.next()?.to_owned(),
+        })
+    };
+    described()
+        .ok_or_else(|| failure(FailureKind::Internal, format!("look at {path}: no description")))
 }
 
 /// Writes what is asked for to `stream`, which is ended whatever happens.

@@ -244,6 +244,5 @@ pub(super) fn xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Outcome<Vec<Xattr>> {
             Err(error) => return Err(wrong("read an attribute of", path, error)),
         }
     }
-    found.sort();
     Ok(found)
 }

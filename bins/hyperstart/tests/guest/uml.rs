@@ -202,11 +202,14 @@ async fn a_terminal_is_a_terminal() -> Result<()> {
 
     let io = guest.create("u", shell("sleep 1000"), Vec::new(), false).await?;
     guest.start_container("u").await?;
-    let exec =
-        with(json!({"p": process(&["sh", "-c", "tty; kill -INT $$"])}), "/p/terminal", json!(true));
+    let exec = with(
+        json!({"p": process(&["sh", "-c", "tty; stty size; kill -INT $$"])}),
+        "/p/terminal",
+        json!(true),
+    );
     let run = guest.exec("u", "e", exec["p"].clone()).await?;
     let outcome = guest.finish("u", Some("e"), run).await?;
-    assert_eq!((outcome.code, outcome.stdout.as_str()), (130, "/dev/pts/0\r\n"));
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (130, "/dev/pts/0\r\n24 80\r\n"));
     drop(io);
     Ok(())
 }
