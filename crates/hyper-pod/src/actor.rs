@@ -68,7 +68,8 @@ pub(crate) enum Input {
         result: Result<(), PodError>,
         reply: Reply<()>,
     },
-    Guest(Sign),
+    /// From a guest, by its number: what one says that is gone is not about the next.
+    Guest(u64, Sign),
     /// The guest we ended is gone; then somebody is told.
     Stopped(Box<dyn FnOnce() + Send>),
 }
@@ -93,6 +94,8 @@ pub(crate) struct Actor {
     pub queue: mpsc::Sender<Input>,
     pub events: mpsc::UnboundedSender<PodEvent>,
     pub guest: GuestState,
+    /// Counts guests: those that run, and those that are gone.
+    pub guest_number: u64,
     pub containers: BTreeMap<String, Container>,
     /// Whatever takes time. They end with the actor.
     pub tasks: JoinSet<()>,
@@ -112,6 +115,7 @@ impl Actor {
             queue,
             events,
             guest: GuestState::Empty,
+            guest_number: 0,
             containers: BTreeMap::new(),
             tasks: JoinSet::new(),
             shutdown: None,
@@ -154,10 +158,13 @@ impl Actor {
             Input::Frozen { container, paused, result, reply } => {
                 self.frozen(container, paused, result, reply);
             }
-            Input::Guest(Sign::Event(Event::Exited { process, code, oom_killed, .. })) => {
+            Input::Guest(guest, sign) if guest != self.guest_number => {
+                tracing::debug!(guest, ?sign, "late word of a guest that is gone");
+            }
+            Input::Guest(_, Sign::Event(Event::Exited { process, code, oom_killed, .. })) => {
                 self.process_exited(&process, code, oom_killed);
             }
-            Input::Guest(Sign::Event(Event::Oom { container })) => {
+            Input::Guest(_, Sign::Event(Event::Oom { container })) => {
                 // A guest can say so as often as it likes; the host hears it once a second.
                 let Ok(found) = self.container(&container) else { return };
                 let now = Instant::now();
@@ -166,9 +173,10 @@ impl Actor {
                     self.tell(PodEvent::Oom { container });
                 }
             }
-            Input::Guest(Sign::Ended(ended)) => self.guest_ended(&ended),
+            Input::Guest(_, Sign::Ended(ended)) => self.guest_ended(&ended),
             Input::Stopped(told) => {
                 self.guest = GuestState::Empty;
+                self.guest_number += 1;
                 told();
             }
         }

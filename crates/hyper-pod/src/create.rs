@@ -148,7 +148,9 @@ impl Actor {
         let guest = Arc::new(guest);
         self.hypervisor_pid = guest.vm.pid();
         self.guest = GuestState::Up(Arc::clone(&guest));
-        self.tasks.spawn(watch(Arc::clone(&guest), events, self.queue.clone()));
+        self.guest_number += 1;
+        let (number, queue) = (self.guest_number, self.queue.clone());
+        self.tasks.spawn(watch(Arc::clone(&guest), number, events, queue));
         self.bring_in(Arc::clone(&guest), id, prepared, true);
         for (id, prepared) in waiting {
             self.bring_in(Arc::clone(&guest), id, prepared, false);

@@ -20,7 +20,7 @@ use crate::actor::{Actor, GuestState, Input, answer};
 use crate::create::{blocking, remove};
 use crate::error::chain;
 use crate::exit::write_exit;
-use crate::guest::{Ended, Guest};
+use crate::guest::{Ended, Guest, Sign};
 use crate::pod::PodEvent;
 use crate::record::{Reply, State};
 
@@ -313,7 +313,7 @@ impl Actor {
                 ExitRecord { code: 137, unix_ns: now_ns(), reason, ..ExitRecord::default() };
             return self.start_failed(&process, record);
         };
-        let queue = self.queue.clone();
+        let (number, queue) = (self.guest_number, self.queue.clone());
         self.tasks.spawn(async move {
             let request = Request::Signal { process: process.clone(), signal: 9, all: true };
             if let Err(error) = guest.call(&process.container, request, DELETE).await {
@@ -325,7 +325,7 @@ impl Actor {
                     unix_ns: 0,
                     oom_killed: false,
                 };
-                let _ = queue.send(Input::Guest(crate::guest::Sign::Event(event))).await;
+                let _ = queue.send(Input::Guest(number, Sign::Event(event))).await;
             }
         });
     }

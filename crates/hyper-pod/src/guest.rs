@@ -277,11 +277,12 @@ pub(crate) enum Sign {
 /// Reports the agent's events and, last and once, the guest's end. The guest is dead then.
 pub(crate) async fn watch(
     guest: Arc<Guest>,
+    number: u64,
     mut events: EventReceiver,
     queue: mpsc::Sender<Input>,
 ) {
     // A queue that is gone has an actor that is gone: nobody is left to tell.
-    let sign = async |sign| _ = queue.send(Input::Guest(sign)).await;
+    let sign = async |sign| _ = queue.send(Input::Guest(number, sign)).await;
     let mut exited = std::pin::pin!(guest.vm.wait());
     let mut silent = std::pin::pin!(silence(&guest));
     let ended = loop {

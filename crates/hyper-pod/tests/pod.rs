@@ -233,6 +233,17 @@ async fn failures_leave_the_pod_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_last_guests_end_is_not_the_next_ones() {
+    let mut host = Host::new(DiskModel::Stitched);
+    for _ in 0..40 {
+        host.create("c", &["exit", "0"], Uris::default()).await;
+        assert_eq!(host.run("c").await.code, 0);
+        host.pod.delete(init("c")).await.unwrap();
+    }
+    assert!(host.pod.shutdown(false).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_of_two() {
     let mut host = Host::new(DiskModel::DevicePerExtent);
     let uris = host.hub("a");
