@@ -578,7 +578,9 @@ fn children(pid: u32) -> Vec<u32> {
 #[tokio::test]
 async fn a_jail_of_one_cpu_moves_as_a_whole_when_it_has_to_wait() {
     let busy = "while :; do :; done & while :; do :; done";
-    let jailed = spawn(spec("one-cpu", &["sh", "-c", busy]).one_cpu()).await.unwrap();
+    // A shell's background job reads from it.
+    let spec = spec("one-cpu", &["sh", "-c", busy]).device("/dev/null").one_cpu();
+    let jailed = spawn(spec).await.unwrap();
     until("there is a child", || !children(jailed.pid()).is_empty()).await;
     let first = cpus_of(jailed.pid());
     assert!(first.parse::<usize>().is_ok(), "one CPU, not `{first}`");
