@@ -1,4 +1,4 @@
-//! `docker commit --change`: instructions of a Dockerfile on the configuration of an image.
+//! `--change` of `docker commit` and `import`: instructions of a Dockerfile on the configuration of an image.
 
 use hyper_dockerfile::expand::Variables;
 use hyper_dockerfile::{Dockerfile, DockerfileError, Instruction};
@@ -36,7 +36,11 @@ impl Variables for Environment {
 /// [`ChangeError`]; the configuration may then be changed in part.
 pub fn change(config: &mut ContainerConfig, lines: &str) -> Result<(), ChangeError> {
     let text = format!("FROM scratch\n{lines}\n");
-    let parsed = Dockerfile::parse(text.as_bytes())?;
+    let parsed = Dockerfile::parse(text.as_bytes()).map_err(|mut error| {
+        // Counted without the line above that the user has not written.
+        error.line = error.line.saturating_sub(1);
+        error
+    })?;
     let [stage] = parsed.stages.as_slice() else {
         return Err(ChangeError::NoChange("FROM".to_owned()));
     };
@@ -79,6 +83,8 @@ mod test {
         assert_eq!(config.stop_signal.as_deref(), Some("SIGINT"));
         assert_eq!(config.on_build, ["RUN true"]);
         change(&mut config, "").unwrap();
+        let error = change(&mut config, "NONSENSE x").unwrap_err().to_string();
+        assert!(error.contains("line 1:"), "{error}");
         for bad in ["RUN true", "COPY a b", "NONSENSE x", "FROM x"] {
             assert!(change(&mut config, bad).is_err(), "{bad}");
         }

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use hyper_engine::CommitOptions;
-use hyper_image::{ContainerConfig, Reference};
+use hyper_image::ContainerConfig;
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -18,15 +18,10 @@ use crate::request::{self, Query};
 /// Most instructions of one request.
 const MAX_CHANGES: usize = 1000;
 
-pub(crate) async fn commit(
-    State(app): State<App>,
-    query: Query,
-    axum::extract::Query(pairs): axum::extract::Query<Vec<(String, String)>>,
-    body: Body,
-) -> ApiResult {
+pub(crate) async fn commit(State(app): State<App>, query: Query, body: Body) -> ApiResult {
     let container =
         query.text("container").ok_or_else(|| ApiError::invalid("container is missing"))?;
-    let name = name(&query)?;
+    let name = query.new_name()?;
     let own = app.engine.commit_config(container)?;
     let mut config = match request::json_or_none::<Value>(body).await? {
         None | Some(Value::Null) => own,
@@ -36,8 +31,7 @@ pub(crate) async fn commit(
             merged(asked, own)
         }
     };
-    let changes: Vec<&str> =
-        pairs.iter().filter(|(key, _)| key == "changes").map(|(_, text)| text.as_str()).collect();
+    let changes = query.all("changes");
     if changes.len() > MAX_CHANGES {
         return Err(ApiError::invalid(format!("more than {MAX_CHANGES} changes")));
     }
@@ -52,18 +46,6 @@ pub(crate) async fn commit(
     };
     let id = app.engine.commit(container, options).await?;
     Ok((StatusCode::CREATED, Json(json!({ "Id": id.to_string() }))).into_response())
-}
-
-fn name(query: &Query) -> ApiResult<Option<Reference>> {
-    let Some(repository) = query.text("repo") else { return Ok(None) };
-    let text = match query.text("tag") {
-        Some(tag) => format!("{repository}:{tag}"),
-        None => repository.to_owned(),
-    };
-    let reference: Reference = text
-        .parse()
-        .map_err(|e| ApiError::invalid(format!("invalid reference format `{text}`: {e}")))?;
-    Ok(Some(reference.or_latest()))
 }
 
 /// What the client asks for, with the container's own where it asks for nothing.

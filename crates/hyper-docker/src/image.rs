@@ -13,7 +13,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::IntoResponse as _;
-use hyper_image::{Reference, Removed};
+use hyper_image::Removed;
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -116,17 +116,8 @@ async fn archive(app: &App, names: Vec<String>) -> ApiResult {
 }
 
 async fn tag(app: &App, name: &str, query: &Query) -> ApiResult {
-    let repository = query.text("repo").ok_or_else(|| ApiError::invalid("repo is missing"))?;
-    let text = match query.text("tag") {
-        Some(tag) => format!("{repository}:{tag}"),
-        None => repository.to_owned(),
-    };
-    let reference: Reference =
-        text.parse().map_err(|e| ApiError::invalid(format!("invalid reference `{text}`: {e}")))?;
-    if reference.digest().is_some() {
-        return Err(ApiError::invalid("refusing to create a tag with a digest reference"));
-    }
-    app.engine.tag(name, &reference.or_latest()).await?;
+    let wanted = query.new_name()?.ok_or_else(|| ApiError::invalid("repo is missing"))?;
+    app.engine.tag(name, &wanted).await?;
     Ok(StatusCode::CREATED.into_response())
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use hyper_image::{History, ImageConfig, Platform, Progress, Reference};
+use hyper_image::{History, ImageConfig, Platform, Progress};
 use serde_json::json;
 
 use crate::app::App;
@@ -16,7 +16,7 @@ use crate::upload::with_body;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn import(app: &App, source: &str, query: &Query, body: Body) -> ApiResult {
-    let wanted = name(query).and_then(|name| Ok((name, config(source, query)?)));
+    let wanted = query.new_name().and_then(|name| Ok((name, config(source, query)?)));
     let (name, config) = match wanted {
         Ok(wanted) => wanted,
         Err(error) => return with_body(body, |_| async { Err(error) }).await,
@@ -39,20 +39,6 @@ pub(crate) async fn import(app: &App, source: &str, query: &Query, body: Body) -
     .await
 }
 
-fn name(query: &Query) -> ApiResult<Option<Reference>> {
-    let Some(repository) = query.text("repo") else { return Ok(None) };
-    let text = match query.text("tag") {
-        Some(tag) => format!("{repository}:{tag}"),
-        None => repository.to_owned(),
-    };
-    let reference: Reference =
-        text.parse().map_err(|e| ApiError::invalid(format!("invalid reference `{text}`: {e}")))?;
-    if reference.digest().is_some() {
-        return Err(ApiError::invalid("cannot import digest reference"));
-    }
-    Ok(Some(reference.or_latest()))
-}
-
 fn config(source: &str, query: &Query) -> ApiResult<ImageConfig> {
     let platform = match query.text("platform") {
         Some(text) => text.parse::<Platform>().map_err(|e| ApiError::invalid(e.to_string()))?,
@@ -70,10 +56,8 @@ fn config(source: &str, query: &Query) -> ApiResult<ImageConfig> {
         history: vec![History { created, comment, ..History::default() }],
         ..ImageConfig::default()
     };
-    // Docker's client puts several into one value, a line each.
-    for change in query.all("changes").iter().flat_map(|value| value.lines()) {
-        config.config.change(change).map_err(ApiError::invalid)?;
-    }
+    hyper_build::change(&mut config.config, &query.all("changes").join("\n"))
+        .map_err(|error| ApiError::invalid(error.to_string()))?;
     Ok(config)
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use hyper_image::Reference;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -58,6 +59,23 @@ impl Query {
     /// `None` for absent and empty.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.last(key).filter(|text| !text.is_empty())
+    }
+
+    /// `repo` and `tag` as the name of something new; `None` without `repo`.
+    pub fn new_name(&self) -> ApiResult<Option<Reference>> {
+        let Some(repository) = self.text("repo") else { return Ok(None) };
+        let text = match self.text("tag") {
+            Some(tag) => format!("{repository}:{tag}"),
+            None => repository.to_owned(),
+        };
+        let reference: Reference = text
+            .parse()
+            .map_err(|e| ApiError::invalid(format!("invalid reference format `{text}`: {e}")))?;
+        if reference.digest().is_some() {
+            let why = "a digest is not a name to give: use NAME[:TAG]";
+            return Err(ApiError::invalid(format!("invalid name `{text}`: {why}")));
+        }
+        Ok(Some(reference.or_latest()))
     }
 
     /// All values of a key, in order.

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use hyper_image::{ContainerConfig, Derivation, Digest, Empty, History, NewLayer, Reference};
 use tokio::sync::mpsc;
 
+use crate::container::state::Status;
 use crate::core::{blocking, image_error};
 use crate::engine::Engine;
 use crate::event::Kind;
@@ -104,7 +105,11 @@ impl Engine {
             Some(config) => config,
             None => self.commit_config(&spec.id)?,
         };
-        let paused = options.pause && self.pause(&spec.id).await.is_ok();
+        // What stands still already, or does not run, need not be stopped.
+        let paused = options.pause && view.state.status == Status::Running;
+        if paused {
+            self.pause(&spec.id).await?;
+        }
         let layer = self.changes_layer(&spec.id).await;
         if paused && let Err(error) = self.unpause(&spec.id).await {
             tracing::warn!(container = spec.id, error = error.chain(), "stays paused after commit");

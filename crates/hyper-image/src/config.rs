@@ -4,8 +4,6 @@
 //! are missing or `null` read as empty. The stored bytes, not this view, are the truth: [`Image::raw_config`]
 //! (crate::Image::raw_config) returns them.
 
-mod change;
-
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};

@@ -1,6 +1,6 @@
 //! What the fuzz targets call: parsers of hostile bytes, with what must hold of their results.
 
-use crate::config::{ContainerConfig, ImageConfig};
+use crate::config::ImageConfig;
 use crate::platform::Platform;
 use crate::pull::{check_manifest, select};
 use crate::reference::Reference;
@@ -36,7 +36,7 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
-/// A reference (whose canonical and familiar forms mean the same), a challenge, an image change.
+/// A reference (whose canonical and familiar forms mean the same), a challenge.
 pub fn text(text: &str) {
     if let Ok(reference) = text.parse::<Reference>() {
         for form in [reference.to_string(), reference.familiar()] {
@@ -44,5 +44,4 @@ pub fn text(text: &str) {
         }
     }
     parse_challenge(text);
-    let _ = ContainerConfig::default().change(text);
 }

@@ -1,4 +1,4 @@
-//! References, and what registries say of themselves in headers; image changes.
+//! References, and what registries say of themselves in headers.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
