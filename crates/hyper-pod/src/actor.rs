@@ -35,10 +35,10 @@ pub(crate) enum Input {
         container: String,
         result: Result<Box<Booted>, PodError>,
     },
-    /// A container is in the guest, or not.
+    /// A container is in the guest, or not; a sandbox has no streams.
     Created {
         container: String,
-        result: Result<Running, PodError>,
+        result: Result<Option<Running>, PodError>,
     },
     /// An exec's stdio is open, or not.
     Opened {

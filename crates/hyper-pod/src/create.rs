@@ -6,6 +6,9 @@
 //!             ├ guest boots ──► wait for it            ├─► CreateContainer ─► answer
 //!             └ guest is up ──► add the disks ─────────┘
 //! ```
+//! The sandbox of a pod (Kubernetes' `pause`) has neither disks nor a process: what it is there
+//! for, to hold the namespaces, the guest does. It runs from its start to a signal that ends it.
+//!
 //! The hypervisor is probed while the disks are made, and launched with them: they are there in
 //! milliseconds, but for the first container of an image that containerd unpacked, which waits for
 //! the conversion. Booting without disks and adding them would save that one container the boot,
@@ -38,7 +41,8 @@ const START: Duration = Duration::from_secs(60);
 /// What a container needs before the guest is asked.
 pub(crate) struct Prepared {
     pub spec: Spec,
-    pub root: RootDisks,
+    /// None: a sandbox.
+    pub root: Option<RootDisks>,
     pub channels: Channels,
     pub listener: UnixListener,
     /// For the first container.
@@ -74,6 +78,7 @@ impl Actor {
             upper: None,
             socket: None,
             network: Vec::new(),
+            sandbox: false,
             in_guest: false,
             rootfs: request.rootfs.clone(),
             deleting: Vec::new(),
@@ -93,10 +98,13 @@ impl Actor {
             Err(error) => return self.create_failed(&id, error),
         };
         if let Ok(container) = self.container(&id) {
-            container.owned.clone_from(&prepared.root.owned);
-            container.keeps = prepared.root.upper.as_ref().is_some_and(|disk| !disk.ephemeral);
-            let file = prepared.root.upper.as_ref().and_then(|disk| disk.extents.first());
-            container.upper = file.map(|extent| extent.path.clone());
+            container.sandbox = prepared.spec.sandbox;
+            if let Some(root) = &prepared.root {
+                container.owned.clone_from(&root.owned);
+                container.keeps = root.upper.as_ref().is_some_and(|disk| !disk.ephemeral);
+                let file = root.upper.as_ref().and_then(|disk| disk.extents.first());
+                container.upper = file.map(|extent| extent.path.clone());
+            }
             container.network = prepared.spec.network.report();
         }
         match &mut self.guest {
@@ -170,13 +178,15 @@ impl Actor {
         if let Ok(container) = self.container(&id) {
             container.socket = Some(socket);
         }
+        let Some(root) = root else { return self.created(&id, Ok(None)) };
         self.spawn(async move {
             let result = created(&guest, &id, (spec, root, channels), first, queue).await;
-            Input::Created { container: id, result }
+            Input::Created { container: id, result: result.map(Some) }
         });
     }
 
-    pub(crate) fn created(&mut self, id: &str, result: Result<Running, PodError>) {
+    /// With its running streams; none: a sandbox.
+    pub(crate) fn created(&mut self, id: &str, result: Result<Option<Running>, PodError>) {
         let stdio = match (result, &self.guest) {
             (Err(error), _) => return self.create_failed(id, error),
             (Ok(_), GuestState::Dead(reason)) => {
@@ -188,8 +198,8 @@ impl Actor {
         let pid = self.hypervisor_pid;
         let Ok(container) = self.container(id) else { return };
         container.phases.container_created = Some(hyper_stdio::now_ns());
-        container.in_guest = true;
-        container.init.stdio = Some(stdio);
+        container.in_guest = stdio.is_some();
+        container.init.stdio = stdio;
         let event = PodEvent::Created {
             container: id.to_owned(),
             bundle: container.bundle.clone(),
@@ -229,6 +239,14 @@ impl Actor {
             Ok(container) => container,
             Err(error) => return answer(reply, Err(error)),
         };
+        if container.sandbox {
+            return answer(
+                reply,
+                Err(PodError::Unsupported(format!(
+                    "pod `{id}` has no process of its own: name one of its containers"
+                ))),
+            );
+        }
         if container.execs.contains_key(&exec) {
             return answer(reply, Err(PodError::Exists { what: "exec", id: exec }));
         }
@@ -273,6 +291,7 @@ impl Actor {
     pub(crate) fn start(&mut self, id: ProcessId, reply: Reply<u32>) {
         let guest = self.up();
         let queue = self.queue.clone();
+        let sandbox = self.container(&id.container).is_ok_and(|container| container.sandbox);
         let process = match self.process(&id) {
             Ok(process) => process,
             Err(error) => return answer(reply, Err(error)),
@@ -293,6 +312,9 @@ impl Actor {
             && let Ok(container) = self.container(&id.container)
         {
             container.phases.start_received = Some(hyper_stdio::now_ns());
+        }
+        if sandbox {
+            return self.started(&id, Ok((None, 0)));
         }
         self.spawn(async move {
             let result = started(&guest, &id, exec, queue).await;
@@ -373,6 +395,7 @@ async fn prepared(
         root.read_only |= spec_read_only;
         Ok(root)
     });
+    let root = async { if spec.sandbox { Ok(None) } else { root.await.map(Some) } };
     let channels = Channels::open(&request.id, &request.stdio, false);
     let (hypervisor, root, channels) = tokio::join!(hypervisor, root, channels);
     // The root may hold files: it is the last to fail, so that it is never dropped silently.
@@ -387,7 +410,8 @@ async fn prepared(
             Ok(Prepared { spec, root, channels, listener, hypervisor })
         }
         (rest, root) => {
-            let owned = root.as_ref().map(|root| root.owned.clone()).unwrap_or_default();
+            let owned = root.as_ref().ok().and_then(Option::as_ref);
+            let owned = owned.map(|root| root.owned.clone()).unwrap_or_default();
             remove(owned, request.bundle.join(hyper_task::pod::SOCKET)).await;
             Err(match (rest, root) {
                 (Err(error), _) | (_, Err(error)) => error,
@@ -403,8 +427,9 @@ async fn booted(settings: &Settings, prepared: Prepared) -> Result<Booted, PodEr
         Some(hypervisor) => Arc::clone(hypervisor),
         None => choose(settings, &prepared.spec.wishes).await?,
     };
-    let mut disks = vec![prepared.root.image.clone()];
-    disks.extend(prepared.root.upper.clone());
+    let root = prepared.root.iter();
+    let disks = root.flat_map(|root| [Some(&root.image), root.upper.as_ref()]).flatten();
+    let disks = disks.cloned().collect();
     let (guest, events) = boot(settings, hypervisor, &prepared.spec, disks).await?;
     Ok(Booted { guest, events, prepared })
 }

@@ -240,6 +240,7 @@ impl Actor {
             Ok(container) => container,
             Err(error) => return answer(reply, Err(error)),
         };
+        let guest = guest.filter(|_| !container.sandbox);
         match &container.init.state {
             State::Exited(_) => {}
             State::Ended(_) => return container.deleting.push(reply),

@@ -41,8 +41,40 @@ pub(crate) struct Guest {
     pub started_ns: i64,
     pub ready_ns: i64,
     /// All disks ever given, in order: position is identity.
-    disks: Mutex<Vec<Disk>>,
+    disks: Mutex<Given>,
     paused: AtomicBool,
+}
+
+/// The disks of a guest, and which files they are: device and inode of each extent. A file that
+/// the hypervisor holds open keeps its inode, whatever becomes of its name.
+#[derive(Debug, Default)]
+struct Given {
+    disks: Vec<Disk>,
+    files: Vec<Vec<(u64, u64)>>,
+}
+
+impl Given {
+    fn push(&mut self, disk: Disk) {
+        self.files.push(files(&disk));
+        self.disks.push(disk);
+    }
+
+    /// Where the guest has this disk already: an image that another container has too, or the
+    /// writable disk of a container that comes back.
+    fn position(&self, disk: &Disk) -> Option<usize> {
+        let files = files(disk);
+        let known = self.files.iter().zip(&self.disks);
+        let same = |(of, known): (&Vec<(u64, u64)>, &Disk)| *of == files && known == disk;
+        (!files.is_empty()).then(|| known.into_iter().position(same)).flatten()
+    }
+}
+
+/// Empty when one of them cannot be looked at.
+fn files(disk: &Disk) -> Vec<(u64, u64)> {
+    let file = |extent: &hyper_hypervisor::Extent| {
+        rustix::fs::stat(&extent.path).map(|stat| (stat.st_dev, stat.st_ino))
+    };
+    disk.extents.iter().map(file).collect::<Result<_, _>>().unwrap_or_default()
 }
 
 /// How a guest ended.
@@ -105,6 +137,8 @@ pub(crate) async fn boot(
     let ready_ns = hyper_stdio::now_ns();
     let configure = Request::ConfigurePod(pod_config(settings, spec)?);
     link.call(configure, CONFIGURE).await.map_err(|error| failed(crate::error::chain(&error)))?;
+    let mut given = Given::default();
+    disks.into_iter().for_each(|disk| given.push(disk));
     let guest = Guest {
         hypervisor,
         vm,
@@ -113,7 +147,7 @@ pub(crate) async fn boot(
         memory_bytes,
         started_ns,
         ready_ns,
-        disks: Mutex::new(disks),
+        disks: Mutex::new(given),
         paused: AtomicBool::new(false),
     };
     Ok((guest, events))
@@ -159,8 +193,8 @@ impl Guest {
 
     /// The root of the container whose disks the guest was booted with.
     pub async fn first_root(&self, root: &RootDisks) -> Rootfs {
-        let disks = self.disks.lock().await;
-        let devices = |at| self.hypervisor.guest_devices(&disks, at);
+        let given = self.disks.lock().await;
+        let devices = |at| self.hypervisor.guest_devices(&given.disks, at);
         rootfs(root, self.model(), &devices(0), root.upper.as_ref().map(|_| devices(1)).as_deref())
     }
 
@@ -182,13 +216,16 @@ impl Guest {
         Ok(rootfs(root, self.model(), &image, upper.as_deref()))
     }
 
-    async fn add_disk(&self, disks: &mut Vec<Disk>, disk: &Disk) -> Result<Vec<String>, PodError> {
+    async fn add_disk(&self, given: &mut Given, disk: &Disk) -> Result<Vec<String>, PodError> {
+        if let Some(at) = given.position(disk) {
+            return Ok(self.hypervisor.guest_devices(&given.disks, at));
+        }
         let devices = self.vm.add_disk(disk.clone()).await.map_err(|source| {
             let path = disk.extents.first().map(|extent| extent.path.display().to_string());
             let action = format!("add disk `{}` to the guest", path.unwrap_or_default());
             PodError::Vm { action, source }
         })?;
-        disks.push(disk.clone());
+        given.push(disk.clone());
         Ok(devices)
     }
 

@@ -123,6 +123,9 @@ impl Actor {
     }
 
     fn signal(&mut self, process: ProcessId, signal: i32, all: bool, reply: Reply<()>) {
+        if self.container(&process.container).is_ok_and(|found| found.sandbox) {
+            return self.signal_sandbox(&process, signal, reply);
+        }
         let guest = match self.live(&process, "signal it") {
             Ok(guest) => guest,
             Err(error) => return answer(reply, Err(error)),
@@ -134,6 +137,27 @@ impl Actor {
             return answer(reply, Err(error));
         }
         self.done(container, Request::Signal { process, signal, all }, reply);
+    }
+
+    /// What Kubernetes' own `pause` does: it ends by the signals that ask for it, others are
+    /// ignored. (It runs as pid 1 there.)
+    fn signal_sandbox(&mut self, process: &ProcessId, signal: i32, reply: Reply<()>) {
+        const ENDING: [i32; 3] = [2, 9, 15];
+        let live = self.process(process).map(|found| match found.state {
+            State::Running => Ok(()),
+            _ => {
+                Err(PodError::NotFound { what: "running container", id: process.container.clone() })
+            }
+        });
+        match live.flatten() {
+            Err(error) => answer(reply, Err(error)),
+            Ok(()) => {
+                if ENDING.contains(&signal) {
+                    self.process_exited(process, 128 + signal, false);
+                }
+                answer(reply, Ok(()));
+            }
+        }
     }
 
     fn close_stdin(&mut self, id: &ProcessId, reply: Reply<()>) {
@@ -186,9 +210,10 @@ impl Actor {
     }
 
     /// The cgroup freezer of the guest; where its kernel has none and the guest holds nothing
-    /// else, all of the guest.
+    /// else, all of the guest. All of the guest too when it is the pod that is paused.
     fn set_paused(&mut self, id: String, paused: bool, reply: Reply<()>) {
         let (guest, alone) = (self.up(), self.containers.len() == 1);
+        let whole = self.container(&id).is_ok_and(|container| container.sandbox);
         let container = match self.container(&id) {
             Ok(container) => container,
             Err(error) => return answer(reply, Err(error)),
@@ -204,7 +229,11 @@ impl Actor {
             Err(error) => return answer(reply, Err(error)),
         };
         self.spawn(async move {
-            let result = freeze(&guest, &id, paused, alone).await;
+            let result = if whole {
+                pause_guest(&guest, paused).await
+            } else {
+                freeze(&guest, &id, paused, alone).await
+            };
             Input::Frozen { container: id, paused, result, reply }
         });
     }
@@ -262,6 +291,8 @@ impl Actor {
             _ => None,
         };
         let containers: Vec<String> = self.containers.keys().cloned().collect();
+        let inside = self.containers.iter().find(|(_, found)| found.in_guest);
+        let inside = inside.map(|(id, _)| id.clone());
         let networks = self.containers.values().flat_map(|found| found.network.clone()).collect();
         let mut report = PodReport {
             id: self.settings.id.clone(),
@@ -272,7 +303,7 @@ impl Actor {
         };
         self.tasks.spawn(async move {
             if let Some(guest) = guest {
-                describe(&guest, &mut report).await;
+                describe(&guest, inside, &mut report).await;
             }
             if let Ok((private, resident)) = blocking(own_memory).await {
                 report.supervisor_private_bytes = private;
@@ -281,6 +312,14 @@ impl Actor {
             answer(reply, Ok(report));
         });
     }
+}
+
+async fn pause_guest(guest: &Guest, paused: bool) -> Result<(), PodError> {
+    if !guest.hypervisor.capabilities().pause {
+        let name = guest.hypervisor.name();
+        return Err(PodError::Unsupported(format!("hypervisor `{name}` cannot pause a guest")));
+    }
+    guest.set_paused(paused).await
 }
 
 async fn freeze(guest: &Guest, id: &str, frozen: bool, alone: bool) -> Result<(), PodError> {
@@ -299,7 +338,8 @@ async fn freeze(guest: &Guest, id: &str, frozen: bool, alone: bool) -> Result<()
     }
 }
 
-async fn describe(guest: &Guest, report: &mut PodReport) {
+/// `inside`: a container that the agent can be asked about.
+async fn describe(guest: &Guest, inside: Option<String>, report: &mut PodReport) {
     report.hypervisor = guest.hypervisor.name().to_owned();
     report.wall = wall_name(guest.hypervisor.capabilities().wall);
     report.guest_kernel.clone_from(&guest.link.hello().kernel);
@@ -311,9 +351,7 @@ async fn describe(guest: &Guest, report: &mut PodReport) {
         report.hypervisor_private_bytes = usage.private_bytes;
         report.hypervisor_resident_bytes = usage.resident_bytes;
     }
-    let Some(container) = report.containers.first().cloned().filter(|_| !guest.is_paused()) else {
-        return;
-    };
+    let Some(container) = inside.filter(|_| !guest.is_paused()) else { return };
     let request = Request::Stats { container: container.clone() };
     if let Ok(AgentReply::Stats(stats)) = guest.call(&container, request, DEADLINE).await {
         let Stats { guest_memory_total_bytes: total, guest_memory_available_bytes: free, .. } =

@@ -121,6 +121,8 @@ pub(crate) struct Container {
     pub socket: Option<AbortHandle>,
     /// Lines about the host's network, for the report.
     pub network: Vec<String>,
+    /// It stands for its pod, see [`crate::spec::Spec::sandbox`].
+    pub sandbox: bool,
     /// The agent knows it.
     pub in_guest: bool,
     /// As given, for the event.

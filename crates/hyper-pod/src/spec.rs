@@ -33,6 +33,8 @@ pub(crate) struct Spec {
     pub root: Option<PathBuf>,
     /// Cgroup above the pod's, when the caller made one for it.
     pub cgroup_parent: Option<String>,
+    /// It stands for its pod: it holds the guest, and has no root and no process.
+    pub sandbox: bool,
 }
 
 /// Reads `BUNDLE/config.json`. Blocking.
@@ -54,6 +56,7 @@ fn fit(mut value: Value, bundle: &Path, terminal: bool) -> Result<Spec, PodError
     let read_only = value["root"]["readonly"].as_bool().unwrap_or(false);
     let hostname = value["hostname"].as_str().filter(|name| !name.is_empty()).map(str::to_owned);
     let cgroup_parent = cgroup_parent(&value);
+    let sandbox = value["annotations"][annotation::CRI_CONTAINER_TYPE] == "sandbox";
     refuse_hooks(&value)?;
     refuse_devices(&value)?;
     let files = carry_mounts(&mut value)?;
@@ -69,7 +72,18 @@ fn fit(mut value: Value, bundle: &Path, terminal: bool) -> Result<Spec, PodError
         linux.remove("intelRdt");
         linux.remove("cgroupsPath");
     }
-    Ok(Spec { value, files, wishes, read_only, hostname, sysctls, network, root, cgroup_parent })
+    Ok(Spec {
+        value,
+        files,
+        wishes,
+        read_only,
+        hostname,
+        sysctls,
+        network,
+        root,
+        cgroup_parent,
+        sandbox,
+    })
 }
 
 /// Makes an OCI `process` object fit for a guest.

@@ -281,3 +281,33 @@ async fn directories_become_disks_and_go_with_the_container() {
     let error = host.pod.start(init("c")).await.unwrap_err();
     assert!(matches!(error, PodError::NotFound { .. }));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_holds_the_guest_and_has_no_process() {
+    let mut host = Host::new(DiskModel::Stitched);
+    let sandbox = host.sandbox_request("s");
+    let (created, power) = tokio::join!(host.pod.create(sandbox), start_agent(&mut host.guests));
+    created.unwrap();
+    host.pod.start(init("s")).await.unwrap();
+    assert_eq!(host.pod.process(init("s")).await.unwrap().status, Status::Running);
+    let error = host.pod.exec(exec_request("s", "e", &["cat"], Uris::default())).await.unwrap_err();
+    assert!(error.to_string().contains("name one of its containers"), "{error}");
+
+    // A container comes and goes, twice with the same disks: the guest gets them once.
+    for _ in 0..2 {
+        host.pod.create(host.request("c", &["echo", "hello"], host.hub("c"))).await.unwrap();
+        assert_eq!(host.run("c").await.code, 0);
+        host.pod.delete(init("c")).await.unwrap();
+        assert_eq!(host.pod.process(init("s")).await.unwrap().status, Status::Running);
+    }
+    let disk = |at: usize| power.device(DiskModel::Stitched, &format!("/dev/fake{at}"));
+    assert!(disk(0).is_some() && disk(1).is_none());
+
+    // 28 is SIGWINCH: not one that ends it.
+    host.pod.signal(init("s"), 28, false).await.unwrap();
+    assert_eq!(host.pod.process(init("s")).await.unwrap().status, Status::Running);
+    host.pod.signal(init("s"), 15, false).await.unwrap();
+    assert_eq!(host.pod.wait(init("s")).await.unwrap().code, 143);
+    host.pod.delete(init("s")).await.unwrap();
+    assert!(host.pod.shutdown(false).await.unwrap());
+}

@@ -92,6 +92,11 @@ impl Host {
         CreateRequest { id: id.into(), bundle, rootfs, stdio }
     }
 
+    pub fn sandbox_request(&self, id: &str) -> CreateRequest {
+        let spec = json!({"annotations": {"io.kubernetes.cri.container-type": "sandbox"}});
+        CreateRequest { id: id.into(), bundle: self.bundle(id, &spec), ..CreateRequest::default() }
+    }
+
     /// Creates a container while its guest boots with [`agent`].
     pub async fn create(&mut self, id: &str, args: &[&str], stdio: Uris) -> Power {
         let request = self.request(id, args, stdio);
