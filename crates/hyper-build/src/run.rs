@@ -6,7 +6,7 @@
 //! ```
 //! The container is marked, so that a hyperd that was killed finds it again and removes it.
 
-use hyper_engine::spec::{CreateRequest, HostSpec, Log};
+use hyper_engine::spec::{CreateRequest, HealthCheck, HostSpec, Log};
 use hyper_engine::{Engine, WaitCondition};
 use hyper_image::{Digest, NewLayer};
 use hyper_stdio::Wanted;
@@ -49,6 +49,11 @@ impl Running<'_> {
                 entrypoint: Some(Vec::new()),
                 cmd: Some(self.argv.clone()),
                 env: self.env.clone(),
+                // A step is not a service.
+                health: Some(HealthCheck {
+                    test: vec!["NONE".to_owned()],
+                    ..HealthCheck::default()
+                }),
                 host,
                 ..CreateRequest::default()
             })

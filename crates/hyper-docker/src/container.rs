@@ -1,6 +1,7 @@
 //! Containers.
 //!
 //! - [`create`], [`refuse`]: from Docker's words to the engine's, and what has none.
+//! - [`policy`]: restart policies and health checks, both ways.
 //! - [`inspect`], [`list`]: back again.
 //! - [`lifecycle`]: start, stop, wait, remove and the like.
 //! - [`files`], [`top`]: what is in it.
@@ -13,6 +14,7 @@ pub(crate) mod inspect;
 pub(crate) mod lifecycle;
 pub(crate) mod list;
 pub(crate) mod logs;
+pub(crate) mod policy;
 pub(crate) mod refuse;
 pub(crate) mod stats;
 pub(crate) mod top;

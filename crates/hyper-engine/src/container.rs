@@ -5,11 +5,15 @@
 //! - [`actor`]: the one task that changes either; everyone else reads the published [`View`].
 //! - [`create`]: from a request to a spec.
 //! - [`start`]: from a spec to a running pod.
+//! - [`restart`]: whether and when it is started again.
+//! - [`health`]: whether it does what it is for.
 //! - [`lending`]: a pod for its files while it does not run.
 
 pub(crate) mod actor;
 pub(crate) mod create;
+pub mod health;
 pub(crate) mod lending;
+pub(crate) mod restart;
 pub mod spec;
 pub(crate) mod start;
 pub mod state;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::attach::Slot;
@@ -48,6 +48,8 @@ pub(crate) struct Core {
     pub finished: Finished,
     pub registry: RwLock<Registry>,
     pub execs: Mutex<HashMap<String, Arc<Exec>>>,
+    /// Places of containers that their restart policies start.
+    pub restarts: Arc<Semaphore>,
     /// Tasks that outlive the request that began them.
     pub tasks: TaskTracker,
 }

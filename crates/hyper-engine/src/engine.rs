@@ -13,9 +13,9 @@ use std::time::Duration;
 use tokio::sync::{broadcast, oneshot};
 use tokio_util::task::TaskTracker;
 
-use crate::container::actor::{Command, Reply, attributes};
+use crate::container::actor::{Change, Command, Reply, attributes};
 use crate::container::create::{self, Created};
-use crate::container::spec::{CreateRequest, Limits};
+use crate::container::spec::CreateRequest;
 use crate::container::state::Status;
 use crate::core::{Config, Core, Handle};
 use crate::event::{Event, Kind};
@@ -101,6 +101,7 @@ impl Engine {
             finished: crate::phases::Finished::default(),
             registry: std::sync::RwLock::default(),
             execs: std::sync::Mutex::default(),
+            restarts: Arc::new(tokio::sync::Semaphore::new(crate::container::restart::AT_ONCE)),
             tasks: TaskTracker::new(),
         });
         restore::run(&core).await?;
@@ -179,7 +180,9 @@ impl Engine {
             match view.state.status {
                 Status::Running => counts.running += 1,
                 Status::Paused => counts.paused += 1,
-                Status::Created | Status::Starting | Status::Exited => counts.stopped += 1,
+                Status::Created | Status::Starting | Status::Exited | Status::Restarting => {
+                    counts.stopped += 1;
+                }
             }
         }
         counts
@@ -204,7 +207,7 @@ impl Engine {
             None | Some("") => SIGKILL,
             Some(text) => signal::parse(text)?,
         };
-        ask(&handle, |reply| Command::Kill { signal, reply }).await?;
+        ask(&handle, |reply| Command::Kill { signal, stop: false, reply }).await?;
         if signal == SIGKILL {
             // As Docker: the answer means that it is dead.
             let _ = tokio::time::timeout(KILLED, stop::not_up(handle.view)).await;
@@ -299,13 +302,13 @@ impl Engine {
         .await
     }
 
-    /// Changes its limits, of the running processes too.
+    /// Changes what can be changed, of the running processes too.
     ///
     /// # Errors
     /// [`Error::Invalid`], [`Error::Supervisor`].
-    pub async fn update(&self, reference: &str, limits: Limits) -> Result<()> {
-        create::check_limits(&limits)?;
-        ask(&self.core.find(reference)?, |reply| Command::Update { limits, reply }).await
+    pub async fn update(&self, reference: &str, change: Change) -> Result<()> {
+        let change = Box::new(change);
+        ask(&self.core.find(reference)?, |reply| Command::Update { change, reply }).await
     }
 
     /// Removes it; with `force` even if it runs.
@@ -331,6 +334,7 @@ impl Engine {
             let over = |view: &View| match condition {
                 WaitCondition::NotRunning => {
                     view.removed
+                        || view.state.exits > exits
                         || !(view.state.status.is_up() || view.state.status == Status::Starting)
                 }
                 WaitCondition::NextExit => view.removed || view.state.exits > exits,

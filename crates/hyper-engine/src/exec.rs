@@ -208,6 +208,10 @@ fn running(core: &Core, reference: &str) -> Result<(crate::container::View, Arc<
             "container {} is paused, unpause the container before exec",
             view.name
         ))),
+        (_, Status::Restarting) => Err(Error::Conflict(format!(
+            "Container {} is restarting, wait until the container is running",
+            view.spec.id
+        ))),
         (Some(pod), Status::Running) => {
             let pod = pod.clone();
             Ok((view, pod))

@@ -5,9 +5,11 @@
 //! | up | there | answers, process runs | as it is |
 //! | up | there | answers, process ended | exited, with its code and time |
 //! | up | there | gone | exited: the record it left, or 255 and why |
-//! | up | missing (reboot) | | exited, 255 and why |
+//! | up | missing, or another boot's | | exited, 255 and why |
 //! | not up | there | any | as in the database; the pod is discarded |
 //! | no record | there | any | the pod is discarded |
+//!
+//! Then restart policies have their say: what they want to run is started, a few at a time.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -18,7 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::container::actor::Command;
 use crate::container::state::{Event, Exit, Status};
-use crate::container::{create, start};
+use crate::container::{create, restart, start};
 use crate::core::Core;
 use crate::phases;
 use crate::store::Record;
@@ -28,11 +30,20 @@ use crate::{Error, Result};
 /// Brings the database and the world together. Pods are asked all at once.
 pub(crate) async fn run(core: &Arc<Core>) -> Result<()> {
     let records = core.store.containers().await?;
+    let boot = boot_id().await;
+    // Bundles of another boot name sockets and processes that are somebody else's by now.
+    let rebooted = match boot.is_empty() {
+        true => false,
+        false => core.store.rebooted(boot).await?,
+    };
+    if rebooted {
+        tracing::info!("the host was restarted: its pods are gone");
+    }
     let known: HashSet<String> = records.iter().map(|record| record.spec.id.clone()).collect();
     let mut work = JoinSet::new();
     for record in records {
         let core = core.clone();
-        work.spawn(async move { one(&core, record).await });
+        work.spawn(async move { one(&core, record, rebooted).await });
     }
     for id in entries(&core.layout.pods()).await? {
         if !known.contains(&id) {
@@ -58,10 +69,15 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<()> {
     Ok(())
 }
 
-async fn one(core: &Arc<Core>, mut record: Record) -> Result<()> {
+async fn one(core: &Arc<Core>, mut record: Record, rebooted: bool) -> Result<()> {
     let id = record.spec.id.clone();
+    if rebooted {
+        // Nobody answers there; only what the pod left on disk is to be cleaned.
+        let address = core.layout.bundle(&id).join(supervisor::ADDRESS_FILE);
+        let _ = tokio::fs::remove_file(address).await;
+    }
     let pod = if record.state.status.is_up() {
-        match adopt(core, &id).await {
+        match adopt(core, &id, rebooted).await {
             Adopted::Up(pod, pid, paused) => {
                 record.state.pid = pid;
                 record.state.status = if paused { Status::Paused } else { Status::Running };
@@ -82,6 +98,7 @@ async fn one(core: &Arc<Core>, mut record: Record) -> Result<()> {
         start::discard(core, &id).await;
         None
     };
+    again(core, &mut record, pod.is_some()).await?;
     let removable = pod.is_none() && record.spec.host.auto_remove && record.state.exits > 0;
     let handle = create::enlist(
         core,
@@ -102,15 +119,37 @@ async fn one(core: &Arc<Core>, mut record: Record) -> Result<()> {
     Ok(())
 }
 
+/// What its restart policy says of a container that does not run.
+async fn again(core: &Core, record: &mut Record, up: bool) -> Result<()> {
+    let state = &mut record.state;
+    let wanted = !up
+        && !record.spec.host.auto_remove
+        && restart::wanted_at_boot(record.spec.host.restart, state);
+    let event = match (wanted, state.status) {
+        (true, Status::Exited) => Event::RestartPlanned { counted: false },
+        (false, Status::Restarting) => Event::StopAsked,
+        _ => return Ok(()),
+    };
+    state.apply(event).map_err(|e| Error::Conflict(e.to_string()))?;
+    core.store.set_state(&record.spec.id, state).await
+}
+
+/// The kernel's name for this boot; empty where it has none.
+async fn boot_id() -> String {
+    let text = tokio::fs::read_to_string("/proc/sys/kernel/random/boot_id").await;
+    text.unwrap_or_default().trim().to_owned()
+}
+
 enum Adopted {
     /// Runs, or has ended in a way that its supervisor still tells: pod, pid, paused.
     Up(Arc<Pod>, u32, bool),
     Ended(Exit),
 }
 
-async fn adopt(core: &Core, id: &str) -> Adopted {
+async fn adopt(core: &Core, id: &str, rebooted: bool) -> Adopted {
     let bundle = core.layout.bundle(id);
     let why = match supervisor::read_address(&bundle).await {
+        _ if rebooted => "the host was restarted".to_owned(),
         None => "the host was restarted, or its runtime files were removed".to_owned(),
         Some(address) => match Pod::connect(id, &bundle, &address).await {
             Err(error) => error.chain(),

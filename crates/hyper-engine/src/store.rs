@@ -167,6 +167,18 @@ impl Store {
         .await
     }
 
+    /// Whether the host was started since this was last asked; remembers `boot`, its id.
+    pub async fn rebooted(&self, boot: String) -> Result<bool> {
+        self.call(move |connection| {
+            let known: Option<String> = connection
+                .query_row("SELECT value FROM meta WHERE key = 'boot'", [], |row| row.get(0))
+                .optional()?;
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?1)", [&boot])?;
+            Ok(known.is_some_and(|known| known != boot))
+        })
+        .await
+    }
+
     /// All containers, in no order.
     pub async fn containers(&self) -> Result<Vec<Record>> {
         self.call(|connection| {

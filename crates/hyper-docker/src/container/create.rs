@@ -13,7 +13,7 @@ use bollard_stubs::models::{
 use hyper_engine::spec::{CreateRequest, HostSpec, Limits, Log, Seccomp, Security, Ulimit};
 use serde_json::json;
 
-use super::refuse;
+use super::{policy, refuse};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::request::{self, Query};
@@ -53,6 +53,7 @@ pub(crate) fn translate(
         labels: sorted(body.labels.clone()),
         exposed_ports: body.exposed_ports.clone().unwrap_or_default(),
         volumes: body.volumes.clone().unwrap_or_default(),
+        health: body.healthcheck.as_ref().map(policy::health),
         host: host_spec(body, &host)?,
     };
     Ok((request, warnings))
@@ -103,6 +104,7 @@ fn host_spec(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<HostSpe
                 .ok_or_else(|| ApiError::invalid(format!("StorageOpt size `{text}` is no size")))?
                 .next_multiple_of(4096),
         },
+        restart: policy::restart(host.restart_policy.as_ref())?.unwrap_or_default(),
     })
 }
 

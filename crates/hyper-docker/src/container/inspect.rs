@@ -4,9 +4,10 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::IntoResponse as _;
 use hyper_engine::spec::{HostSpec, Spec};
-use hyper_engine::{MASKED, READ_ONLY, View};
+use hyper_engine::{MASKED, READ_ONLY, Status, View};
 use serde_json::{Map, Value, json};
 
+use super::policy;
 use crate::app::App;
 use crate::error::ApiResult;
 use crate::request::Query;
@@ -47,7 +48,7 @@ fn document(app: &App, view: &View) -> Value {
         "HostsPath": "",
         "LogPath": if spec.host.log.driver == "none" { String::new() } else { log.display().to_string() },
         "Name": format!("/{}", view.name),
-        "RestartCount": 0,
+        "RestartCount": view.state.restarts,
         "Driver": "erofs",
         "Platform": spec.platform.split('/').next().unwrap_or("linux"),
         "MountLabel": "",
@@ -72,11 +73,13 @@ fn none_if_empty(list: &[String]) -> Value {
 fn state(view: &View) -> Value {
     let state = &view.state;
     let time = |at: Option<i64>| at.map_or_else(|| NEVER.to_owned(), hyper_stdio::rfc3339_nano);
-    json!({
+    let restarting = state.status == Status::Restarting;
+    let mut document = json!({
         "Status": state.status.word(),
-        "Running": state.status.is_up(),
-        "Paused": state.status.word() == "paused",
-        "Restarting": false,
+        // As Docker: who is restarted is running, as seen from far.
+        "Running": state.status.is_up() || restarting,
+        "Paused": state.status == Status::Paused,
+        "Restarting": restarting,
         "OOMKilled": state.oom_killed,
         "Dead": false,
         "Pid": state.pid,
@@ -84,7 +87,11 @@ fn state(view: &View) -> Value {
         "Error": state.error,
         "StartedAt": time(state.started_ns),
         "FinishedAt": time(state.finished_ns),
-    })
+    });
+    if let Some(health) = &state.health {
+        document["Health"] = policy::health_state(health);
+    }
+    document
 }
 
 fn config(spec: &Spec) -> Value {
@@ -113,6 +120,9 @@ fn config(spec: &Spec) -> Value {
     }
     if !spec.stop_signal.is_empty() {
         config["StopSignal"] = json!(spec.stop_signal);
+    }
+    if let Some(check) = &spec.health {
+        config["Healthcheck"] = policy::healthcheck(check);
     }
     if let Some(seconds) = host.stop_timeout {
         config["StopTimeout"] = json!(seconds);
@@ -144,7 +154,7 @@ fn host_config(spec: &Spec, default_runtime: &str) -> Value {
         "LogConfig": { "Type": log.driver, "Config": log.options },
         "NetworkMode": host.network,
         "PortBindings": {},
-        "RestartPolicy": { "Name": "no", "MaximumRetryCount": 0 },
+        "RestartPolicy": policy::restart_policy(host.restart),
         "AutoRemove": host.auto_remove,
         "VolumeDriver": "",
         "VolumesFrom": null,

@@ -5,12 +5,12 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse as _;
-use bollard_stubs::models::{ContainerUpdateBody, RestartPolicyNameEnum};
+use bollard_stubs::models::ContainerUpdateBody;
 use bytes::Bytes;
-use hyper_engine::{Error, WaitCondition};
+use hyper_engine::{ContainerChange, Error, Status, WaitCondition};
 use serde_json::json;
 
-use super::list;
+use super::{list, policy};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::request::{self, Query};
@@ -139,19 +139,13 @@ pub(crate) async fn update(
 ) -> ApiResult {
     let body: ContainerUpdateBody = request::json(body).await?;
     let view = app.engine.container(&id)?;
-    if let Some(name) = body.restart_policy.and_then(|policy| policy.name)
-        && !matches!(name, RestartPolicyNameEnum::EMPTY | RestartPolicyNameEnum::NO)
-    {
-        return Err(ApiError::unsupported(format!(
-            "RestartPolicy \"{name}\" is not supported: ended containers are not restarted yet"
-        )));
-    }
     if body.cpuset_cpus.is_some_and(|cpus| !cpus.is_empty()) {
         return Err(ApiError::unsupported(
             "CpusetCpus is not supported: a guest has virtual CPUs: use --cpus",
         ));
     }
-    let mut limits = view.spec.host.limits;
+    let before = view.spec.host.limits;
+    let mut limits = before;
     for (limit, value) in [
         (&mut limits.memory_bytes, body.memory),
         (&mut limits.memory_reservation_bytes, body.memory_reservation),
@@ -167,7 +161,11 @@ pub(crate) async fn update(
             *limit = value;
         }
     }
-    app.engine.update(&id, limits).await?;
+    let change = ContainerChange {
+        limits: (limits != before).then_some(limits),
+        restart: policy::restart(body.restart_policy.as_ref())?,
+    };
+    app.engine.update(&id, change).await?;
     Ok(Json(json!({ "Warnings": [] })).into_response())
 }
 
@@ -183,7 +181,7 @@ pub(crate) async fn prune(State(app): State<App>, query: Query) -> ApiResult {
         _ => return Err(ApiError::invalid("invalid filter 'until': several values")),
     };
     let mut views = app.engine.containers();
-    views.retain(|view| !view.state.status.is_up());
+    views.retain(|view| !(view.state.status.is_up() || view.state.status == Status::Restarting));
     views.retain(|view| until.is_none_or(|until| view.spec.created_ns < until));
     let views = list::filter(&app, views, &filters)?;
     let (mut deleted, mut bytes) = (Vec::new(), 0);

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse as _;
-use hyper_engine::{Status, View};
+use hyper_engine::{HealthStatus, Status, View};
 use regex::RegexBuilder;
 use serde_json::{Value, json};
 
@@ -45,7 +45,8 @@ pub(crate) async fn list(State(app): State<App>, query: Query) -> ApiResult {
         || filters.has("status")
         || filters.has("exited");
     let mut views = app.engine.containers();
-    views.retain(|view| all || view.state.status.is_up());
+    let shown = |status: Status| status.is_up() || status == Status::Restarting;
+    views.retain(|view| all || shown(view.state.status));
     let mut views = filter(&app, views, &filters)?;
     if let Some(limit) = limit.filter(|limit| *limit > 0) {
         views.truncate(limit);
@@ -115,7 +116,10 @@ pub(crate) fn filter(app: &App, views: Vec<View>, filters: &Filters) -> ApiResul
                 *network == spec.host.network
                     || (network == "bridge" && spec.host.network == "default")
             })
-            && filters.any("health", |health| health == "none")
+            && filters.any("health", |wanted| {
+                let health = view.state.health.as_ref();
+                wanted == health.map_or("none", |health| health.status.word())
+            })
             && filters.any("is-task", |wanted| wanted == "false" || wanted == "0")
             && filters.any("isolation", |wanted| wanted.is_empty() || wanted == "default")
             && filters.any("volume", |volume| spec.volumes.contains(volume))
@@ -181,9 +185,19 @@ fn status(view: &View) -> String {
     let since = |at: Option<i64>| human::duration(now - at.unwrap_or(now));
     let state = &view.state;
     match state.status {
-        Status::Running => format!("Up {}", since(state.started_ns)),
+        Status::Running => {
+            let health = state.health.as_ref().map_or("", |health| match health.status {
+                HealthStatus::Starting => " (health: starting)",
+                HealthStatus::Healthy => " (healthy)",
+                HealthStatus::Unhealthy => " (unhealthy)",
+            });
+            format!("Up {}{health}", since(state.started_ns))
+        }
         Status::Paused => format!("Up {} (Paused)", since(state.started_ns)),
         Status::Exited => format!("Exited ({}) {} ago", state.exit_code, since(state.finished_ns)),
+        Status::Restarting => {
+            format!("Restarting ({}) {} ago", state.exit_code, since(state.finished_ns))
+        }
         Status::Created | Status::Starting => "Created".to_owned(),
     }
 }

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 
 use bollard_stubs::models::{
     ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, MountType, NetworkingConfig,
-    RestartPolicyNameEnum,
 };
 
 use crate::error::{ApiError, ApiResult};
@@ -31,23 +30,10 @@ const NO_DEVICES: &str = "devices of the host are not given to guests";
 
 /// Everything but networks, mounts and namespaces.
 pub(crate) fn check(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<()> {
-    if let Some(test) = body.healthcheck.as_ref().and_then(|check| some(check.test.as_ref()))
-        && test != "NONE"
-    {
-        return no("Healthcheck", test, "health checks are not run in this version");
-    }
     networks(host, body.networking_config.as_ref())?;
     mounts(host)?;
     namespaces(host)?;
     devices(host)?;
-    if let Some(policy) = &host.restart_policy {
-        match policy.name {
-            None | Some(RestartPolicyNameEnum::EMPTY | RestartPolicyNameEnum::NO) => {}
-            Some(name) => {
-                no("HostConfig.RestartPolicy", name, "ended containers are not restarted yet")?;
-            }
-        }
-    }
     if host.init == Some(true) {
         no("HostConfig.Init", true, "the container's first process is its own init")?;
     }
@@ -202,7 +188,6 @@ mod test {
             (r#"{"Binds":["/a:/b"]}"#, ["Binds", "/a:/b"]),
             (r#"{"NetworkMode":"host"}"#, ["NetworkMode", "host"]),
             (r#"{"PortBindings":{"80/tcp":[{"HostPort":"1"}]}}"#, ["PortBindings", "80/tcp"]),
-            (r#"{"RestartPolicy":{"Name":"always"}}"#, ["RestartPolicy", "always"]),
             (r#"{"Init":true}"#, ["Init", "true"]),
             (r#"{"PidMode":"host"}"#, ["PidMode", "host"]),
             (r#"{"Devices":[{"PathOnHost":"/dev/kvm"}]}"#, ["Devices", "/dev/kvm"]),

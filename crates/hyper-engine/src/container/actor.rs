@@ -8,12 +8,17 @@
 //!     ▲                │ failed                        │
 //!     └────────────────┘ (already cleaned)             └─ auto-remove, forced removal ─▶ gone
 //! ```
+//! With a restart policy: `Cleaning ──▶ Resting ──back-off over──▶ Starting`, see
+//! [`super::restart`]; while a container is up, its health is looked at beside it.
+//!
 //! Beside these, `Idle ──Borrow──▶ Opening ──▶ Lent ──▶ Closing ──▶ Idle`: a pod for its files, see
 //! [`super::lending`]; a start or removal waits for it.
 //!
 //! Every change is stored before it is published. Dropping a request's reply does not undo it.
 
 mod after;
+mod change;
+mod policies;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -21,23 +26,26 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::View;
+use super::health::{Health, HealthStatus, Probe};
 use super::lending::{self, Lent, Loan};
-use super::spec::{Limits, Spec};
+use super::restart::Backoff;
+use super::spec::Spec;
 use super::start::{self, Started};
 use super::state::{Event, Exit, State, Status};
 pub(crate) use after::attributes;
 use after::{clean, refuse};
+pub use change::Change;
 
 use crate::attach::Slot;
 use crate::core::Core;
 use crate::event::Kind;
 use crate::phases::{self, Record};
 use crate::supervisor::Pod;
-use crate::{Error, Result, oci};
+use crate::{Error, Result};
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 
@@ -47,6 +55,8 @@ pub(crate) enum Command {
     Start(Reply<()>),
     Kill {
         signal: i32,
+        /// To stop it, whatever the signal is.
+        stop: bool,
         reply: Reply<()>,
     },
     Pause(Reply<()>),
@@ -56,7 +66,7 @@ pub(crate) enum Command {
         reply: Reply<()>,
     },
     Update {
-        limits: Limits,
+        change: Box<Change>,
         reply: Reply<()>,
     },
     Remove {
@@ -79,10 +89,26 @@ type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 enum Work {
     Idle,
-    Starting { done: Boxed<Result<Started>>, replies: Vec<Reply<()>> },
-    Up { pod: Arc<Pod>, ended: AbortOnDropHandle<Exit> },
-    Cleaning { done: Boxed<Record>, hurry: Arc<Notify> },
-    Opening { done: Boxed<Result<Arc<Pod>>>, replies: Vec<Reply<Loan>> },
+    Starting {
+        done: Boxed<Result<Started>>,
+        replies: Vec<Reply<()>>,
+        /// By its restart policy.
+        place: Option<OwnedSemaphorePermit>,
+    },
+    Up {
+        pod: Arc<Pod>,
+        ended: AbortOnDropHandle<Exit>,
+        probe: Option<Boxed<Probe>>,
+    },
+    Resting(Boxed<Option<OwnedSemaphorePermit>>),
+    Cleaning {
+        done: Boxed<Record>,
+        hurry: Arc<Notify>,
+    },
+    Opening {
+        done: Boxed<Result<Arc<Pod>>>,
+        replies: Vec<Reply<Loan>>,
+    },
     Lent(Lent),
     Closing(Boxed<()>),
 }
@@ -90,6 +116,8 @@ enum Work {
 enum Done {
     Started(Result<Started>),
     Ended(Exit),
+    Probed(Probe),
+    Rested(Option<OwnedSemaphorePermit>),
     Cleaned(Record),
     Opened(Result<Arc<Pod>>),
     Returned,
@@ -102,12 +130,24 @@ impl Work {
         match self {
             Self::Idle => std::future::pending().await,
             Self::Starting { done, .. } => Done::Started(done.await),
-            Self::Up { ended, .. } => Done::Ended(ended.await.unwrap_or_else(|error| Exit {
-                code: 255,
-                unix_ns: hyper_stdio::now_ns(),
-                reason: format!("hyperd lost the pod: {error}"),
-                ..Exit::default()
-            })),
+            Self::Up { ended, probe, .. } => {
+                let probed = async {
+                    match probe {
+                        Some(probe) => probe.await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    ended = ended => Done::Ended(ended.unwrap_or_else(|error| Exit {
+                        code: 255,
+                        unix_ns: hyper_stdio::now_ns(),
+                        reason: format!("hyperd lost the pod: {error}"),
+                        ..Exit::default()
+                    })),
+                    probe = probed => Done::Probed(probe),
+                }
+            }
+            Self::Resting(done) => Done::Rested(done.await),
             Self::Cleaning { done, .. } => Done::Cleaned(done.await),
             Self::Opening { done, .. } => Done::Opened(done.await),
             Self::Lent(lent) => {
@@ -136,6 +176,7 @@ pub(crate) struct Actor {
     /// Removals asked for while the container was up.
     removals: Vec<Reply<()>>,
     hold_removal: bool,
+    backoff: Backoff,
     phases: Record,
 }
 
@@ -156,15 +197,7 @@ pub(crate) struct Begin {
 impl Actor {
     pub fn new(begin: Begin) -> Self {
         let Begin { core, spec, name, state, commands, view, slot, pod, phases } = begin;
-        let work = match pod {
-            Some(pod) => {
-                let waiting = pod.clone();
-                let ended = tokio::spawn(async move { waiting.wait().await });
-                Work::Up { pod, ended: AbortOnDropHandle::new(ended) }
-            }
-            None => Work::Idle,
-        };
-        Self {
+        let mut actor = Self {
             core,
             spec,
             name,
@@ -172,18 +205,29 @@ impl Actor {
             commands,
             view,
             slot,
-            work,
+            work: Work::Idle,
             deferred: VecDeque::new(),
             removals: Vec::new(),
             hold_removal: false,
+            backoff: Backoff::default(),
             phases,
+        };
+        match pod {
+            Some(pod) => {
+                let waiting = pod.clone();
+                let ended = tokio::spawn(async move { waiting.wait().await });
+                let probe = actor.next_probe(&pod);
+                actor.work = Work::Up { pod, ended: AbortOnDropHandle::new(ended), probe };
+            }
+            None => actor.settle(Duration::ZERO),
         }
+        actor
     }
 
     /// Runs until the container is removed or the engine is dropped.
     pub async fn run(mut self) {
         loop {
-            if matches!(self.work, Work::Idle | Work::Up { .. })
+            if matches!(self.work, Work::Idle | Work::Up { .. } | Work::Resting(_))
                 && let Some(command) = self.deferred.pop_front()
             {
                 if self.command(command).await {
@@ -199,10 +243,12 @@ impl Actor {
                 done = self.work.next() => match done {
                     Done::Started(result) => self.started(result).await,
                     Done::Ended(exit) => self.ended(exit).await,
+                    Done::Probed(probe) => self.probed(probe).await,
+                    Done::Rested(place) => self.rested(place),
                     Done::Cleaned(phases) => if self.cleaned(phases).await { return },
                     Done::Opened(result) => self.opened(result),
                     Done::Returned => self.returned(),
-                    Done::Closed => self.work = Work::Idle,
+                    Done::Closed => self.settle(Duration::ZERO),
                 },
             }
         }
@@ -212,7 +258,7 @@ impl Actor {
     async fn command(&mut self, command: Command) -> bool {
         match command {
             Command::Start(reply) => self.start(reply),
-            Command::Kill { signal, reply } => self.kill(signal, reply).await,
+            Command::Kill { signal, stop, reply } => self.kill(signal, stop, reply).await,
             Command::Pause(reply) => {
                 let result = self.pause().await;
                 let _ = reply.send(result);
@@ -225,8 +271,8 @@ impl Actor {
                 let result = self.rename(name).await;
                 let _ = reply.send(result);
             }
-            Command::Update { limits, reply } => {
-                let result = self.update(limits).await;
+            Command::Update { change, reply } => {
+                let result = self.update(*change).await;
                 let _ = reply.send(result);
             }
             Command::Remove { force, reply } => return self.remove(force, reply).await,
@@ -238,30 +284,9 @@ impl Actor {
 
     fn start(&mut self, reply: Reply<()>) {
         match &mut self.work {
-            Work::Idle => {
-                self.hold_removal = false;
-                if let Err(error) = self.state.apply(Event::StartAsked) {
-                    let _ = reply.send(Err(Error::Conflict(error.to_string())));
-                    return;
-                }
-                self.phases = Record {
-                    id: self.spec.id.clone(),
-                    name: self.name.clone(),
-                    image: self.spec.image.clone(),
-                    runtime: self.core.runtime(&self.spec.host.runtime),
-                    create_accepted: self.phases.create_accepted,
-                    create_done: self.phases.create_done,
-                    start_accepted: phases::now(),
-                    ..Record::default()
-                };
-                self.publish(None);
-                let done = start::start(
-                    self.core.clone(),
-                    self.spec.clone(),
-                    self.slot.clone(),
-                    self.phases.clone(),
-                );
-                self.work = Work::Starting { done: Box::pin(done), replies: vec![reply] };
+            Work::Idle | Work::Resting(_) => {
+                self.backoff.reset();
+                self.begin(Event::StartAsked, vec![reply], None);
             }
             Work::Starting { replies, .. } => replies.push(reply),
             Work::Up { .. } => {
@@ -284,6 +309,31 @@ impl Actor {
         }
     }
 
+    fn begin(&mut self, why: Event, replies: Vec<Reply<()>>, place: Option<OwnedSemaphorePermit>) {
+        self.hold_removal = false;
+        if let Err(error) = self.state.apply(why) {
+            self.work = Work::Idle;
+            for reply in replies {
+                let _ = reply.send(Err(Error::Conflict(error.to_string())));
+            }
+            return;
+        }
+        self.phases = Record {
+            id: self.spec.id.clone(),
+            name: self.name.clone(),
+            image: self.spec.image.clone(),
+            runtime: self.core.runtime(&self.spec.host.runtime),
+            create_accepted: self.phases.create_accepted,
+            create_done: self.phases.create_done,
+            start_accepted: phases::now(),
+            ..Record::default()
+        };
+        self.publish(None);
+        let (core, spec) = (self.core.clone(), self.spec.clone());
+        let done = start::start(core, spec, self.slot.clone(), self.phases.clone());
+        self.work = Work::Starting { done: Box::pin(done), replies, place };
+    }
+
     /// Lends a pod to reach the container's files through.
     fn borrow(&mut self, reply: Reply<Loan>) {
         match &mut self.work {
@@ -298,7 +348,7 @@ impl Actor {
                 let _ = reply.send(Ok(lent.lend()));
             }
             Work::Opening { replies, .. } => replies.push(reply),
-            Work::Idle => {
+            Work::Idle | Work::Resting(_) => {
                 let done = lending::open(self.core.clone(), self.spec.clone());
                 self.work = Work::Opening { done: Box::pin(done), replies: vec![reply] };
             }
@@ -316,6 +366,7 @@ impl Actor {
         let Work::Opening { replies, .. } = std::mem::replace(&mut self.work, Work::Idle) else {
             return;
         };
+        self.settle(Duration::ZERO);
         match result {
             Ok(pod) => {
                 let lent = Lent::new(pod);
@@ -354,31 +405,45 @@ impl Actor {
     }
 
     async fn started(&mut self, result: Result<Started>) {
-        let Work::Starting { replies, .. } = std::mem::replace(&mut self.work, Work::Idle) else {
+        let Work::Starting { replies, place, .. } = std::mem::replace(&mut self.work, Work::Idle)
+        else {
             return;
         };
         match result {
             Ok(Started { pod, pid, unix_ns, ended, phases }) => {
                 self.phases = phases;
+                let checked = self.spec.health.as_ref().is_some_and(|check| check.is_on());
+                self.state.health = checked.then(Health::default);
                 self.change(Event::Started { pid, unix_ns }, Some(pod.clone())).await;
-                self.work = Work::Up { pod, ended };
+                let probe = self.next_probe(&pod);
+                self.work = Work::Up { pod, ended, probe };
                 self.event("start", []);
                 for reply in replies {
                     let _ = reply.send(Ok(()));
                 }
             }
-            Err(error) => self.start_failed(error, replies).await,
+            Err(error) => self.start_failed(error, replies, place.is_some()).await,
         }
     }
 
-    async fn start_failed(&mut self, error: Error, replies: Vec<Reply<()>>) {
+    async fn start_failed(&mut self, error: Error, replies: Vec<Reply<()>>, by_policy: bool) {
         let exit_code = match &error {
             Error::Program { fault, .. } => fault.exit_code(),
             _ => 128,
         };
         let why = error.chain();
-        self.change(Event::StartFailed { exit_code, why: why.clone() }, None).await;
+        if let Err(error) = self.state.apply(Event::StartFailed { exit_code, why: why.clone() }) {
+            tracing::error!(container = self.spec.id, %error, "state");
+        }
+        // A program that cannot be run will not be better for trying again.
+        if by_policy && !matches!(error, Error::Program { .. }) {
+            tracing::warn!(container = self.spec.id, why, "restart");
+            self.plan_restart();
+        }
+        self.keep(None).await;
         self.event("die", [("exitCode", exit_code.to_string())]);
+        let wait = self.backoff.after(Duration::ZERO);
+        self.settle(wait);
         let mut error = Some(error);
         for reply in replies {
             let _ = reply.send(Err(error.take().unwrap_or_else(|| Error::Conflict(why.clone()))));
@@ -398,13 +463,23 @@ impl Actor {
         if !exit.reason.is_empty() {
             tracing::warn!(container = self.spec.id, code, reason = exit.reason, "container ended");
         }
-        self.change(Event::Ended(exit), None).await;
+        let ran = exit.unix_ns.saturating_sub(self.state.started_ns.unwrap_or(exit.unix_ns));
+        if let Some(health) = &mut self.state.health {
+            // As Docker: nobody looks any more.
+            health.status = HealthStatus::Unhealthy;
+        }
+        if let Err(error) = self.state.apply(Event::Ended(exit)) {
+            tracing::error!(container = self.spec.id, %error, "state");
+        }
+        self.plan_restart();
+        self.keep(None).await;
         self.slot.reset();
-        self.event("die", [("exitCode", code.to_string())]);
+        let seconds = ran.max(0) / 1_000_000_000;
+        self.event("die", [("exitCode", code.to_string()), ("execDuration", seconds.to_string())]);
         let Work::Up { pod, .. } = std::mem::replace(&mut self.work, Work::Idle) else { return };
         self.core.end_execs(&self.spec.id);
         let hurry = Arc::new(Notify::new());
-        if !self.removals.is_empty() {
+        if !self.removals.is_empty() || self.state.status == Status::Restarting {
             hurry.notify_one();
         }
         let done = clean(self.core.clone(), pod, self.phases.clone(), hurry.clone());
@@ -421,24 +496,42 @@ impl Actor {
             return true;
         }
         self.core.finished.push(self.phases.clone());
+        let wait = self.next_backoff();
+        self.settle(wait);
         false
     }
 
-    async fn kill(&mut self, signal: i32, reply: Reply<()>) {
+    async fn kill(&mut self, signal: i32, stop: bool, reply: Reply<()>) {
+        let ends = stop || signal == SIGKILL || signal == crate::signal::of(&self.spec.stop_signal);
+        if ends && self.state.status == Status::Restarting {
+            // No process to signal: not starting it again is all there is to do.
+            self.change(Event::StopAsked, None).await;
+            if matches!(self.work, Work::Resting(_)) {
+                self.work = Work::Idle;
+            }
+            let _ = reply.send(Ok(()));
+            return;
+        }
+        if ends && matches!(self.work, Work::Up { .. } | Work::Starting { .. }) {
+            // Kept before the signal is sent: whatever ends first, its policy must know.
+            let pod = self.pod();
+            self.change(Event::StopAsked, pod).await;
+        }
         let result = match &mut self.work {
             Work::Up { pod, .. } => {
                 let pod = pod.clone();
-                self.signal(&pod, signal).await
+                self.signal(&pod, signal, ends).await
             }
             Work::Starting { .. } if signal == SIGKILL => {
                 self.cancel_start("it was killed while it was started").await;
                 Ok(())
             }
             Work::Starting { .. } => {
-                self.deferred.push_back(Command::Kill { signal, reply });
+                self.deferred.push_back(Command::Kill { signal, stop, reply });
                 return;
             }
             Work::Idle
+            | Work::Resting(_)
             | Work::Cleaning { .. }
             | Work::Opening { .. }
             | Work::Lent(_)
@@ -450,9 +543,8 @@ impl Actor {
         let _ = reply.send(result);
     }
 
-    async fn signal(&mut self, pod: &Arc<Pod>, signal: i32) -> Result<()> {
+    async fn signal(&mut self, pod: &Arc<Pod>, signal: i32, ends: bool) -> Result<()> {
         // A frozen process does not see its stop signal, and a frozen guest cannot be told.
-        let ends = signal == SIGKILL || signal == crate::signal::of(&self.spec.stop_signal);
         if ends && self.state.status == Status::Paused {
             pod.resume().await?;
             self.change(Event::Unpaused, Some(pod.clone())).await;
@@ -463,14 +555,15 @@ impl Actor {
     }
 
     async fn cancel_start(&mut self, why: &str) {
-        let Work::Starting { done, replies } = std::mem::replace(&mut self.work, Work::Idle) else {
+        let Work::Starting { done, replies, place } = std::mem::replace(&mut self.work, Work::Idle)
+        else {
             return;
         };
         drop(done);
         self.slot.reset();
         start::discard(&self.core, &self.spec.id).await;
-        self.start_failed(Error::Conflict(format!("container {}: {why}", self.name)), replies)
-            .await;
+        let error = Error::Conflict(format!("container {}: {why}", self.name));
+        self.start_failed(error, replies, place.is_some()).await;
     }
 
     async fn pause(&mut self) -> Result<()> {
@@ -479,6 +572,7 @@ impl Actor {
                 let pod = pod.clone();
                 pod.pause().await?;
                 self.change(Event::Paused, Some(pod)).await;
+                self.look_again();
                 self.event("pause", []);
                 Ok(())
             }
@@ -495,6 +589,7 @@ impl Actor {
                 let pod = pod.clone();
                 pod.resume().await?;
                 self.change(Event::Unpaused, Some(pod)).await;
+                self.look_again();
                 self.event("unpause", []);
                 Ok(())
             }
@@ -502,32 +597,18 @@ impl Actor {
         }
     }
 
-    async fn rename(&mut self, name: String) -> Result<()> {
-        self.core.store.set_name(&self.spec.id, &name).await?;
-        let old = std::mem::replace(&mut self.name, name);
-        self.publish(self.pod());
-        self.event("rename", [("oldName", format!("/{old}"))]);
-        Ok(())
-    }
-
-    async fn update(&mut self, limits: Limits) -> Result<()> {
-        if let Work::Up { pod, .. } = &self.work {
-            let privileged = self.spec.host.security.privileged;
-            pod.update(&oci::resources(&limits, privileged)).await?;
-        }
-        let mut spec = Spec::clone(&self.spec);
-        spec.host.limits = limits;
-        self.core.store.set_spec(&spec).await?;
-        self.spec = Arc::new(spec);
-        self.publish(self.pod());
-        self.event("update", []);
-        Ok(())
-    }
-
     /// True: the container is gone.
     async fn remove(&mut self, force: bool, reply: Reply<()>) -> bool {
+        if !force && self.state.status == Status::Restarting {
+            let _ = reply.send(Err(Error::Conflict(format!(
+                "cannot remove container \"/{}\": container is restarting: stop the container \
+                 before removing or force remove",
+                self.name
+            ))));
+            return false;
+        }
         match &self.work {
-            Work::Idle => {
+            Work::Idle | Work::Resting(_) => {
                 self.removals.push(reply);
                 self.gone().await;
                 return true;
@@ -552,6 +633,7 @@ impl Actor {
                 ))));
             }
             Work::Starting { .. } => {
+                self.change(Event::StopAsked, None).await;
                 self.cancel_start("it was removed while it was started").await;
                 self.removals.push(reply);
                 self.gone().await;
@@ -560,7 +642,8 @@ impl Actor {
             Work::Up { pod, .. } => {
                 let pod = pod.clone();
                 self.removals.push(reply);
-                if let Err(error) = self.signal(&pod, SIGKILL).await {
+                self.change(Event::StopAsked, Some(pod.clone())).await;
+                if let Err(error) = self.signal(&pod, SIGKILL, true).await {
                     tracing::warn!(container = self.spec.id, %error, "kill for removal");
                 }
                 self.core.tasks.spawn(async move {
@@ -611,6 +694,11 @@ impl Actor {
             tracing::error!(container = self.spec.id, %error, "state");
             return;
         }
+        self.keep(pod).await;
+    }
+
+    /// Stores and publishes the state as it is.
+    async fn keep(&mut self, pod: Option<Arc<Pod>>) {
         // The pod is as it is, whatever the disk says: go on, and tell.
         if let Err(error) = self.core.store.set_state(&self.spec.id, &self.state).await {
             tracing::error!(container = self.spec.id, error = error.chain(), "store the state");

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::actor::{Actor, Begin, QUEUE, attributes};
+use super::spec::HealthCheck;
 use super::spec::{CreateRequest, HostSpec, Limits, Log, Spec};
 use super::state::State;
-use super::{View, spec};
+use super::{View, health, restart, spec};
 use crate::attach::Slot;
 use crate::core::{Core, Handle, image_error};
 use crate::event::Kind;
@@ -44,6 +45,7 @@ pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<C
     let name = request.name.clone();
     let (spec, warnings) = merge(request, &image)?;
     check_spec(&spec)?;
+    restart::check(spec.host.restart, spec.host.auto_remove)?;
     let id = spec.id.clone();
     let name = reserve(core, name, &id)?;
     let record = store::Record { name: name.clone(), spec, state: State::default() };
@@ -190,9 +192,20 @@ fn merge(request: CreateRequest, image: &hyper_image::Image) -> Result<(Spec, Ve
     };
     let mut labels: BTreeMap<String, String> = defaults.labels.clone();
     labels.extend(request.labels);
-    if defaults.healthcheck.is_some() {
-        warnings.push("the image's HEALTHCHECK is not run: health checks are not built yet".into());
-    }
+    let of_image = defaults.healthcheck.as_ref().map(|check| HealthCheck {
+        test: check.test.clone(),
+        interval_ns: check.interval,
+        timeout_ns: check.timeout,
+        start_period_ns: check.start_period,
+        start_interval_ns: check.start_interval,
+        retries: check.retries,
+        shell: defaults.shell.clone(),
+    });
+    let shell = || HealthCheck { shell: defaults.shell.clone(), ..HealthCheck::default() };
+    let checked = match (request.health, of_image) {
+        (Some(asked), image) => Some(asked.over(Some(&image.unwrap_or_else(shell)))),
+        (None, image) => image,
+    };
     for volume in defaults.volumes.keys().chain(&request.volumes) {
         warnings.push(format!(
             "anonymous volume {volume} is kept in the container's writable layer and goes with it"
@@ -222,6 +235,7 @@ fn merge(request: CreateRequest, image: &hyper_image::Image) -> Result<(Spec, Ve
         labels,
         exposed_ports: ports,
         volumes,
+        health: checked.filter(|check| !check.test.is_empty()),
         host: request.host,
     };
     Ok((spec, warnings))
@@ -243,6 +257,9 @@ fn check_spec(spec: &Spec) -> Result<()> {
             "the working directory '{}' is invalid, it needs to be an absolute path",
             spec.working_dir
         )));
+    }
+    if let Some(check) = &spec.health {
+        health::check(check)?;
     }
     if !spec.stop_signal.is_empty() {
         signal::parse(&spec.stop_signal)?;

@@ -25,6 +25,8 @@ pub struct CreateRequest {
     pub labels: BTreeMap<String, String>,
     pub exposed_ports: Vec<String>,
     pub volumes: Vec<String>,
+    /// Fields that are absent are the image's.
+    pub health: Option<HealthCheck>,
     /// Everything that the image has no say in.
     pub host: HostSpec,
 }
@@ -51,6 +53,7 @@ pub struct Spec {
     pub labels: BTreeMap<String, String>,
     pub exposed_ports: Vec<String>,
     pub volumes: Vec<String>,
+    pub health: Option<HealthCheck>,
     pub host: HostSpec,
 }
 
@@ -104,6 +107,56 @@ pub struct HostSpec {
     pub oom_score_adj: i32,
     /// Bytes of the writable disk; 0: the default.
     pub disk_bytes: u64,
+    pub restart: Restart,
+}
+
+/// What is done when a container has ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Restart {
+    pub policy: RestartPolicy,
+    /// Of `OnFailure`; 0: no bound.
+    pub max_retries: u32,
+}
+
+/// Docker's words: `no`, `on-failure`, `always`, `unless-stopped`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    #[default]
+    No,
+    OnFailure,
+    Always,
+    UnlessStopped,
+}
+
+impl RestartPolicy {
+    /// Docker's word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::OnFailure => "on-failure",
+            Self::Always => "always",
+            Self::UnlessStopped => "unless-stopped",
+        }
+    }
+}
+
+/// A command that tells whether the container does what it is for. Times are nanoseconds; 0 and
+/// empty: as the image says, or Docker's default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthCheck {
+    /// `NONE`; or `CMD` and arguments; or `CMD-SHELL` and a line for the shell.
+    pub test: Vec<String>,
+    pub interval_ns: i64,
+    pub timeout_ns: i64,
+    pub start_period_ns: i64,
+    pub start_interval_ns: i64,
+    pub retries: i64,
+    /// The image's, for `CMD-SHELL`; empty: `/bin/sh -c`.
+    pub shell: Vec<String>,
 }
 
 /// Limits inside the guest; 0: none.

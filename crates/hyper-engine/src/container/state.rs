@@ -3,10 +3,13 @@
 //! ```text
 //!               start            ok               pause
 //!   Created ───────────▶ Starting ───▶ Running ◀────────▶ Paused
-//!      ▲                  │  ▲            │   unpause        │
-//!      └── failed, first ─┘  │ start      │ exit             │ exit (killed)
-//!                         │  │            ▼                  │
-//!                failed ──┴▶ Exited ◀─────┴──────────────────┘
+//!      ▲                  │  ▲  ▲         │   unpause        │
+//!      └── failed, first ─┘  │  │ start   │ exit             │ exit (killed)
+//!                         │  │  │         ▼                  │
+//!                failed ──┴──│▶ Exited ◀──┴──────────────────┘
+//!                            │   │  ▲
+//!               back-off over│   ▼  │ stopped by hand
+//!                            Restarting        (by the container's restart policy)
 //! ```
 //! Any of `Created` and `Exited` may be removed; then the record is deleted. `Starting` is never
 //! stored: after a crash in the middle, the pod that a client was not told of is discarded.
@@ -24,6 +27,8 @@ pub enum Status {
     Running,
     Paused,
     Exited,
+    /// Ended, and is started again after a while.
+    Restarting,
 }
 
 impl Status {
@@ -41,6 +46,7 @@ impl Status {
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Exited => "exited",
+            Self::Restarting => "restarting",
         }
     }
 }
@@ -62,14 +68,35 @@ pub struct State {
     pub lost: bool,
     /// How often it ended or failed to start: tells one end from the next.
     pub exits: u64,
+    /// How often its restart policy started it since it was last started by hand.
+    pub restarts: u32,
+    /// It was stopped by hand: see [`super::restart`].
+    pub stopped: bool,
+    /// What its health check says; `None` without one, and before the first start.
+    pub health: Option<super::health::Health>,
 }
 
 /// What happens to a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    /// By hand.
     StartAsked,
-    Started { pid: u32, unix_ns: i64 },
-    StartFailed { exit_code: i32, why: String },
+    /// The back-off is over.
+    RestartDue,
+    /// Its restart policy wants it to run; `counted`: because it has ended.
+    RestartPlanned {
+        counted: bool,
+    },
+    /// By hand.
+    StopAsked,
+    Started {
+        pid: u32,
+        unix_ns: i64,
+    },
+    StartFailed {
+        exit_code: i32,
+        why: String,
+    },
     Paused,
     Unpaused,
     Ended(Exit),
@@ -101,13 +128,22 @@ impl State {
     /// # Errors
     /// [`Misplaced`]; the state is unchanged.
     pub fn apply(&mut self, event: Event) -> Result<(), Misplaced> {
-        use Status::{Created, Exited, Paused, Running, Starting};
+        use Status::{Created, Exited, Paused, Restarting, Running, Starting};
         match (self.status, event) {
-            (Created | Exited, Event::StartAsked) => {
-                self.status = Starting;
-                self.error.clear();
-                self.oom_killed = false;
-                self.lost = false;
+            (Created | Exited | Restarting, Event::StartAsked) => {
+                self.starting();
+                self.restarts = 0;
+                self.stopped = false;
+            }
+            (Restarting, Event::RestartDue) => self.starting(),
+            (Exited, Event::RestartPlanned { counted }) => {
+                self.status = Restarting;
+                self.restarts += u32::from(counted);
+            }
+            (Starting | Running | Paused, Event::StopAsked) => self.stopped = true,
+            (Restarting, Event::StopAsked) => {
+                self.status = Exited;
+                self.stopped = true;
             }
             (Starting, Event::Started { pid, unix_ns }) => {
                 self.status = Running;
@@ -138,6 +174,13 @@ impl State {
             (status, event) => return Err(Misplaced { status, event }),
         }
         Ok(())
+    }
+
+    fn starting(&mut self) {
+        self.status = Status::Starting;
+        self.error.clear();
+        self.oom_killed = false;
+        self.lost = false;
     }
 }
 
@@ -181,7 +224,15 @@ mod test {
     fn off_the_diagram_nothing_changes() {
         let mut state = State::default();
         let before = state.clone();
-        for event in [started(1), Event::Paused, Event::Unpaused, Event::Ended(Exit::default())] {
+        for event in [
+            started(1),
+            Event::Paused,
+            Event::Unpaused,
+            Event::Ended(Exit::default()),
+            Event::RestartDue,
+            Event::RestartPlanned { counted: true },
+            Event::StopAsked,
+        ] {
             assert!(state.apply(event).is_err());
             assert_eq!(state, before);
         }

@@ -21,7 +21,8 @@ pub(super) async fn stop(
     grace: Option<i64>,
 ) -> Result<()> {
     let view = handle.view.borrow().clone();
-    if !view.state.status.is_up() && view.state.status != Status::Starting {
+    let stoppable = matches!(view.state.status, Status::Starting | Status::Restarting);
+    if !view.state.status.is_up() && !stoppable {
         return Err(Error::NotModified(format!("container {} is not running", view.name)));
     }
     let signal = signal.unwrap_or_else(|| signal::of(&view.spec.stop_signal));
@@ -49,7 +50,7 @@ pub(super) async fn stop(
 
 /// It may end at any moment by itself, which is as good.
 async fn kill_if_up(handle: &Handle, signal: i32) -> Result<()> {
-    match ask(handle, |reply| Command::Kill { signal, reply }).await {
+    match ask(handle, |reply| Command::Kill { signal, stop: true, reply }).await {
         Err(error) => {
             let view = handle.view.borrow();
             if view.removed || !view.state.status.is_up() { Ok(()) } else { Err(error) }

@@ -32,6 +32,12 @@ impl Engine {
                 view.spec.id
             )));
         }
+        if view.state.status == Status::Restarting {
+            return Err(Error::Conflict(format!(
+                "container {} is restarting, wait until the container is running",
+                view.spec.id
+            )));
+        }
         let attaching = handle.slot.join(wanted).await?;
         let labels = attributes(&view.spec, &view.name);
         self.core.events.publish(Kind::Container, "attach", &view.spec.id, labels);
