@@ -1,13 +1,16 @@
 //! Commands and flags: Docker's names and forms.
 
 mod build;
+mod container;
 mod create;
 mod image;
+mod settings;
 
 use clap::{Args, Parser, Subcommand};
 
 pub use build::BuildFlags;
-pub use create::{CreateFlags, bytes, variable};
+pub use container::{RestartFlags, StatsFlags, TopFlags, UpdateFlags};
+pub use create::{CreateFlags, bytes, nano_cpus, restart as restart_policy, variable};
 pub use image::{
     HistoryFlags, ImageCommand, ImagePruneFlags, ImportFlags, LoginFlags, PushFlags, SaveFlags,
     SystemCommand, TagFlags,
@@ -34,6 +37,16 @@ pub enum Command {
     Start(StartFlags),
     /// Stop running containers
     Stop(StopFlags),
+    /// Stop and start containers
+    Restart(RestartFlags),
+    /// Give a container another name
+    Rename { container: String, name: String },
+    /// Change limits and restart policies of containers
+    Update(UpdateFlags),
+    /// Show the processes of a container
+    Top(TopFlags),
+    /// Show what containers use
+    Stats(StatsFlags),
     /// Send a signal to running containers
     Kill(KillFlags),
     /// Remove containers

@@ -10,6 +10,7 @@ mod events;
 mod exec;
 mod image;
 mod inspect;
+mod live;
 mod login;
 mod logs;
 mod pull;
@@ -34,6 +35,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::Start(flags) => container::start(client, flags).await,
         Command::Stop(flags) => container::stop(client, flags).await,
         Command::Kill(flags) => container::kill(client, flags).await,
+        Command::Restart(flags) => live::restart(client, flags).await,
+        Command::Rename { container, name } => live::rename(client, &container, &name).await,
+        Command::Update(flags) => live::update(client, flags).await,
+        Command::Top(flags) => live::top(client, flags).await,
+        Command::Stats(flags) => live::stats(client, flags).await,
         Command::Rm(flags) => container::remove(client, flags).await,
         Command::Ps(flags) => container::list(client, flags).await,
         Command::Exec(flags) => exec::exec(client, flags).await,

@@ -65,7 +65,8 @@ pub fn print_rows(
     Ok(())
 }
 
-fn print_aligned(lines: impl IntoIterator<Item = Vec<String>>) {
+/// Lines of cells in columns.
+pub fn print_aligned(lines: impl IntoIterator<Item = Vec<String>>) {
     let lines: Vec<Vec<String>> = lines.into_iter().collect();
     let mut widths = Vec::new();
     for line in &lines {

@@ -7,6 +7,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::settings::SettingFlags;
+
 #[derive(Debug, Args)]
 pub struct CreateFlags {
     /// Name of the container
@@ -69,6 +71,8 @@ pub struct CreateFlags {
     pub tmpfs: Vec<String>,
     #[arg(long)]
     pub shm_size: Option<String>,
+    #[command(flatten)]
+    pub settings: SettingFlags,
     #[arg(long)]
     pub cap_add: Vec<String>,
     #[arg(long)]
@@ -136,7 +140,7 @@ impl CreateFlags {
             "Image": self.image(),
             "Cmd": if command.is_empty() { Value::Null } else { json!(command) },
             "Env": self.environment()?,
-            "Labels": loose_pairs(&self.label),
+            "Labels": self.settings.labels(&self.label)?,
             "Tty": self.tty,
             "OpenStdin": self.interactive,
             "StdinOnce": self.interactive && attach,
@@ -175,12 +179,7 @@ impl CreateFlags {
             host["ShmSize"] = json!(bytes(size).with_context(|| format!("--shm-size `{size}`"))?);
         }
         if let Some(cpus) = self.cpus {
-            if !(cpus.is_finite() && cpus > 0.0 && cpus <= 4096.0) {
-                bail!("--cpus `{cpus}` is not a positive number of CPUs");
-            }
-            #[expect(clippy::cast_possible_truncation, reason = "bounded above")]
-            let nanos = (cpus * 1e9) as i64;
-            host["NanoCpus"] = json!(nanos);
+            host["NanoCpus"] = json!(nano_cpus(cpus)?);
         }
         if let Some(shares) = self.cpu_shares {
             host["CpuShares"] = json!(shares);
@@ -217,6 +216,7 @@ impl CreateFlags {
         if let Some(entrypoint) = &self.entrypoint {
             body["Entrypoint"] = json!([entrypoint]);
         }
+        self.settings.apply(&mut body)?;
         if let Some(signal) = &self.stop_signal {
             body["StopSignal"] = json!(signal);
         }
@@ -281,7 +281,7 @@ fn pairs(words: &[String], what: &str) -> anyhow::Result<BTreeMap<String, String
         .collect()
 }
 
-fn loose_pairs(words: &[String]) -> BTreeMap<String, String> {
+pub(super) fn loose_pairs(words: &[String]) -> BTreeMap<String, String> {
     words
         .iter()
         .map(|word| {
@@ -289,6 +289,16 @@ fn loose_pairs(words: &[String]) -> BTreeMap<String, String> {
             (key.to_owned(), value.to_owned())
         })
         .collect()
+}
+
+/// Billionths of a CPU.
+pub fn nano_cpus(cpus: f64) -> anyhow::Result<i64> {
+    if !(cpus.is_finite() && cpus > 0.0 && cpus <= 4096.0) {
+        bail!("--cpus `{cpus}` is not a positive number of CPUs");
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "bounded above")]
+    let nanos = (cpus * 1e9) as i64;
+    Ok(nanos)
 }
 
 /// `512m`, `1.5g`, `1024`: bytes; units are powers of 1024, as in Docker.
@@ -323,7 +333,8 @@ fn ulimit(word: &str) -> anyhow::Result<Value> {
     parse().with_context(|| format!("--ulimit `{word}` is not of the form NAME=SOFT[:HARD]"))
 }
 
-fn restart(policy: &str) -> anyhow::Result<Value> {
+/// `--restart` as the API has it.
+pub fn restart(policy: &str) -> anyhow::Result<Value> {
     let (name, count) = policy.split_once(':').unwrap_or((policy, "0"));
     if !["no", "always", "on-failure", "unless-stopped"].contains(&name) {
         bail!("--restart `{policy}` is not one of no, on-failure[:N], always, unless-stopped");
