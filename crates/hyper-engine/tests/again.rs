@@ -137,3 +137,19 @@ async fn after_a_reboot_of_the_host_policies_decide() {
     assert_eq!(engine.container("us-stopped").unwrap().state.status, Status::Exited);
     assert_eq!(engine.container("never").unwrap().state.status, Status::Created);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_that_fails_is_tried_again() {
+    let world = World::new().await;
+    let engine = world.engine().await;
+    create(&engine, "up", RestartPolicy::Always, 0, &["sleep"]).await;
+    engine.start("up").await.unwrap();
+    // With them goes what starts new ones.
+    world.kill_supervisors();
+    let state = until(&engine, "up", |state| state.restarts >= 3).await;
+    assert_eq!((state.status, state.exit_code), (Status::Restarting, 128));
+    assert!(!state.error.is_empty());
+    engine.stop("up", None, None).await.unwrap();
+    assert_eq!(engine.container("up").unwrap().state.status, Status::Exited);
+    assert_eq!(world.bundles(), 0);
+}

@@ -36,9 +36,9 @@ fn restart_policies_are_dockers() {
     assert!(state(&engine, "loops").starts_with("exited"));
     engine.docker(&["rm", "loops"]).succeeded();
     let both = ["create", "--rm", "--restart", "always", "busybox"];
-    engine.hyper(&both).exited(1).says(&["AutoRemove"]);
+    engine.hyper(&both).exited(125).says(&["AutoRemove"]);
     let retries = ["create", "--restart", "always:3", "busybox"];
-    engine.hyper(&retries).exited(1).says(&["maximum retry count", "always"]);
+    engine.hyper(&retries).exited(125).says(&["maximum retry count", "always"]);
 }
 
 #[test]

@@ -33,7 +33,7 @@ use super::View;
 use super::health::{Health, HealthStatus, Probe};
 use super::lending::{self, Lent, Loan};
 use super::restart::Backoff;
-use super::spec::Spec;
+use super::spec::{HealthCheck, Spec};
 use super::start::{self, Started};
 use super::state::{Event, Exit, State, Status};
 pub(crate) use after::attributes;
@@ -412,7 +412,7 @@ impl Actor {
         match result {
             Ok(Started { pod, pid, unix_ns, ended, phases }) => {
                 self.phases = phases;
-                let checked = self.spec.health.as_ref().is_some_and(|check| check.is_on());
+                let checked = self.spec.health.as_ref().is_some_and(HealthCheck::is_on);
                 self.state.health = checked.then(Health::default);
                 self.change(Event::Started { pid, unix_ns }, Some(pod.clone())).await;
                 let probe = self.next_probe(&pod);
