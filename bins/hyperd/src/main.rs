@@ -6,6 +6,7 @@
 mod listen;
 mod options;
 mod pidfile;
+mod unpack;
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,9 @@ const SUPERVISOR: &str = "containerd-shim-hyper-v2";
 const DISK_BYTES: u64 = 10 << 30;
 
 fn main() -> ExitCode {
+    if let Some(code) = unpack::served() {
+        return code;
+    }
     let arguments = Arguments::parse();
     match Options::read(arguments).and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
@@ -148,6 +152,8 @@ fn images(options: &Options) -> anyhow::Result<hyper_image::Options> {
     limits.max_hole_bytes = wanted.hole_bytes.unwrap_or(limits.max_hole_bytes);
     limits.max_stream_bytes = wanted.stream_bytes.unwrap_or(limits.max_stream_bytes);
     limits.max_index_bytes = wanted.index_bytes.unwrap_or(limits.max_index_bytes);
+    images.confine = Some(unpack::Jail::new().context("look at /proc/self")?);
+    images.limit = options.image_store_limit;
     if let Some(path) = &options.signature_policy {
         images.policy = hyper_image::Policy::read(path)
             .map_err(|error| anyhow::anyhow!(error.chain()))

@@ -62,6 +62,9 @@ pub struct Arguments {
     /// Attempts at a transfer that brings nothing [default: 5]
     #[arg(long, value_name = "N")]
     max_download_attempts: Option<u32>,
+    /// Bytes the image store may hold, as 500M or 20G [default: as many as the disk has]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    image_store_limit: Option<u64>,
     /// Policy for signatures of images, TOML [default: /etc/hyper/policy.toml if it is there]
     #[arg(long, value_name = "FILE")]
     signature_policy: Option<PathBuf>,
@@ -91,6 +94,7 @@ struct File {
     max_concurrent_downloads: Option<usize>,
     max_concurrent_uploads: Option<usize>,
     max_download_attempts: Option<u32>,
+    image_store_limit: Option<Size>,
     signature_policy: Option<PathBuf>,
     layer_limits: LayerLimits,
     default_runtime: Option<String>,
@@ -141,6 +145,7 @@ pub struct Options {
     pub max_concurrent_downloads: Option<usize>,
     pub max_concurrent_uploads: Option<usize>,
     pub max_download_attempts: Option<u32>,
+    pub image_store_limit: Option<u64>,
     pub signature_policy: Option<PathBuf>,
     pub layer_limits: LayerLimits,
     pub default_runtime: String,
@@ -215,6 +220,17 @@ impl Options {
                 arguments.max_download_attempts,
                 file.max_download_attempts,
             )?,
+            image_store_limit: positive(
+                "image-store-limit",
+                arguments.image_store_limit,
+                match file.image_store_limit {
+                    None => None,
+                    Some(Size::Bytes(bytes)) => Some(bytes),
+                    Some(Size::Text(text)) => Some(
+                        size(&text).map_err(|why| anyhow::anyhow!("`image-store-limit`: {why}"))?,
+                    ),
+                },
+            )?,
             signature_policy: one(
                 "signature-policy",
                 arguments.signature_policy,
@@ -242,6 +258,32 @@ impl Options {
         }
         Ok(options)
     }
+}
+
+/// A size in the file: a number, or as on the command line.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Bytes(u64),
+    Text(String),
+}
+
+/// `20G`, `20GB`, `20GiB`, `500m`, `1048576`: units are powers of 1024, as dockerd has them.
+fn size(text: &str) -> Result<u64, String> {
+    let bad = || format!("`{text}` is not a size: give bytes, or a number with k, m, g or t");
+    let lower = text.trim().to_ascii_lowercase();
+    let end = lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(end);
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    let shift = match unit.trim() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(bad()),
+    };
+    number.checked_mul(1 << shift).ok_or_else(bad)
 }
 
 fn one<T>(name: &str, argument: Option<T>, file: Option<T>) -> anyhow::Result<Option<T>> {
@@ -339,6 +381,10 @@ mod test {
         assert!(options.registries["reg.lan:5000"].insecure);
         assert_eq!(options.layer_limits.entries, Some(10));
         assert_eq!(options.max_concurrent_downloads, Some(8));
+        let sized = |text, words: &[&str]| with_file("x.toml", text, words).unwrap().image_store_limit;
+        assert_eq!(sized("image-store-limit = \"2GiB\"", &[]), Some(2 << 30));
+        assert_eq!(sized("image-store-limit = 5000", &[]), Some(5000));
+        assert_eq!(sized("", &["--image-store-limit", "500m"]), Some(500 << 20));
         assert_eq!(options.registry_certificates, [Path::new("/c")]);
     }
 
@@ -351,6 +397,8 @@ mod test {
             (r#"{"default-runtime": "runq"}"#, &[][..], "runq"),
             (r#"{"max-concurrent-uploads": 0}"#, &[][..], "max-concurrent-uploads"),
             (r#"{"layer-limits": {"entires": 1}}"#, &[][..], "entires"),
+            (r#"{"image-store-limit": "20X"}"#, &[][..], "20X"),
+            ("{}", &["--image-store-limit", "0"][..], "at least 1"),
             ("{}", &["-H", "tcp://0.0.0.0:2375"][..], "TLS"),
             ("{", &[][..], "line 1"),
         ] {

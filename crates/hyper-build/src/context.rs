@@ -3,23 +3,21 @@
 //! Names in it are looked up in its index and never used on the host. What it may cost is bounded by the limits of
 //! layers.
 
-use std::fs::File;
-use std::io::{BufWriter, Read};
+use std::io::{BufReader, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hyper_erofs::{Limits, NodeKind, convert_layer};
-use hyper_image::{ImageFiles, LayerFile};
+use hyper_erofs::NodeKind;
+use hyper_image::{ImageFiles, LayerFile, UnpackError, Unpacker};
 
 use crate::BuildError;
-use crate::decompress::decompress;
 use crate::tree::Files;
 use hyper_dockerfile::Ignore;
 use hyper_dockerfile::MAX_TEXT;
 
 /// Longest `.dockerignore`, in bytes.
 const MAX_IGNORE: u64 = 1 << 20;
-/// Buffer in front of the temporary file.
+/// Buffer in front of what takes an archive apart.
 const BUFFER: usize = 256 << 10;
 
 /// Where temporary files are, and what they may hold.
@@ -27,8 +25,16 @@ const BUFFER: usize = 256 << 10;
 pub struct Scratch {
     /// Files in it have no name: nothing is left of them, however this process ends.
     pub directory: PathBuf,
-    /// Of one archive.
-    pub limits: Limits,
+    /// Takes archives apart, and knows what one may hold.
+    pub unpacker: Unpacker,
+}
+
+impl Scratch {
+    /// For an archive of which every byte but the contents was written here: no process of its own is needed.
+    pub(crate) fn ours(&self) -> Self {
+        let unpacker = Unpacker::new(self.unpacker.limits, None);
+        Self { directory: self.directory.clone(), unpacker }
+    }
 }
 
 /// A received context.
@@ -86,15 +92,15 @@ pub(crate) fn unpack(
     stream: impl Read + Send,
     scratch: &Scratch,
 ) -> Result<(ImageFiles, u64), BuildError> {
-    let stream = decompress(stream).map_err(|e| BuildError::Context(Box::new(e)))?;
     let full = |error| BuildError::file("write the temporary file of an archive", error);
     let blob = tempfile::tempfile_in(&scratch.directory).map_err(full)?;
-    let mut out = BufWriter::with_capacity(BUFFER, blob);
-    let index = convert_layer(stream, &mut out, &scratch.limits).map_err(|error| match error {
-        hyper_erofs::LayerError::Blob(error) => full(error),
-        error => BuildError::Context(Box::new(error)),
-    })?;
-    let blob: File = out.into_inner().map_err(|e| full(e.into_error()))?;
+    let stream = BufReader::with_capacity(BUFFER, stream);
+    let unpacked =
+        scratch.unpacker.layer(stream, &blob, &mut |_| Ok(())).map_err(|error| match error {
+            UnpackError::Output(error) => full(error),
+            error => BuildError::Context(Box::new(error)),
+        })?;
+    let index = unpacked.index;
     let size = index.content_bytes();
     Ok((ImageFiles::of(vec![LayerFile { index, blob }]), size))
 }

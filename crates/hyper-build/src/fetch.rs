@@ -68,8 +68,8 @@ pub(crate) async fn fetch(
         while let Some(piece) = stream.next().await {
             let piece = piece.map_err(|e| failed(chain(&e)))?;
             size += piece.len() as u64;
-            if size > scratch.limits.max_data_bytes {
-                let limit = scratch.limits.max_data_bytes;
+            if size > scratch.unpacker.limits.max_data_bytes {
+                let limit = scratch.unpacker.limits.max_data_bytes;
                 return Err(failed(format!("it has more than {limit} bytes")));
             }
             hasher.update(&piece);
@@ -91,7 +91,7 @@ pub(crate) async fn fetch(
         }
     }
     let head = head(name.as_bytes(), size, MODE, seconds);
-    let scratch = scratch.clone();
+    let scratch = scratch.ours();
     let files = tokio::task::spawn_blocking(move || {
         let mut file = file;
         file.rewind().map_err(|e| BuildError::file("read a download", e))?;
@@ -117,7 +117,7 @@ pub(crate) fn inline(
         archive.extend(padding_of(size));
     }
     archive.extend(END);
-    let (files, _) = unpack(Cursor::new(archive), scratch)?;
+    let (files, _) = unpack(Cursor::new(archive), &scratch.ours())?;
     Ok(Arc::new(Files { files, ignore: Ignore::default() }))
 }
 

@@ -22,7 +22,6 @@ mod arguments;
 mod builder;
 mod change;
 mod context;
-mod decompress;
 mod error;
 mod fetch;
 mod metadata;

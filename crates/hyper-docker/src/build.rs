@@ -53,7 +53,7 @@ pub(crate) async fn build(
     let store = app.engine.image_store();
     let scratch = Scratch {
         directory: app.engine.config().layout.data_root.clone(),
-        limits: *store.limits(),
+        unpacker: store.unpacker().clone(),
     };
     // The body's end, or its client's, is the end of this thread.
     let stream = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));

@@ -243,6 +243,15 @@ pub enum Error {
         #[source]
         source: Source,
     },
+    /// The process that takes layers apart failed, and not for what is in the layer.
+    #[error("cannot unpack {}", what_is_unpacked(digest.as_ref()))]
+    Unpacking {
+        /// Blob, or an archive that was given.
+        digest: Option<Digest>,
+        /// Why.
+        #[source]
+        source: Source,
+    },
     /// Layers that do not fit each other, or metadata that cannot be written.
     #[error("cannot assemble the root file system of image {image}")]
     Rootfs {
@@ -274,6 +283,21 @@ pub enum Error {
         /// Bytes free on that file system.
         available: u64,
     },
+    /// The store has the size it may have.
+    #[error(
+        "the image store {path} may hold {} and holds {}: no room for {} more; remove images (`hyper image prune -a`) or raise `image-store-limit`",
+        crate::store::quota::shown(*limit), crate::store::quota::shown(*used), crate::store::quota::shown(*need)
+    )]
+    Quota {
+        /// The store.
+        path: PathBuf,
+        /// Bytes it may hold.
+        limit: u64,
+        /// Bytes it holds.
+        used: u64,
+        /// Bytes that were to be added.
+        need: u64,
+    },
     /// A file operation failed.
     #[error("cannot {action} {path}")]
     Io {
@@ -304,6 +328,10 @@ pub enum Error {
     /// The operation was given up by its caller.
     #[error("cancelled")]
     Cancelled,
+}
+
+fn what_is_unpacked(digest: Option<&Digest>) -> String {
+    digest.map_or_else(|| "the archive".to_owned(), |digest| format!("layer {digest}"))
 }
 
 /// What sort of error, for protocols with status codes.
@@ -358,12 +386,13 @@ impl Error {
             | Self::Rootfs { .. }
             | Self::Archive { .. }
             | Self::ArchiveRead(_) => ErrorKind::Corrupt,
-            Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::NoSpace { .. } | Self::Quota { .. } => ErrorKind::NoSpace,
             Self::ClientFile { .. }
             | Self::Policy { .. }
             | Self::Credentials { .. }
             | Self::Io { .. }
             | Self::Locked { .. }
+            | Self::Unpacking { .. }
             | Self::Damaged { .. }
             | Self::Cancelled => ErrorKind::Internal,
         }

@@ -38,6 +38,7 @@ mod registry;
 mod spec;
 mod store;
 mod trust;
+mod unpack;
 
 pub use config::{ContainerConfig, Empty, Healthcheck, History, ImageConfig, RootFs};
 pub use credentials::{Auth, Credentials};
@@ -52,3 +53,6 @@ pub use store::{
     Derivation, ImageFiles, LayerFile, LayerWriter, NewLayer, Options, Store, Usage, VerifyReport,
 };
 pub use trust::Policy;
+pub use unpack::{
+    Confine, Confined, UnpackError, Unpacked, Unpacker, Watch, Work, serve as serve_unpacking,
+};

@@ -1,16 +1,17 @@
 //! One instruction.
 
+use std::io::Read;
 use std::sync::Arc;
 
 use hyper_erofs::NodeKind;
 use hyper_erofs::tar::Reader;
+use hyper_image::UnpackError;
 
 use super::cache::Done;
 use super::{Builder, State, blocking, expand, word};
 use crate::BuildError;
 use crate::arguments::Scope;
 use crate::context::{Scratch, unpack};
-use crate::decompress::decompress;
 use crate::metadata;
 use crate::owner;
 use crate::run::Running;
@@ -356,9 +357,15 @@ fn unpacked(selection: &Selection, scratch: &Scratch) -> Result<Vec<Selection>, 
             plain.push(selected.clone());
             continue;
         };
-        let is_archive = decompress(files.reader(layer, data)).is_ok_and(|stream| {
-            matches!(Reader::new(stream, &scratch.limits).next_entry(), Ok(Some(_)))
-        });
+        let limits = &scratch.unpacker.limits;
+        let begins = |stream: &mut dyn Read| {
+            matches!(Reader::new(stream, limits).next_entry(), Ok(Some(_)))
+        };
+        let is_archive = match scratch.unpacker.plain(files.reader(layer, data), begins) {
+            Ok(is_archive) => is_archive,
+            Err(error @ UnpackError::Start(_)) => return Err(BuildError::Context(Box::new(error))),
+            Err(_) => false,
+        };
         if !is_archive {
             plain.push(selected.clone());
             continue;

@@ -7,6 +7,7 @@ use hyper_dockerfile::Ignore;
 use hyper_erofs::tar::write::{END, encode, padding_of};
 use hyper_erofs::tar::{Header, HeaderKind, Reader};
 use hyper_erofs::{Limits, Timestamp};
+use hyper_image::Unpacker;
 use proptest::prelude::*;
 
 use super::*;
@@ -43,7 +44,7 @@ fn archive(items: &[Item<'_>]) -> Vec<u8> {
 }
 
 fn scratch() -> Scratch {
-    Scratch { directory: std::env::temp_dir(), limits: Limits::default() }
+    Scratch { directory: std::env::temp_dir(), unpacker: Unpacker::default() }
 }
 
 fn files(items: &[Item<'_>], ignore: &str) -> Arc<Files> {

@@ -11,9 +11,9 @@ use tempfile::TempDir;
 
 use crate::digest::{Digest, Hashing};
 use crate::error::Error;
-use crate::layer::{Compression, Decompress};
 use crate::store::Lease;
 use crate::store::layout::{self, Layout};
+use crate::unpack::{Compression, Unpacker};
 
 /// Most files of an archive: some hundred images' worth.
 const MAX_FILES: usize = 100_000;
@@ -55,12 +55,18 @@ impl Contents {
     /// Takes a stream apart.
     pub(super) fn unpack(
         layout: &Layout,
-        stream: impl Read,
-        limits: &Limits,
+        stream: impl Read + Send,
+        unpacker: &Unpacker,
     ) -> Result<Self, Error> {
+        unpacker
+            .plain(stream, |stream| Self::take_apart(layout, stream, &unpacker.limits))
+            .map_err(super::not_unpacked)?
+    }
+
+    fn take_apart(layout: &Layout, stream: impl Read, limits: &Limits) -> Result<Self, Error> {
         let directory = layout.scratch_directory()?;
-        let broken = |error: io::Error| Error::ArchiveRead(error.into());
-        let stream = Decompress::new(BufReader::with_capacity(PIECE, stream)).map_err(broken)?;
+        let mut charge = layout.charge();
+        let mut sum: u64 = 0;
         let mut tar = Reader::new(stream, limits);
         let mut files = BTreeMap::new();
         while let Some(header) = tar.next_entry().map_err(unreadable)? {
@@ -71,6 +77,8 @@ impl Contents {
             let item = match header.kind {
                 HeaderKind::File { size } => {
                     let path = directory.path().join(files.len().to_string());
+                    sum = sum.saturating_add(size);
+                    charge.reach(sum)?;
                     let digest = save(&mut tar, &path, size)?;
                     Item::File { path, digest, size }
                 }

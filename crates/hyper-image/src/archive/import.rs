@@ -1,6 +1,6 @@
 //! A root file system's archive as an image of one layer: `docker import`.
 
-use std::io::{self, BufRead as _, BufReader, Read, Write as _};
+use std::io::Write as _;
 
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
@@ -10,13 +10,12 @@ use super::stream::{ChannelReader, pump};
 use crate::config::ImageConfig;
 use crate::error::Error;
 use crate::image::Image;
-use crate::layer::Decompress;
 use crate::store::{Derivation, Store, blocking, joined, layout};
 
 /// Bytes copied at once.
 const PIECE: usize = 256 << 10;
 
-/// Makes an image of an archive, plain or compressed (gzip, zstd). The layer's limits bound what it may unpack to.
+/// Makes an image of an archive, plain or compressed (gzip, zstd, bzip2, xz). The layer's limits bound what it may unpack to.
 pub(crate) async fn import<R>(
     store: &Store,
     archive: R,
@@ -33,24 +32,31 @@ where
     .await?;
     let limit = store.limits().max_stream_bytes;
     let path = store.root();
+    let unpacker = store.unpacker().clone();
     let unpack = tokio::task::spawn_blocking(move || {
-        let mut stream = open(ChannelReader::new(receiver))?;
-        let mut piece = vec![0; PIECE];
-        let mut sum: u64 = 0;
-        loop {
-            let read = stream.read(&mut piece).map_err(|e| Error::ArchiveRead(e.into()))?;
-            if read == 0 {
-                return Ok(writer);
+        let copied = unpacker.plain(ChannelReader::new(receiver), |stream| {
+            let mut piece = vec![0; PIECE];
+            let mut sum: u64 = 0;
+            loop {
+                let read = stream.read(&mut piece).map_err(|e| Error::ArchiveRead(e.into()))?;
+                if read == 0 {
+                    break;
+                }
+                sum += read as u64;
+                if sum > limit {
+                    let reason = format!("it unpacks to more than {limit} bytes");
+                    return Err(Error::Archive { reason });
+                }
+                writer
+                    .write_all(&piece[..read])
+                    .map_err(|error| layout::full("write", &path, sum, error))?;
             }
-            sum += read as u64;
-            if sum > limit {
-                let reason = format!("it unpacks to more than {limit} bytes");
-                return Err(Error::Archive { reason });
+            if sum == 0 {
+                return Err(Error::Archive { reason: "it is empty".to_owned() });
             }
-            writer
-                .write_all(&piece[..read])
-                .map_err(|error| layout::full("write", &path, sum, error))?;
-        }
+            Ok(())
+        });
+        copied.map_err(super::not_unpacked)?.map(|()| writer)
     });
     let read = pump(archive, sender).await;
     let unpacked = joined(unpack.await);
@@ -61,24 +67,4 @@ where
     };
     let layer = store.add_layer(writer).await?;
     store.derive(Derivation { base: None, layer: Some(layer), config, step: None }).await
-}
-
-fn open(stream: impl Read) -> Result<impl Read, Error> {
-    let broken = |error: io::Error| Error::ArchiveRead(error.into());
-    let mut stream = BufReader::with_capacity(PIECE, stream);
-    let start = stream.fill_buf().map_err(broken)?;
-    let unsupported = match start {
-        [] => Some("it is empty"),
-        [b'B', b'Z', b'h', ..] => {
-            Some("it is compressed with bzip2: give it as it is, or with gzip or zstd")
-        }
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => {
-            Some("it is compressed with xz: give it as it is, or with gzip or zstd")
-        }
-        _ => None,
-    };
-    match unsupported {
-        Some(reason) => Err(Error::Archive { reason: reason.to_owned() }),
-        None => Decompress::new(stream).map_err(broken),
-    }
 }

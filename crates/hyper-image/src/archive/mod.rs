@@ -33,6 +33,7 @@ use crate::progress::{Event, LayerState, Progress};
 use crate::pull::{self, check_manifest, parse_config};
 use crate::reference::Reference;
 use crate::spec::{MAX_DOCUMENT, Manifest};
+use crate::unpack::UnpackError;
 use crate::store::{Inner, Key, Lease, blocking, joined};
 
 /// Pieces between the reader and the thread that takes the archive apart.
@@ -58,7 +59,7 @@ where
     let (sender, receiver) = mpsc::channel(PIECES);
     let shared = Arc::clone(&inner);
     let unpack = tokio::task::spawn_blocking(move || {
-        Contents::unpack(&shared.layout, ChannelReader::new(receiver), &shared.limits)
+        Contents::unpack(&shared.layout, ChannelReader::new(receiver), &shared.unpacker)
     });
     let read = pump(archive, sender).await;
     let unpacked = joined(unpack.await);
@@ -189,4 +190,14 @@ async fn finish(
     let image =
         inner.catalog().image(&id).ok_or_else(|| Error::NoSuchImage { name: id.to_string() })?;
     Ok(Loaded { names: names.iter().map(Reference::familiar).collect(), image })
+}
+
+/// Why an archive was not taken apart.
+fn not_unpacked(error: UnpackError) -> Error {
+    match error {
+        UnpackError::Input(source) => Error::ArchiveRead(source.into()),
+        UnpackError::Stream(source) => Error::ArchiveRead(source),
+        UnpackError::Stopped(error) => *error,
+        error => Error::Unpacking { digest: None, source: error.into() },
+    }
 }

@@ -6,32 +6,32 @@
 //! ```
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write as _};
+use std::io::{self, BufRead, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use hyper_erofs::{LayerIndex, Limits, convert_layer};
+use hyper_erofs::{LayerIndex, Limits};
 use tempfile::TempDir;
 
-use super::decompress::Decompress;
-use crate::digest::{Digest, Hashing};
+use crate::digest::Digest;
 use crate::error::Error;
 use crate::store::layout::{self, Layout};
+use crate::unpack::{UnpackError, Unpacker};
 
-/// Buffer of the data blob's writer, in bytes: file contents come in pieces, the disk wants more.
-const WRITE_BUFFER: usize = 256 << 10;
+/// Buffer in front of a stored blob, in bytes.
+const READ_BUFFER: usize = 256 << 10;
 /// Largest index that is read back, in bytes; its writer is bounded by the same figure of `Limits`, with room for
 /// fixed-size fields.
 pub(crate) const MAX_INDEX: u64 = 2 << 30;
 
 /// What a layer is to be converted to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Conversion {
     /// Digest of the stored bytes, for messages.
     pub blob: Digest,
     /// Digest the uncompressed stream must have.
     pub diff_id: Digest,
-    pub limits: Limits,
+    pub unpacker: Unpacker,
 }
 
 /// A layer that is converted but not named yet.
@@ -53,26 +53,22 @@ impl Conversion {
     /// Converts a stream and checks its diff id. Reads to the stream's end.
     pub(crate) fn run(&self, layout: &Layout, stored: impl BufRead) -> Result<Converted, Error> {
         let directory = layout.scratch_directory()?;
-        let blob_path = directory.path().join("blob");
-        let file = File::create_new(&blob_path)
-            .map_err(|error| layout::failed("create", &blob_path, error))?;
-        let mut blob = BufWriter::with_capacity(WRITE_BUFFER, file);
-        let broken = |source: io::Error| Error::Layer { digest: self.blob, source: source.into() };
-        let mut stored = stored;
-        let mut tar = Hashing::new(Decompress::new(&mut stored).map_err(broken)?);
-        let index = convert_layer(&mut tar, &mut blob, &self.limits)
-            .map_err(|error| self.explain(&blob_path, error))?;
-        // What a decompressor leaves unread is not part of the layer, but its sender must not be blocked by it.
-        let (_, actual, bytes) = tar.finish();
-        io::copy(&mut stored, &mut io::sink()).map_err(broken)?;
-        if actual != self.diff_id {
-            let what = format!("the uncompressed content of layer {} ({bytes} bytes)", self.blob);
-            return Err(Error::DigestMismatch { what, expected: self.diff_id, actual });
+        let path = directory.path().join("blob");
+        let blob =
+            File::create_new(&path).map_err(|error| layout::failed("create", &path, error))?;
+        let mut charge = layout.charge();
+        let done = self
+            .unpacker
+            .layer(stored, &blob, &mut |written| charge.reach(written))
+            .map_err(|error| self.explain(&path, error))?;
+        if done.digest != self.diff_id {
+            let (blob, bytes) = (self.blob, done.bytes);
+            let what = format!("the uncompressed content of layer {blob} ({bytes} bytes)");
+            let (expected, actual) = (self.diff_id, done.digest);
+            return Err(Error::DigestMismatch { what, expected, actual });
         }
-        let sync =
-            blob.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| seal(&file));
-        sync.map_err(|error| layout::full("write", &blob_path, index.blob_len(), error))?;
-        write_index(&directory.path().join("index"), &index)?;
+        seal(&blob).map_err(|error| layout::full("write", &path, done.index.blob_len(), error))?;
+        write_index(layout, &directory.path().join("index"), &done.index)?;
         Ok(Converted { directory, diff_id: self.diff_id })
     }
 
@@ -80,14 +76,18 @@ impl Conversion {
     pub(crate) fn run_stored(&self, layout: &Layout) -> Result<Converted, Error> {
         let path = layout.blob(&self.blob);
         let file = File::open(&path).map_err(|error| layout::failed("open", &path, error))?;
-        self.run(layout, BufReader::with_capacity(WRITE_BUFFER, file))
+        self.run(layout, BufReader::with_capacity(READ_BUFFER, file))
     }
 
-    /// A full disk is ours to tell; the rest is the layer's fault.
-    fn explain(&self, path: &Path, error: hyper_erofs::LayerError) -> Error {
+    /// A full disk and a process that died are ours to tell; the rest is the layer's fault.
+    fn explain(&self, path: &Path, error: UnpackError) -> Error {
+        let digest = self.blob;
         match error {
-            hyper_erofs::LayerError::Blob(source) => layout::full("write", path, 0, source),
-            source => Error::Layer { digest: self.blob, source: source.into() },
+            UnpackError::Output(source) => layout::full("write", path, 0, source),
+            UnpackError::Input(source) => Error::Layer { digest, source: source.into() },
+            UnpackError::Stream(source) => Error::Layer { digest, source },
+            UnpackError::Stopped(error) => *error,
+            error => Error::Unpacking { digest: Some(digest), source: error.into() },
         }
     }
 }
@@ -116,8 +116,9 @@ pub(crate) fn read_index(
     Ok(index)
 }
 
-fn write_index(path: &Path, index: &LayerIndex) -> Result<(), Error> {
+fn write_index(layout: &Layout, path: &Path, index: &LayerIndex) -> Result<(), Error> {
     let bytes = index.encode();
+    layout.charge().reach(bytes.len() as u64)?;
     let written = File::create_new(path).and_then(|mut file| {
         file.write_all(&bytes)?;
         seal(&file)
@@ -129,45 +130,4 @@ fn write_index(path: &Path, index: &LayerIndex) -> Result<(), Error> {
 fn seal(file: &File) -> io::Result<()> {
     file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
     file.sync_data()
-}
-
-/// Whether a stream equals a file, for [`Store::verify`](crate::Store::verify): a writer that compares.
-#[derive(Debug)]
-pub(crate) struct Compare<R> {
-    file: R,
-    pub different: bool,
-}
-
-impl<R: Read> Compare<R> {
-    pub(crate) fn new(file: R) -> Self {
-        Self { file, different: false }
-    }
-
-    /// Whether everything was the same, and nothing is left of the file.
-    pub(crate) fn finish(mut self) -> io::Result<bool> {
-        let mut rest = [0];
-        Ok(!self.different && self.file.read(&mut rest)? == 0)
-    }
-}
-
-impl<R: Read> io::Write for Compare<R> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut buffer = [0; 64 << 10];
-        for part in bytes.chunks(buffer.len()) {
-            if self.different {
-                break;
-            }
-            let found = &mut buffer[..part.len()];
-            match self.file.read_exact(found) {
-                Ok(()) => self.different = found != part,
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.different = true,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

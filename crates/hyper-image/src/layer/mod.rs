@@ -1,9 +1,7 @@
-//! Layers: received, decompressed, hashed and converted in one pass.
+//! Layers: received, and converted in the same pass.
 
 mod convert;
-mod decompress;
 mod receive;
 
-pub(crate) use convert::{Compare, Conversion, read_index};
-pub(crate) use decompress::{Compression, Decompress};
+pub(crate) use convert::{Conversion, MAX_INDEX, read_index};
 pub(crate) use receive::{Partial, Reception};

@@ -79,7 +79,7 @@ impl Reception {
             let (sender, receiver) = sync_channel(CHUNKS);
             let (done, finished) = sync_channel(1);
             let converting = self.conversion.is_some();
-            if let Some(conversion) = self.conversion {
+            if let Some(conversion) = &self.conversion {
                 let stream = ChunkReader {
                     receiver,
                     current: Bytes::new(),
@@ -110,12 +110,14 @@ impl Reception {
         let path = self.layout.partial(&self.digest);
         let mut blob = Hashing::new(partial.file);
         self.catch_up(&mut blob, partial.length, &mut sender, &path)?;
+        let mut charge = self.layout.charge().after(blob.passed());
         let mut reported = Instant::now();
         self.report(blob.passed());
         loop {
             match chunks.blocking_recv() {
                 Some(Chunk::Data(data)) => {
                     let left = self.size.saturating_sub(blob.passed());
+                    charge.reach(blob.passed() + data.len() as u64)?;
                     blob.write_all(&data)
                         .map_err(|error| layout::full("write", &path, left, error))?;
                     forward(&mut sender, data);

@@ -17,6 +17,7 @@ use tempfile::NamedTempFile;
 
 use super::catalog::Origin;
 use super::layout;
+use super::quota::Charge;
 use super::{Key, Lease, Store, blocking};
 use crate::config::ImageConfig;
 use crate::digest::{Digest, Hashing};
@@ -31,6 +32,7 @@ pub struct LayerWriter {
     tar: Hashing<GzEncoder<Hashing<NamedTempFile>>>,
     /// Bytes it may become: a guest that sends its changes is not believed to end.
     limit: u64,
+    charge: Charge,
 }
 
 impl std::fmt::Debug for LayerWriter {
@@ -44,6 +46,8 @@ impl Write for LayerWriter {
         if self.tar.passed() + bytes.len() as u64 > self.limit {
             return Err(io::Error::other(format!("a layer of more than {} bytes", self.limit)));
         }
+        // What compression makes of it is not known yet; it is not much more than there was.
+        self.charge.reach(self.tar.get_mut().get_ref().passed() + bytes.len() as u64).map_err(io::Error::other)?;
         self.tar.write(bytes)
     }
 
@@ -90,7 +94,11 @@ impl Store {
         let file = Hashing::new(self.inner.layout.scratch_file()?);
         // Built layers are pushed at most once and read often: the fast setting is 5 % larger at a third of the time.
         let tar = Hashing::new(GzEncoder::new(file, Compression::fast()));
-        Ok(LayerWriter { tar, limit: self.inner.limits.max_stream_bytes })
+        Ok(LayerWriter {
+            tar,
+            limit: self.inner.limits.max_stream_bytes,
+            charge: self.inner.layout.charge(),
+        })
     }
 
     /// Makes what was written a layer of the store. Ends the archive's compression, not the archive.

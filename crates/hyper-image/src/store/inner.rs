@@ -20,6 +20,7 @@ use crate::reference::Reference;
 use crate::registry::Registries;
 use crate::spec::{Document, MAX_DOCUMENT};
 use crate::trust::Policy;
+use crate::unpack::Unpacker;
 
 /// How long finished layers of an unfinished pull are kept.
 const GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -29,6 +30,7 @@ const GRACE: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Inner {
     pub layout: Layout,
     pub limits: Limits,
+    pub unpacker: Unpacker,
     pub policy: Policy,
     pub registries: Arc<Registries>,
     /// Layers worked on at once.
@@ -46,7 +48,7 @@ pub(crate) struct Inner {
 impl Inner {
     /// Blocking.
     pub(crate) fn open(root: &Path, options: Options) -> Result<Self, Error> {
-        let layout = Layout::create(root)?;
+        let layout = Layout::create(root, options.limit)?;
         let lock_path = layout.root().join("lock");
         let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
         let lock = lock.map_err(|error| layout::failed("open", &lock_path, error))?;
@@ -69,6 +71,7 @@ impl Inner {
         Ok(Self {
             layout,
             limits: options.limits,
+            unpacker: Unpacker::new(options.limits, options.confine),
             policy: options.policy,
             slots: Arc::new(Semaphore::new(options.registry.concurrency.max(1))),
             upload_slots: Arc::new(Semaphore::new(options.registry.uploads.max(1))),
@@ -118,13 +121,13 @@ impl Inner {
         }
     }
 
-    /// Passes an outcome on; if it is a full disk, what the work behind `lease` left is removed first.
+    /// Passes an outcome on; if it is a full disk or store, what the work behind `lease` left is removed first.
     pub(crate) async fn tidied<T>(
         self: &Arc<Self>,
         lease: Arc<Lease>,
         outcome: Result<T, Error>,
     ) -> Result<T, Error> {
-        if matches!(outcome, Err(Error::NoSpace { .. })) {
+        if matches!(outcome, Err(Error::NoSpace { .. } | Error::Quota { .. })) {
             // Threads that were in the middle of something notice by themselves and let go.
             let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
             while Arc::strong_count(&lease) > 1 && tokio::time::Instant::now() < deadline {
@@ -212,7 +215,7 @@ impl Inner {
 
     /// What a layer's blob is to be converted to.
     pub(crate) fn conversion(&self, blob: Digest, diff_id: Digest) -> Conversion {
-        Conversion { blob, diff_id, limits: self.limits }
+        Conversion { blob, diff_id, unpacker: self.unpacker.clone() }
     }
 
     /// Converts a layer whose blob is in the store. Blocking; the caller holds the layer's flight.

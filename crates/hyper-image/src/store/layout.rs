@@ -4,9 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tempfile::{NamedTempFile, TempDir};
 
+use super::quota::{Charge, Quota};
 use crate::digest::Digest;
 use crate::error::Error;
 
@@ -17,13 +19,15 @@ pub(crate) const OCI_LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     root: PathBuf,
+    quota: Arc<Quota>,
 }
 
 impl Layout {
-    /// Creates what is missing.
-    pub(crate) fn create(root: &Path) -> Result<Self, Error> {
+    /// Creates what is missing. `limit` is how many bytes it may hold.
+    pub(crate) fn create(root: &Path, limit: Option<u64>) -> Result<Self, Error> {
         let root = std::path::absolute(root).map_err(|error| failed("find", root, error))?;
-        let layout = Self { root };
+        let quota = Quota::new(&root, limit);
+        let layout = Self { root, quota };
         // Hypervisors run as other users: they may pass through to a file they are told, and list nothing.
         let directories = [
             (layout.root.clone(), 0o711),
@@ -42,6 +46,11 @@ impl Layout {
             layout.write(&marker, OCI_LAYOUT.as_bytes())?;
         }
         Ok(layout)
+    }
+
+    /// To count what is going to be written.
+    pub(crate) fn charge(&self) -> Charge {
+        Charge::new(&self.quota)
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -114,6 +123,7 @@ impl Layout {
         let digest = Digest::of(bytes);
         let path = self.blob(&digest);
         if !path.exists() {
+            self.charge().reach(bytes.len() as u64)?;
             self.write(&path, bytes)?;
         }
         Ok(digest)
@@ -238,8 +248,13 @@ pub(crate) fn failed(action: &'static str, path: &Path, source: io::Error) -> Er
     Error::Io { action, path: path.to_owned(), source }
 }
 
-/// As [`failed`], but a full disk or quota is told as such, with what was to be written.
+/// As [`failed`], but a full disk or quota is told as such, with what was to be written. An error of ours that went
+/// through a writer comes out again.
 pub(crate) fn full(action: &'static str, path: &Path, need: u64, source: io::Error) -> Error {
+    let source = match source.downcast::<Error>() {
+        Ok(error) => return error,
+        Err(source) => source,
+    };
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Error::NoSpace { path: path.to_owned(), need, available: available(path) }

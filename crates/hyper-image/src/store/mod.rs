@@ -19,6 +19,7 @@ mod held;
 mod inner;
 pub(crate) mod layout;
 mod lease;
+pub(crate) mod quota;
 mod remove;
 mod roots;
 mod sweep;
@@ -53,6 +54,7 @@ use crate::push;
 use crate::reference::{Reference, ReferenceError};
 use crate::registry::RegistryOptions;
 use crate::trust::Policy;
+use crate::unpack::{Confine, Unpacker};
 
 /// How a store works.
 #[derive(Debug, Clone, Default)]
@@ -63,6 +65,10 @@ pub struct Options {
     pub limits: Limits,
     /// Whose signatures images must have.
     pub policy: Policy,
+    /// Starts the processes that take layers apart; without it this process does.
+    pub confine: Option<Arc<dyn Confine>>,
+    /// Bytes the store may hold; without it, as many as the disk has.
+    pub limit: Option<u64>,
 }
 
 /// What the store occupies.
@@ -179,7 +185,7 @@ impl Store {
         .await
     }
 
-    /// Loads all images of a docker-archive or OCI layout in tar form, plain or compressed (gzip, zstd).
+    /// Loads all images of a docker-archive or OCI layout in tar form, plain or compressed (gzip, zstd, bzip2, xz).
     ///
     /// # Errors
     /// [`Error::Archive`] and [`Error::ArchiveRead`] for the archive; of the content or the disk otherwise. Images
@@ -191,7 +197,7 @@ impl Store {
         archive::load(Arc::clone(&self.inner), archive, progress).await
     }
 
-    /// Makes an image without a name of a root file system's archive, plain or compressed (gzip, zstd).
+    /// Makes an image without a name of a root file system's archive, plain or compressed (gzip, zstd, bzip2, xz).
     ///
     /// # Errors
     /// [`Error::Archive`], [`Error::ArchiveRead`], [`Error::Layer`]; disk.
@@ -332,6 +338,12 @@ impl Store {
         &self.inner.limits
     }
 
+    /// What takes archives apart here, within those limits.
+    #[must_use]
+    pub fn unpacker(&self) -> &Unpacker {
+        &self.inner.unpacker
+    }
+
     /// What the store occupies.
     ///
     /// # Errors
@@ -352,7 +364,7 @@ impl Store {
     /// [`Error::Io`] if it cannot be read at all; what is found to be wrong is in the report.
     pub async fn verify(&self) -> Result<VerifyReport, Error> {
         let inner = Arc::clone(&self.inner);
-        blocking(move || verify::verify(&inner.layout, &inner.catalog(), &inner.limits)).await
+        blocking(move || verify::verify(&inner.layout, &inner.catalog(), &inner.unpacker)).await
     }
 
     /// Where the store lies.

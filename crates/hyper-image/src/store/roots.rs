@@ -16,7 +16,8 @@ use super::layout::{self, Layout};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::Rootfs;
-use crate::layer::{Compare, read_index};
+use crate::layer::read_index;
+use crate::unpack::Compare;
 
 /// To be changed when the same layers give other metadata.
 const FORMAT: &str = "hyper-rootfs-1";
@@ -67,6 +68,7 @@ pub(crate) fn assemble(
         file.sync_data()
     });
     synced.map_err(|error| layout::full("write", &metadata, image.meta_len, error))?;
+    layout.charge().reach(image.meta_len)?;
     let described = describe(layout, &target, diff_ids, &image);
     let json = serde_json::to_vec(&described)
         .map_err(|error| Error::Rootfs { image: *id, source: error.into() })?;

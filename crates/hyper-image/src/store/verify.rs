@@ -5,22 +5,22 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
-use hyper_erofs::{Limits, convert_layer};
-
 use super::catalog::Catalog;
 use super::layout::{self, Layout};
 use super::sweep::Reachable;
 use super::{VerifyReport, roots};
 use crate::digest::{Digest, Hashing};
 use crate::error::Error;
-use crate::layer::{Compare, Decompress, read_index};
+use crate::layer::read_index;
+use crate::unpack::Unpacker;
 
 /// Reads everything. Problems go into the report.
 pub(crate) fn verify(
     layout: &Layout,
     catalog: &Catalog,
-    limits: &Limits,
+    unpacker: &Unpacker,
 ) -> Result<VerifyReport, Error> {
+    let limits = &unpacker.limits;
     let mut report = VerifyReport::default();
     for (descriptor, reason) in &catalog.broken {
         report.problems.push(format!("manifest {} cannot be used: {reason}", descriptor.digest));
@@ -45,7 +45,7 @@ pub(crate) fn verify(
             report.problems.push(format!("{} is not a layer", path.display()));
             continue;
         };
-        match check_layer(layout, &diff_id, sources.get(&diff_id), limits) {
+        match check_layer(layout, &diff_id, sources.get(&diff_id), unpacker) {
             Ok(()) => report.layers += 1,
             Err(problem) => report.problems.push(problem),
         }
@@ -86,25 +86,21 @@ fn check_layer(
     layout: &Layout,
     diff_id: &Digest,
     source: Option<&Digest>,
-    limits: &Limits,
+    unpacker: &Unpacker,
 ) -> Result<(), String> {
     let name = format!("converted layer {diff_id}");
-    let index = read_index(layout, diff_id, limits).map_err(|error| error.chain())?;
+    let index = read_index(layout, diff_id, &unpacker.limits).map_err(|error| error.chain())?;
     let Some(source) = source.filter(|source| layout.blob(source).exists()) else { return Ok(()) };
     let failed =
         |error: &dyn std::fmt::Display| format!("{name} cannot be compared with {source}: {error}");
-    let open = |path: &Path| File::open(path).map(|file| BufReader::with_capacity(256 << 10, file));
-    let stored = open(&layout.blob(source)).map_err(|error| failed(&error))?;
-    let blob = open(&layout.layer(diff_id).join("blob")).map_err(|error| failed(&error))?;
-    let mut tar = Hashing::new(Decompress::new(stored).map_err(|error| failed(&error))?);
-    let mut compare = Compare::new(blob);
-    let again = convert_layer(&mut tar, &mut compare, limits).map_err(|error| failed(&error))?;
-    let (_, actual, _) = tar.finish();
-    let same = compare.finish().map_err(|error| failed(&error))?;
-    if actual != *diff_id {
-        return Err(format!("layer {source} unpacks to {actual}, not to {diff_id}"));
+    let open = |path: &Path| File::open(path).map_err(|error| failed(&error));
+    let stored = BufReader::with_capacity(256 << 10, open(&layout.blob(source))?);
+    let blob = open(&layout.layer(diff_id).join("blob"))?;
+    let (again, same) = unpacker.compare(stored, &blob).map_err(|error| failed(&error))?;
+    if again.digest != *diff_id {
+        return Err(format!("layer {source} unpacks to {}, not to {diff_id}", again.digest));
     }
-    if !same || again != index {
+    if !same || again.index != index {
         return Err(format!("{name} is not what {source} converts to"));
     }
     Ok(())
