@@ -94,6 +94,9 @@ async fn image_command(client: &Client, command: ImageCommand) -> anyhow::Result
         }
         ImageCommand::Rm(flags) => image::remove(client, flags).await,
         ImageCommand::Prune(flags) => image::prune(client, flags).await,
+        ImageCommand::Referrers { no_trunc, format, image } => {
+            image::referrers(client, &image, no_trunc, format.as_deref()).await
+        }
         ImageCommand::Verify { json } => image::verify(client, json).await,
         ImageCommand::Pull(flags) => pull::pull_command(client, flags).await,
         ImageCommand::Push(flags) => push::push(client, flags).await,

@@ -154,6 +154,7 @@ fn images(options: &Options) -> anyhow::Result<hyper_image::Options> {
     limits.max_index_bytes = wanted.index_bytes.unwrap_or(limits.max_index_bytes);
     images.confine = Some(unpack::Jail::new().context("look at /proc/self")?);
     images.limit = options.image_store_limit;
+    images.without_referrers = !options.keep_referrers;
     if let Some(path) = &options.signature_policy {
         images.policy = hyper_image::Policy::read(path)
             .map_err(|error| anyhow::anyhow!(error.chain()))

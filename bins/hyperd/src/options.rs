@@ -65,6 +65,9 @@ pub struct Arguments {
     /// Bytes the image store may hold, as 500M or 20G [default: as many as the disk has]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     image_store_limit: Option<u64>,
+    /// Pull what refers to an image (signatures, bills of materials) with it [default: true]
+    #[arg(long, value_name = "BOOL")]
+    keep_referrers: Option<bool>,
     /// Policy for signatures of images, TOML [default: /etc/hyper/policy.toml if it is there]
     #[arg(long, value_name = "FILE")]
     signature_policy: Option<PathBuf>,
@@ -95,6 +98,8 @@ struct File {
     max_concurrent_uploads: Option<usize>,
     max_download_attempts: Option<u32>,
     image_store_limit: Option<Size>,
+    /// Signatures and other documents about an image are pulled with it.
+    keep_referrers: Option<bool>,
     signature_policy: Option<PathBuf>,
     layer_limits: LayerLimits,
     default_runtime: Option<String>,
@@ -146,6 +151,7 @@ pub struct Options {
     pub max_concurrent_uploads: Option<usize>,
     pub max_download_attempts: Option<u32>,
     pub image_store_limit: Option<u64>,
+    pub keep_referrers: bool,
     pub signature_policy: Option<PathBuf>,
     pub layer_limits: LayerLimits,
     pub default_runtime: String,
@@ -220,6 +226,8 @@ impl Options {
                 arguments.max_download_attempts,
                 file.max_download_attempts,
             )?,
+            keep_referrers: one("keep-referrers", arguments.keep_referrers, file.keep_referrers)?
+                .unwrap_or(true),
             image_store_limit: positive(
                 "image-store-limit",
                 arguments.image_store_limit,
@@ -381,7 +389,8 @@ mod test {
         assert!(options.registries["reg.lan:5000"].insecure);
         assert_eq!(options.layer_limits.entries, Some(10));
         assert_eq!(options.max_concurrent_downloads, Some(8));
-        let sized = |text, words: &[&str]| with_file("x.toml", text, words).unwrap().image_store_limit;
+        let sized =
+            |text, words: &[&str]| with_file("x.toml", text, words).unwrap().image_store_limit;
         assert_eq!(sized("image-store-limit = \"2GiB\"", &[]), Some(2 << 30));
         assert_eq!(sized("image-store-limit = 5000", &[]), Some(5000));
         assert_eq!(sized("", &["--image-store-limit", "500m"]), Some(500 << 20));

@@ -52,8 +52,10 @@ pub async fn build(
         })?,
     };
     let store = engine.image_store();
-    let scratch =
-        Scratch { directory: engine.config().layout.data_root.clone(), unpacker: store.unpacker().clone() };
+    let scratch = Scratch {
+        directory: engine.config().layout.data_root.clone(),
+        unpacker: store.unpacker().clone(),
+    };
     let given = Given::new(request.arguments.clone(), &platform);
     let mut builder = Builder {
         engine,

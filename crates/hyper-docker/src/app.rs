@@ -72,6 +72,7 @@ impl App {
             .route("/hyper/v1/phases/{id}", get(hyper_v1::phases))
             .route("/hyper/v1/pods/{id}", get(hyper_v1::pod))
             .route("/hyper/v1/images/verify", post(hyper_v1::verify_images))
+            .route("/hyper/v1/images/referrers", get(hyper_v1::referrers))
             .fallback(no_route)
             .method_not_allowed_fallback(no_route)
             .layer(axum::middleware::map_response(stamp))

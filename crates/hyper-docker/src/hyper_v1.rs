@@ -1,8 +1,10 @@
 //! `/hyper/v1`: what Docker's API has no route for.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Response};
+
+use serde::Deserialize;
 
 use crate::app::App;
 use crate::error::ApiResult;
@@ -32,4 +34,24 @@ pub(crate) async fn verify_images(State(app): State<App>) -> ApiResult {
         "Problems": report.problems,
     }))
     .into_response())
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct About {
+    image: String,
+}
+
+/// `GET /hyper/v1/images/referrers?image=NAME`: the documents about an image that came with it.
+pub(crate) async fn referrers(State(app): State<App>, Query(about): Query<About>) -> ApiResult {
+    let found = app.engine.referrers(&about.image)?;
+    let shown = |referrer: &hyper_image::Referrer| {
+        serde_json::json!({
+            "Digest": referrer.digest.to_string(),
+            "Subject": referrer.subject.to_string(),
+            "ArtifactType": referrer.artifact_type,
+            "Size": referrer.size,
+            "Annotations": referrer.annotations,
+        })
+    };
+    Ok(Json(found.iter().map(shown).collect::<Vec<_>>()).into_response())
 }

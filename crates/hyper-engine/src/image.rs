@@ -123,6 +123,14 @@ impl Engine {
         self.core.images.verify().await.map_err(|error| image_error("store", error))
     }
 
+    /// The documents about an image that came with it.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`]
+    pub fn referrers(&self, name: &str) -> Result<Vec<hyper_image::Referrer>> {
+        self.core.images.referrers(name).map_err(|error| image_error(name, error))
+    }
+
     /// Loads an archive.
     ///
     /// # Errors

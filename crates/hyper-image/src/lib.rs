@@ -50,7 +50,8 @@ pub use progress::{Event, LayerState, Progress};
 pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference, ReferenceError};
 pub use registry::{RegistryOptions, Retry};
 pub use store::{
-    Derivation, ImageFiles, LayerFile, LayerWriter, NewLayer, Options, Store, Usage, VerifyReport,
+    Derivation, ImageFiles, LayerFile, LayerWriter, NewLayer, Options, Referrer, Store, Usage,
+    VerifyReport,
 };
 pub use trust::Policy;
 pub use unpack::{

@@ -66,6 +66,7 @@ pub(crate) async fn push(
     let top = &held.top;
     let tag = reference.manifest_key();
     context.repository.put_manifest(&tag, &top.media_type, &top.bytes).await?;
+    send_referrers(&context, &sources, &held).await?;
 
     let pushed = Pushed { reference, digest: top.digest, size: top.bytes.len() as u64 };
     let (at_digest, inner) = (pushed.reference.at_digest(top.digest), Arc::clone(&context.inner));
@@ -77,6 +78,21 @@ pub(crate) async fn push(
         size: pushed.size,
     });
     Ok(pushed)
+}
+
+/// What is about the image goes where it goes. After it: a registry may refuse what is about nothing it has.
+async fn send_referrers(context: &Context, sources: &Sources, held: &Held) -> Result<(), Error> {
+    for (attached, document) in &held.referrers {
+        let parts: Vec<_> = attached.parts().iter().map(|p| (p.digest, p.size)).collect();
+        send_all(context, sources, &parts, false).await?;
+        let key = document.digest.to_string();
+        let noted =
+            context.repository.put_manifest(&key, &document.media_type, &document.bytes).await?;
+        if !noted {
+            context.repository.list_by_tag(&attached.subject, &attached.descriptor).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn look(

@@ -38,6 +38,9 @@ pub(crate) struct Descriptor {
     pub size: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
+    /// Of a referrer, in a list of referrers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
     pub annotations: BTreeMap<String, String>,
 }
@@ -50,6 +53,7 @@ impl Descriptor {
             digest: Digest::of(bytes),
             size: bytes.len() as u64,
             platform: None,
+            artifact_type: None,
             annotations: BTreeMap::new(),
         }
     }
@@ -62,9 +66,17 @@ pub(crate) struct Manifest {
     pub schema_version: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
+    /// What sort of document it is, if it is no image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
     pub config: Descriptor,
     #[serde(default, deserialize_with = "or_default")]
     pub layers: Vec<Descriptor>,
+    /// What it is about, if it is a referrer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Descriptor>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Images for several platforms, or the names of an OCI layout.
@@ -144,6 +156,9 @@ pub(crate) fn layer_type(media_type: &str) -> LayerType {
         .or_else(|| media_type.strip_suffix(".gzip"))
         .or_else(|| media_type.strip_suffix("+zstd"))
         .or_else(|| media_type.strip_suffix(".zstd"))
+        // What archives with such layers are given here; no registry has them.
+        .or_else(|| media_type.strip_suffix("+bzip2"))
+        .or_else(|| media_type.strip_suffix("+xz"))
         .unwrap_or(media_type);
     match base {
         OCI_LAYER | DOCKER_LAYER => LayerType::Tar,

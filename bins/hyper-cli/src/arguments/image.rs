@@ -100,6 +100,16 @@ pub enum ImageCommand {
         #[arg(long)]
         json: bool,
     },
+    /// List the documents about an image that came with it: signatures, bills of materials
+    Referrers {
+        /// Do not shorten
+        #[arg(long)]
+        no_trunc: bool,
+        /// `table`, `json`, or a Go template
+        #[arg(long)]
+        format: Option<String>,
+        image: String,
+    },
     /// Download an image from a registry
     Pull(super::PullFlags),
     /// Upload an image to a registry

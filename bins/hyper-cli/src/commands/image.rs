@@ -4,7 +4,7 @@ mod archive;
 mod store;
 
 pub use archive::{import, load, save};
-pub use store::{history, prune, tag, verify};
+pub use store::{history, prune, referrers, tag, verify};
 
 use std::collections::BTreeMap;
 

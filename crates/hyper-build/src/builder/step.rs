@@ -358,9 +358,8 @@ fn unpacked(selection: &Selection, scratch: &Scratch) -> Result<Vec<Selection>, 
             continue;
         };
         let limits = &scratch.unpacker.limits;
-        let begins = |stream: &mut dyn Read| {
-            matches!(Reader::new(stream, limits).next_entry(), Ok(Some(_)))
-        };
+        let begins =
+            |stream: &mut dyn Read| matches!(Reader::new(stream, limits).next_entry(), Ok(Some(_)));
         let is_archive = match scratch.unpacker.plain(files.reader(layer, data), begins) {
             Ok(is_archive) => is_archive,
             Err(error @ UnpackError::Start(_)) => return Err(BuildError::Context(Box::new(error))),

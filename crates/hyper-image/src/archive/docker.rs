@@ -65,6 +65,7 @@ fn image(inner: &Inner, contents: &Contents, lease: &Lease, item: &Item) -> Resu
             digest,
             size: found.size,
             platform: None,
+            artifact_type: None,
             annotations: BTreeMap::new(),
         })
     };
@@ -78,6 +79,9 @@ fn image(inner: &Inner, contents: &Contents, lease: &Lease, item: &Item) -> Resu
     let manifest = Manifest {
         schema_version: 2,
         media_type: Some(OCI_MANIFEST.to_owned()),
+        artifact_type: None,
+        subject: None,
+        annotations: BTreeMap::new(),
         config: store(&item.config, OCI_CONFIG.to_owned())?,
         layers: layers?,
     };

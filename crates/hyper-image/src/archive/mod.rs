@@ -33,8 +33,8 @@ use crate::progress::{Event, LayerState, Progress};
 use crate::pull::{self, check_manifest, parse_config};
 use crate::reference::Reference;
 use crate::spec::{MAX_DOCUMENT, Manifest};
-use crate::unpack::UnpackError;
 use crate::store::{Inner, Key, Lease, blocking, joined};
+use crate::unpack::UnpackError;
 
 /// Pieces between the reader and the thread that takes the archive apart.
 const PIECES: usize = 8;
@@ -102,11 +102,11 @@ async fn keep(
     progress: &Progress,
 ) -> Result<Vec<Loaded>, Error> {
     let (shared, held) = (Arc::clone(inner), Arc::clone(lease));
-    let images = blocking(move || {
+    let (images, attached) = blocking(move || {
         let images = if contents.find("index.json")?.is_some() {
             oci::images(&shared, &contents, &held)?
         } else if contents.find("manifest.json")?.is_some() {
-            docker::images(&shared, &contents, &held)?
+            (docker::images(&shared, &contents, &held)?, Vec::new())
         } else {
             let reason =
                 "it has neither manifest.json (docker save) nor index.json (OCI layout)".to_owned();
@@ -122,6 +122,8 @@ async fn keep(
     for image in images {
         loaded.push(finish(inner, lease, image, progress).await?);
     }
+    let shared = Arc::clone(inner);
+    blocking(move || shared.attach(attached)).await?;
     Ok(loaded)
 }
 

@@ -10,6 +10,7 @@ use crate::platform::Platform;
 use crate::pull::{check_manifest, parse_document, select};
 use crate::reference::Reference;
 use crate::spec::{Descriptor, Document, Index, MAX_DOCUMENT, Manifest, REF_NAME};
+use crate::store::referrers::{Attached, MAX_BYTES, MAX_PARTS, MAX_REFERRERS};
 use crate::store::{Inner, Lease};
 
 use super::contents::{Contents, Found as File};
@@ -25,7 +26,7 @@ pub(super) fn images(
     inner: &Inner,
     contents: &Contents,
     lease: &Lease,
-) -> Result<Vec<Found>, Error> {
+) -> Result<(Vec<Found>, Vec<Attached>), Error> {
     let bytes = contents.require("index.json")?.read(MAX_DOCUMENT)?;
     let index: Index = serde_json::from_slice(&bytes).map_err(|error| Error::Malformed {
         what: "index.json of the archive".to_owned(),
@@ -37,9 +38,13 @@ pub(super) fn images(
         });
     }
     let tags = docker::tags(contents)?;
+    let attached = referrers(inner, contents, lease, &index)?;
     let host = Platform::host();
     let mut found: Vec<Found> = Vec::new();
     for entry in &index.manifests {
+        if attached.iter().any(|other| other.descriptor.digest == entry.digest) {
+            continue;
+        }
         // Side by side for several platforms, as skopeo writes them with --all.
         let foreign =
             entry.platform.as_ref().is_some_and(|platform| host.accepts(platform).is_none());
@@ -62,6 +67,43 @@ pub(super) fn images(
     }
     if found.is_empty() && !index.manifests.is_empty() {
         select(&index, &host, "the archive")?;
+    }
+    Ok((found, attached))
+}
+
+/// The documents about images of the layout: entries without a name that have a subject.
+fn referrers(
+    inner: &Inner,
+    contents: &Contents,
+    lease: &Lease,
+    index: &Index,
+) -> Result<Vec<Attached>, Error> {
+    let mut found: Vec<Attached> = Vec::new();
+    for entry in &index.manifests {
+        let named = [IMAGE_NAME, REF_NAME].iter().any(|name| entry.annotations.contains_key(*name));
+        if named || contents.find(&blob_name(&entry.digest))?.is_none() {
+            continue;
+        }
+        let bytes = document(contents, entry)?;
+        let Some(attached) = Attached::parse(&bytes, &entry.media_type) else { continue };
+        let of_subject = found.iter().filter(|other| other.subject == attached.subject).count();
+        let parts = attached.parts();
+        let size = parts.iter().map(|part| part.size).fold(0, u64::saturating_add);
+        if of_subject >= MAX_REFERRERS || parts.len() > MAX_PARTS || size > MAX_BYTES {
+            let reason = format!(
+                "referrer {} goes over a limit: {MAX_REFERRERS} for an image, {MAX_PARTS} parts, \
+                 {MAX_BYTES} bytes",
+                entry.digest
+            );
+            return Err(Error::Archive { reason });
+        }
+        for part in parts {
+            let file = blob(contents, part)?;
+            file.store(&inner.layout, lease, Some(part.digest))?;
+        }
+        lease.keep(entry.digest);
+        inner.layout.write_blob(&bytes)?;
+        found.push(attached);
     }
     Ok(found)
 }
@@ -119,6 +161,10 @@ fn store_blobs(
     Ok(())
 }
 
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
 /// A small blob, checked.
 fn document(contents: &Contents, descriptor: &Descriptor) -> Result<Vec<u8>, Error> {
     let bytes = blob(contents, descriptor)?.read(MAX_DOCUMENT)?;
@@ -131,7 +177,7 @@ fn document(contents: &Contents, descriptor: &Descriptor) -> Result<Vec<u8>, Err
 }
 
 fn blob(contents: &Contents, descriptor: &Descriptor) -> Result<File, Error> {
-    let file = contents.require(&format!("blobs/sha256/{}", descriptor.digest.hex()))?;
+    let file = contents.require(&blob_name(&descriptor.digest))?;
     if file.size != descriptor.size {
         let what = format!("`{}` of the archive", descriptor.digest);
         return Err(Error::SizeMismatch { what, expected: descriptor.size, actual: file.size });

@@ -90,6 +90,10 @@ fn plan(inner: &Inner, names: &[String]) -> Result<Plan, Error> {
     let mut blobs = BTreeMap::new();
     for Item { held, .. } in &items {
         blobs.extend(held.blobs.iter().map(|(digest, size)| (*digest, *size)));
+        for (attached, document) in &held.referrers {
+            blobs.extend(attached.parts().iter().map(|part| (part.digest, part.size)));
+            documents.insert(document.digest, document.clone());
+        }
         for document in held.children.iter().chain([&held.top]) {
             documents.insert(document.digest, document.clone());
         }
@@ -178,10 +182,16 @@ impl Plan {
                     digest: top.digest,
                     size: top.bytes.len() as u64,
                     platform: None,
+                    artifact_type: None,
                     annotations,
                 });
             }
         }
+        // As OCI layouts have them: without a name, found by their subject.
+        let mut seen = BTreeSet::new();
+        let referrers = self.items.iter().flat_map(|item| &item.held.referrers);
+        let new = referrers.filter(|(attached, _)| seen.insert(attached.descriptor.digest));
+        manifests.extend(new.map(|(attached, _)| attached.descriptor.clone()));
         Index { schema_version: 2, media_type: Some(OCI_INDEX.to_owned()), manifests }
     }
 

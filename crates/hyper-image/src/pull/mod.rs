@@ -6,6 +6,7 @@
 //! ```
 
 mod layers;
+mod referrers;
 mod select;
 
 pub(crate) use select::{check_manifest, select};
@@ -92,6 +93,9 @@ async fn run(context: Context, reference: Reference, platform: &Platform) -> Res
         inner.publish(&names, &found.bytes, &found.media_type)
     })
     .await?;
+    if context.inner.referrers {
+        referrers::fetch(&context, &digests).await;
+    }
     let (reference, digest) = (Some(reference), found.digest);
     context.progress.send(Event::Done { reference, image, digest, up_to_date });
     Ok(image)

@@ -13,6 +13,7 @@ mod challenge;
 mod endpoint;
 mod fault;
 mod login;
+mod referrers;
 mod repository;
 mod tls;
 mod token;

@@ -129,7 +129,18 @@ impl Repository {
 
     /// A small blob, whole in memory and checked.
     pub(crate) async fn small_blob(&self, digest: Digest, size: u64) -> Result<Vec<u8>, Error> {
-        let (bytes, _, url) = self.document(&format!("blobs/{digest}"), None).await?;
+        self.whole_blob(digest, size, MAX_DOCUMENT).await
+    }
+
+    /// A blob of at most `limit` bytes, whole in memory and checked.
+    pub(crate) async fn whole_blob(
+        &self,
+        digest: Digest,
+        size: u64,
+        limit: u64,
+    ) -> Result<Vec<u8>, Error> {
+        let path = format!("blobs/{digest}");
+        let (bytes, _, url) = self.bounded(&path, None, limit).await?;
         let actual = Digest::of(&bytes);
         if bytes.len() as u64 != size {
             return Err(Error::SizeMismatch {
@@ -145,10 +156,19 @@ impl Repository {
     }
 
     /// A whole small answer, its media type and its URL; retried, and asked of every endpoint.
-    async fn document(
+    pub(super) async fn document(
         &self,
         path: &str,
         accept: Option<&'static str>,
+    ) -> Result<(Vec<u8>, String, String), Error> {
+        self.bounded(path, accept, MAX_DOCUMENT).await
+    }
+
+    async fn bounded(
+        &self,
+        path: &str,
+        accept: Option<&'static str>,
+        limit: u64,
     ) -> Result<(Vec<u8>, String, String), Error> {
         let mut failures = 0;
         loop {
@@ -161,8 +181,7 @@ impl Repository {
                 let media_type = header.unwrap_or_default().split(';').next().unwrap_or_default();
                 let media_type = media_type.trim().to_owned();
                 let endpoint = &self.sites[site].endpoint;
-                let bytes =
-                    read_bounded(&self.registries, endpoint, response, &url, MAX_DOCUMENT).await?;
+                let bytes = read_bounded(&self.registries, endpoint, response, &url, limit).await?;
                 Ok::<_, Fault>((bytes, media_type, url))
             };
             let fault = match tokio::time::timeout(DOCUMENT_DEADLINE, attempt).await {

@@ -105,13 +105,13 @@ impl Repository {
         }
     }
 
-    /// Puts a manifest or index by tag or digest, byte for byte.
+    /// Puts a manifest or index by tag or digest, byte for byte. Returns whether the registry took note of its subject.
     pub(crate) async fn put_manifest(
         &self,
         key: &str,
         media_type: &str,
         bytes: &[u8],
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let mut backoff = self.backoff();
         let path = format!("manifests/{key}");
         let build = |client: &Client, url: &str| {
@@ -122,7 +122,10 @@ impl Repository {
                 .body(bytes.to_vec())
         };
         loop {
-            let Err(fault) = self.open_with(&path, &build).await else { return Ok(()) };
+            let fault = match self.open_with(&path, &build).await {
+                Ok((response, _)) => return Ok(response.headers().contains_key("oci-subject")),
+                Err(fault) => fault,
+            };
             let (after, reason) = backoff.after(fault, false)?;
             tracing::debug!(key, ?after, reason, "putting a manifest again");
             tokio::time::sleep(after).await;

@@ -14,6 +14,7 @@ use crate::image::Image;
 use crate::reference::Reference;
 use crate::spec::{Descriptor, Document, Index, MAX_DOCUMENT, Manifest, OCI_INDEX, REF_NAME};
 use crate::store::layout::{self, Layout};
+use crate::store::referrers::Attached;
 
 /// Annotation of an entry: bytes of all file contents, so that opening a store need not read every layer's index.
 const CONTENT_BYTES: &str = "io.hyper.image.content-bytes";
@@ -65,6 +66,8 @@ pub(crate) struct Catalog {
     pub entries: Vec<Entry>,
     /// Entries whose content cannot be read: kept for [`verify`](crate::Store::verify), replaced by the next pull.
     pub broken: Vec<(Descriptor, String)>,
+    /// Documents about what is here, sorted.
+    pub referrers: Vec<Attached>,
 }
 
 impl Catalog {
@@ -80,6 +83,17 @@ impl Catalog {
         let mut catalog = Self::default();
         let mut known: BTreeMap<Digest, Arc<Stored>> = BTreeMap::new();
         for descriptor in index.manifests {
+            match Attached::of_entry(layout, &descriptor) {
+                None => {}
+                Some(Ok(attached)) => {
+                    catalog.referrers.push(attached);
+                    continue;
+                }
+                Some(Err(error)) => {
+                    catalog.set_aside(descriptor, error.chain());
+                    continue;
+                }
+            }
             let loaded = match known.get(&descriptor.digest) {
                 Some(stored) => Ok(Arc::clone(stored)),
                 None => load(layout, &descriptor).map(Arc::new),
@@ -110,10 +124,11 @@ impl Catalog {
     pub(crate) fn write(&self, layout: &Layout) -> Result<(), Error> {
         let entries = self.entries.iter().map(|entry| entry.descriptor.clone());
         let broken = self.broken.iter().map(|(descriptor, _)| descriptor.clone());
+        let referrers = self.referrers.iter().map(Attached::entry);
         let index = Index {
             schema_version: 2,
             media_type: Some(OCI_INDEX.to_owned()),
-            manifests: entries.chain(broken).collect(),
+            manifests: entries.chain(referrers).chain(broken).collect(),
         };
         let path = layout.index();
         let bytes = serde_json::to_vec(&index)
@@ -155,6 +170,7 @@ impl Catalog {
             digest: stored.digest,
             size: length,
             platform: Some(stored.config.platform()),
+            artifact_type: None,
             annotations,
         };
         self.entries.push(Entry { name: name.cloned(), descriptor, stored: Arc::clone(stored) });

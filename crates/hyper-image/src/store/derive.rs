@@ -47,7 +47,9 @@ impl Write for LayerWriter {
             return Err(io::Error::other(format!("a layer of more than {} bytes", self.limit)));
         }
         // What compression makes of it is not known yet; it is not much more than there was.
-        self.charge.reach(self.tar.get_mut().get_ref().passed() + bytes.len() as u64).map_err(io::Error::other)?;
+        self.charge
+            .reach(self.tar.get_mut().get_ref().passed() + bytes.len() as u64)
+            .map_err(io::Error::other)?;
         self.tar.write(bytes)
     }
 
@@ -121,8 +123,14 @@ impl Store {
             }
             let media_type = format!("{OCI_LAYER}+gzip");
             let annotations = BTreeMap::new();
-            let descriptor =
-                Descriptor { media_type, digest: blob, size, platform: None, annotations };
+            let descriptor = Descriptor {
+                media_type,
+                digest: blob,
+                size,
+                platform: None,
+                artifact_type: None,
+                annotations,
+            };
             Ok((descriptor, diff_id))
         })
         .await?;
@@ -199,12 +207,21 @@ impl Store {
                 digest: Digest::of(&raw_config),
                 size: raw_config.len() as u64,
                 platform: None,
+                artifact_type: None,
                 annotations: BTreeMap::new(),
             };
             lease.keep(config.digest);
             inner.layout.write_blob(&raw_config)?;
             let media_type = Some(OCI_MANIFEST.to_owned());
-            let manifest = json(&Manifest { schema_version: 2, media_type, config, layers })?;
+            let manifest = json(&Manifest {
+                schema_version: 2,
+                media_type,
+                artifact_type: None,
+                config,
+                layers,
+                subject: None,
+                annotations: BTreeMap::new(),
+            })?;
             lease.keep(Digest::of(&manifest));
             let origin = Origin { parent: base, step };
             inner.publish_from(&[], &manifest, OCI_MANIFEST, origin)

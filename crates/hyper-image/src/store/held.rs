@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::catalog::{Catalog, Entry};
 use super::layout::{self, Layout};
 use super::lease::Lease;
+use super::referrers::Attached;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::reference::Reference;
@@ -31,6 +32,8 @@ pub(crate) struct Held {
     pub blobs: BTreeMap<Digest, u64>,
     /// Layers of all manifests, bottom first.
     pub layers: Vec<Digest>,
+    /// Documents about any of the manifests.
+    pub referrers: Vec<(Attached, Document)>,
 }
 
 impl Held {
@@ -48,7 +51,20 @@ impl Held {
             Some((index, children, manifests)) => (index, children, manifests),
             None => (own, Vec::new(), vec![manifest.clone()]),
         };
-        let mut held = Self { top, children, manifest, blobs: BTreeMap::new(), layers: Vec::new() };
+        let mut held = Self {
+            top,
+            children,
+            manifest,
+            blobs: BTreeMap::new(),
+            layers: Vec::new(),
+            referrers: Vec::new(),
+        };
+        let subjects: Vec<Digest> =
+            held.children.iter().chain([&held.top]).map(|document| document.digest).collect();
+        for attached in subjects.iter().flat_map(|subject| catalog.referrers_of(subject)) {
+            let document = attached.document(layout, lease)?;
+            held.referrers.push((attached.clone(), document));
+        }
         for manifest in &manifests {
             for part in std::iter::once(&manifest.config).chain(&manifest.layers) {
                 lease.keep(part.digest);

@@ -32,6 +32,8 @@ pub(crate) struct Inner {
     pub limits: Limits,
     pub unpacker: Unpacker,
     pub policy: Policy,
+    /// Referrers come with what is pulled.
+    pub referrers: bool,
     pub registries: Arc<Registries>,
     /// Layers worked on at once.
     pub slots: Arc<Semaphore>,
@@ -73,6 +75,7 @@ impl Inner {
             limits: options.limits,
             unpacker: Unpacker::new(options.limits, options.confine),
             policy: options.policy,
+            referrers: !options.without_referrers,
             slots: Arc::new(Semaphore::new(options.registry.concurrency.max(1))),
             upload_slots: Arc::new(Semaphore::new(options.registry.uploads.max(1))),
             registries: Arc::new(Registries::new(options.registry)),
@@ -99,6 +102,7 @@ impl Inner {
         let before = self.catalog();
         let mut after = Catalog::clone(&before);
         let result = change(&mut after)?;
+        after.detach();
         after.write(&self.layout)?;
         let after = Arc::new(after);
         *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&after);

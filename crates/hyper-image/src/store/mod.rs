@@ -20,6 +20,7 @@ mod inner;
 pub(crate) mod layout;
 mod lease;
 pub(crate) mod quota;
+pub(crate) mod referrers;
 mod remove;
 mod roots;
 mod sweep;
@@ -32,6 +33,7 @@ pub(crate) use flights::{Flight, Key};
 pub(crate) use held::{Document, Held};
 pub(crate) use inner::Inner;
 pub(crate) use lease::Lease;
+pub use referrers::Referrer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -67,6 +69,8 @@ pub struct Options {
     pub policy: Policy,
     /// Starts the processes that take layers apart; without it this process does.
     pub confine: Option<Arc<dyn Confine>>,
+    /// Signatures and other documents about an image stay in the registry when it is pulled.
+    pub without_referrers: bool,
     /// Bytes the store may hold; without it, as many as the disk has.
     pub limit: Option<u64>,
 }

@@ -124,6 +124,7 @@ mod test {
         let mut charge = Charge::new(&quota);
         charge.reach(400).unwrap();
         charge.reach(300).unwrap();
+        fs::write(directory.path().join("c"), [0; 400]).unwrap();
         let error = charge.reach(401).unwrap_err();
         assert!(matches!(error, Error::Quota { limit: 1000, need: 1, .. }), "{error}");
         let text = error.to_string();

@@ -142,6 +142,9 @@ mod test {
             manifest: Manifest {
                 schema_version: 2,
                 media_type: None,
+                artifact_type: None,
+                subject: None,
+                annotations: Default::default(),
                 config: Descriptor::of(OCI_CONFIG, seed.as_bytes()),
                 layers: Vec::new(),
             },

@@ -39,6 +39,10 @@ impl Reachable {
             reachable.layers.extend(diff_ids);
             reachable.roots.insert(roots::chain(diff_ids));
         }
+        for attached in &catalog.referrers {
+            reachable.blobs.insert(attached.descriptor.digest);
+            reachable.blobs.extend(attached.parts().iter().map(|part| part.digest));
+        }
         for (descriptor, _) in &catalog.broken {
             reachable.blobs.insert(descriptor.digest);
         }

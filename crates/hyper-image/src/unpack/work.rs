@@ -37,11 +37,7 @@ pub(super) fn compare(
     Ok((unpacked, same))
 }
 
-fn run(
-    mut input: impl BufRead,
-    out: impl Write,
-    limits: &Limits,
-) -> Result<Unpacked, UnpackError> {
+fn run(mut input: impl BufRead, out: impl Write, limits: &Limits) -> Result<Unpacked, UnpackError> {
     let mut tar = Hashing::new(Decompress::new(&mut input).map_err(UnpackError::Input)?);
     let index = convert_layer(&mut tar, out, limits).map_err(|error| match error {
         LayerError::Blob(source) => UnpackError::Output(source),

@@ -1,4 +1,4 @@
-//! `tag history image prune image verify`: names, steps, and what the store holds.
+//! `tag history image prune image verify image referrers`: names, steps, and what the store holds.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
@@ -134,4 +134,32 @@ pub async fn verify(client: &Client, as_json: bool) -> anyhow::Result<i32> {
         );
     }
     Ok(i32::from(!problems.is_empty()))
+}
+
+pub async fn referrers(
+    client: &Client,
+    image: &str,
+    no_trunc: bool,
+    format: Option<&str>,
+) -> anyhow::Result<i32> {
+    let found = client.get(&format!("/hyper/v1/images/referrers?image={}", quote(image))).await?;
+    let mut rows = Vec::new();
+    for item in found.as_array().into_iter().flatten() {
+        let text = |key: &str| item[key].as_str().unwrap_or_default().to_owned();
+        let short = |digest: String| match no_trunc {
+            true => digest,
+            false => digest.trim_start_matches("sha256:").chars().take(12).collect(),
+        };
+        rows.push(BTreeMap::from([
+            ("Digest", short(text("Digest"))),
+            ("ArtifactType", text("ArtifactType")),
+            ("Subject", short(text("Subject"))),
+            ("Size", output::size(item["Size"].as_i64().unwrap_or_default())),
+            ("Annotations", item["Annotations"].to_string()),
+        ]));
+    }
+    let columns =
+        [("DIGEST", "Digest"), ("TYPE", "ArtifactType"), ("SUBJECT", "Subject"), ("SIZE", "Size")];
+    output::print_rows(format, &columns, &rows)?;
+    Ok(0)
 }
