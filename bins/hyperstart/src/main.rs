@@ -13,6 +13,7 @@
 //! - [`boot`]: file systems, kernel command line. [`carrier`]: the link device.
 //! - [`agent`]: requests. [`container`]: making and running containers. [`cgroup`]: their limits.
 //! - [`files`]: reading and writing a container's files. [`processes`]: what runs in it.
+//! - [`init`]: another program in this one: the first process of a container that wants one.
 //! - [`oci`]: the part of the OCI runtime specification that is carried out here.
 //! - [`stdio`]: bytes between processes and streams. [`reaper`]: how processes end.
 //! - [`pod`], [`network`]: identity, clock, entropy, interfaces, routes. [`power`]: the end.
@@ -26,6 +27,7 @@ mod cgroup;
 mod container;
 mod failure;
 mod files;
+mod init;
 mod kernel_file;
 mod network;
 mod oci;
@@ -49,6 +51,10 @@ const RETRY: Duration = Duration::from_millis(10);
 const LINK_VERSIONS: (u16, u16) = (1, 1);
 
 fn main() {
+    let mut words = std::env::args_os();
+    if words.next().is_some_and(|name| name == init::NAME) {
+        init::run(words);
+    }
     if std::process::id() != 1 {
         eprintln!("hyperstart is the first process of a guest kernel; nothing to do here");
         std::process::exit(1);

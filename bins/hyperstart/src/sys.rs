@@ -59,6 +59,16 @@ pub(crate) fn fork(flags: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Re
     Ok(i32::try_from(pid).ok().and_then(Pid::from_raw).map_or(Forked::Child, Forked::Parent))
 }
 
+/// Forks as `fork(2)`, in the way that every seccomp filter lets pass.
+///
+/// # Errors
+/// As `fork(2)`.
+pub(crate) fn fork_plain() -> io::Result<Forked> {
+    // SAFETY: there is one thread, so the child may do all that its parent may.
+    let pid = check(unsafe { libc::fork() }.into())?;
+    Ok(i32::try_from(pid).ok().and_then(Pid::from_raw).map_or(Forked::Child, Forked::Parent))
+}
+
 /// Forks into the PID namespace of the process behind `pidfd`, and into `cgroup`.
 ///
 /// # Errors
@@ -92,6 +102,54 @@ pub(crate) fn execute(path: &CStr, arguments: &[CString], environment: &[CString
     // SAFETY: both arrays end in null and point to strings that outlive the call.
     unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// Replaces this process's program by the open file `program`; returns only why not.
+pub(crate) fn execute_file(
+    program: BorrowedFd<'_>,
+    arguments: &[CString],
+    environment: &[CString],
+) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+    };
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: both arrays end in null and point to strings that outlive the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
+/// Blocks all signals that can be blocked.
+///
+/// # Errors
+/// As `sigprocmask(2)`.
+pub(crate) fn block_signals() -> io::Result<()> {
+    // SAFETY: the set is made by sigfillset before it is read.
+    unsafe {
+        let mut set = mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()).into())?;
+    }
+    Ok(())
+}
+
+/// Waits for a blocked signal and returns its number.
+pub(crate) fn next_signal() -> i32 {
+    // SAFETY: the set is made by sigfillset before it is read; no information is asked for.
+    unsafe {
+        let mut set = mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        libc::sigwaitinfo(&raw const set, ptr::null_mut())
+    }
 }
 
 /// Time since the kernel started, suspended or not, in microseconds.

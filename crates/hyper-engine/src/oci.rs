@@ -26,6 +26,11 @@ pub(crate) const USER: &str = "io.hyper.user";
 /// Key in an exec's `process` object with the same.
 pub(crate) const USER_NAME: &str = "user_name";
 
+/// Key in a `process` object with further groups by name.
+pub(crate) const GROUP_NAMES: &str = "group_names";
+/// Annotation: the agent's own program is the first process and runs the container's.
+pub(crate) const INIT: &str = "io.hyper.init";
+
 /// What the document needs beside the container's spec.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Surroundings {
@@ -106,6 +111,9 @@ pub(crate) fn exec_process(spec: &Spec, exec: &ExecSpec) -> Result<Value> {
         process[USER_NAME] = json!(user);
     }
     process["user"] = user_object(user, &security.groups);
+    if !security.group_names.is_empty() {
+        process[GROUP_NAMES] = json!(security.group_names);
+    }
     Ok(process)
 }
 
@@ -164,6 +172,9 @@ fn process(spec: &Spec, caps: &BTreeSet<&'static str>) -> Value {
     process["terminal"] = json!(spec.host.tty);
     process["noNewPrivileges"] = json!(spec.host.security.no_new_privileges);
     process["user"] = user_object(&spec.user, &spec.host.security.groups);
+    if !spec.host.security.group_names.is_empty() {
+        process[GROUP_NAMES] = json!(spec.host.security.group_names);
+    }
     if spec.host.oom_score_adj != 0 {
         process["oomScoreAdj"] = json!(spec.host.oom_score_adj);
     }
@@ -234,6 +245,9 @@ fn annotations(spec: &Spec, surroundings: &Surroundings) -> Value {
     }
     if !spec.user.is_empty() {
         set(USER, spec.user.clone());
+    }
+    if spec.host.init {
+        set(INIT, "true".to_owned());
     }
     all
 }

@@ -34,7 +34,7 @@ use crate::{
     cgroup::{self, Cgroup},
     failure::{Doing as _, Outcome, failure, invalid},
     kernel_file,
-    oci::spec::{FILES_ONLY, Process, Seccomp, Spec, USER_NAME},
+    oci::spec::{FILES_ONLY, INIT, Process, Seccomp, Spec, USER_NAME},
     sys::{self, Forked},
 };
 
@@ -183,8 +183,15 @@ pub(crate) async fn make_container(
 ) -> Outcome<Waiting> {
     let own = cgroup.directory()?;
     let birth = || sys::fork(namespaces(spec), Some(own.as_fd()));
-    let (pid, ear) = fork_child(stdio, own.as_fd(), birth, |mouth, _tool| {
-        match become_first(request, spec, mouth)? {}
+    let wants_init = spec.annotations.get(INIT).is_some_and(|wanted| wanted == "true");
+    // Opened here: from inside the container's root it cannot be named.
+    let program = wants_init
+        .then(|| fs::File::open("/proc/self/exe"))
+        .transpose()
+        .doing(|| "open the agent's own program".to_owned())?;
+    let tool = program.as_ref().map_or(own.as_fd(), |program| program.as_fd());
+    let (pid, ear) = fork_child(stdio, tool, birth, |mouth, tool| {
+        match become_first(request, spec, mouth, wants_init.then_some(tool))? {}
     })?;
     wait_ready(pid, ear).await
 }
@@ -209,13 +216,18 @@ pub(crate) async fn make_exec(
         move_into_thread_name_spaces(target.as_fd(), others)
             .doing(|| "join the container's namespaces".to_owned())?;
         let user_name = process.user_name.as_deref();
-        let launch = Launch { process, seccomp, user_name, first: false };
+        let launch = Launch { process, seccomp, user_name, first: false, init: None };
         match launch.run(mouth, || Ok(()))? {}
     })?;
     wait_ready(pid, ear).await
 }
 
-fn become_first(request: &CreateContainer, spec: &Spec, mouth: &Mouth) -> Outcome<Infallible> {
+fn become_first(
+    request: &CreateContainer,
+    spec: &Spec,
+    mouth: &Mouth,
+    init: Option<OwnedFd>,
+) -> Outcome<Infallible> {
     set_oom_score(spec.process.oom_score_adj)?;
     let directories = Directories::of(&request.container);
     directories.assemble(&request.rootfs)?;
@@ -261,6 +273,7 @@ fn become_first(request: &CreateContainer, spec: &Spec, mouth: &Mouth) -> Outcom
         seccomp: spec.linux.seccomp.as_ref(),
         user_name: user_name.or(spec.annotations.get(USER_NAME).map(String::as_str)),
         first: true,
+        init,
     };
     launch.run(mouth, || {
         if read_only {

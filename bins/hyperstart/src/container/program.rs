@@ -50,6 +50,8 @@ pub(super) struct Launch<'a> {
     pub(super) user_name: Option<&'a str>,
     /// The container's first process: its working directory is made, its terminal is the console.
     pub(super) first: bool,
+    /// The agent's program, if it is to become [`crate::init`] and run the program below itself.
+    pub(super) init: Option<OwnedFd>,
 }
 
 impl Launch<'_> {
@@ -108,23 +110,37 @@ impl Launch<'_> {
         if !mouth.wait() {
             crate::sys::exit(1);
         }
-        let error = crate::sys::execute(&program, &arguments, &environment);
+        let error = match &self.init {
+            None => crate::sys::execute(&program, &arguments, &environment),
+            Some(init) => {
+                let name = CString::new(crate::init::NAME).doing(|| "process.args".to_owned())?;
+                let words: Vec<CString> =
+                    [name, program.clone()].into_iter().chain(arguments).collect();
+                crate::sys::execute_file(init.as_fd(), &words, &environment)
+            }
+        };
         Err(refusal(&program, &error))
     }
 
     fn who(&self, passwd: &str) -> Outcome<user::Identity> {
-        if let Some(name) = self.user_name {
-            let mut who = user::resolve(name, passwd, &user::read(Path::new("/etc"), "group"))?;
-            who.groups.extend(&self.process.user.additional_gids);
-            return Ok(who);
-        }
         let user = &self.process.user;
-        Ok(user::Identity {
-            uid: user.uid,
-            gid: user.gid,
-            groups: user.additional_gids.clone(),
-            home: user::home(user.uid, passwd),
-        })
+        let mut who = match self.user_name {
+            Some(name) => user::resolve(name, passwd, &user::read(Path::new("/etc"), "group"))?,
+            None => user::Identity {
+                uid: user.uid,
+                gid: user.gid,
+                groups: Vec::new(),
+                home: user::home(user.uid, passwd),
+            },
+        };
+        who.groups.extend(&user.additional_gids);
+        if !self.process.group_names.is_empty() {
+            let group = user::read(Path::new("/etc"), "group");
+            for name in &self.process.group_names {
+                who.groups.push(user::group(name, &group)?);
+            }
+        }
+        Ok(who)
     }
 
     /// Makes a terminal of the container's own, this process's controlling one; returns the

@@ -47,10 +47,16 @@ pub(crate) struct Process {
     /// `user[:group]` by name, from the image's files: ours, see [`USER_NAME`].
     #[serde(rename = "user_name", alias = "io.hyper.user")]
     pub(crate) user_name: Option<String>,
+    /// Further groups by name, from the image's file: ours.
+    #[serde(rename = "group_names")]
+    pub(crate) group_names: Vec<String>,
 }
 
 /// Annotation with the first process's `user[:group]`, to be looked up in the image.
 pub(crate) const USER_NAME: &str = "io.hyper.user";
+
+/// Annotation, `true`: the first process is [`crate::init`].
+pub(crate) const INIT: &str = "io.hyper.init";
 
 /// Annotation of a container that is made for its files: nothing runs in it.
 pub(crate) const FILES_ONLY: &str = "io.hyper.files-only";

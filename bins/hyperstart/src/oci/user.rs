@@ -115,6 +115,18 @@ pub(crate) fn resolve(text: &str, passwd: &str, group: &str) -> Outcome<Identity
     Ok(Identity { uid, gid, groups, home })
 }
 
+/// The number of group `name`.
+///
+/// # Errors
+/// `UnknownUser`: it is not in the file.
+pub(crate) fn group(name: &str, group: &str) -> Outcome<u32> {
+    let found = group.lines().filter_map(group_line).find(|(known, _, _)| *known == name);
+    found.map(|(_, gid, _)| gid).ok_or_else(|| {
+        let message = format!("unable to find group {name}: no matching entries in group file");
+        failure(FailureKind::UnknownUser, message)
+    })
+}
+
 /// Home directory of `uid`.
 pub(crate) fn home(uid: u32, passwd: &str) -> Option<String> {
     let entry = passwd.lines().filter_map(passwd_line).find(|entry| entry.uid == uid)?;
@@ -146,6 +158,8 @@ mod tests {
         assert_eq!(who(""), (0, 0, vec![], Some("/root".to_owned())));
         assert_eq!(home(33, PASSWD).as_deref(), Some("/var/www"));
         assert_eq!(home(44, PASSWD), None);
+        assert_eq!(group("video", GROUP).unwrap(), 44);
+        assert!(group("wheel", GROUP).unwrap_err().message.contains("group wheel"));
     }
 
     #[test]

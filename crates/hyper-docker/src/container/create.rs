@@ -40,6 +40,9 @@ pub(crate) fn translate(
     if host.memory_swappiness.is_some_and(|value| !matches!(value, -1 | 0)) {
         warnings.push("MemorySwappiness is discarded: guests have no swap".into());
     }
+    if host.memory_swap.is_some_and(|swap| swap < 0 || swap > host.memory.unwrap_or_default()) {
+        warnings.push("guests have no swap: the memory limit is all the memory there is".into());
+    }
     let request = CreateRequest {
         name: query.text("name").map(|name| name.strip_prefix('/').unwrap_or(name).to_owned()),
         platform: query.text("platform").map(str::to_owned),
@@ -104,6 +107,9 @@ fn host_spec(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<HostSpe
                 .ok_or_else(|| ApiError::invalid(format!("StorageOpt size `{text}` is no size")))?
                 .next_multiple_of(4096),
         },
+        init: flag(host.init),
+        ipc: host.ipc_mode.clone().unwrap_or_default(),
+        userns: host.userns_mode.clone().unwrap_or_default(),
         restart: policy::restart(host.restart_policy.as_ref())?.unwrap_or_default(),
     })
 }
@@ -144,11 +150,13 @@ fn security(host: &HostConfig) -> ApiResult<Security> {
         ..Security::default()
     };
     for group in host.group_add.iter().flatten() {
-        security.groups.push(group.parse().map_err(|_| {
-            ApiError::unsupported(format!(
-                "HostConfig.GroupAdd \"{group}\" is not supported: groups are added by number"
-            ))
-        })?);
+        match group.parse() {
+            Ok(number) => security.groups.push(number),
+            Err(_) if group.is_empty() || group.contains([':', '\n', '\0']) => {
+                return Err(ApiError::invalid(format!("invalid group \"{group}\"")));
+            }
+            Err(_) => security.group_names.push(group.clone()),
+        }
     }
     for option in host.security_opt.iter().flatten() {
         let (key, value) = option.split_once(['=', ':']).unwrap_or((option, ""));

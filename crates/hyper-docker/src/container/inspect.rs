@@ -167,8 +167,16 @@ fn host_config(spec: &Spec, default_runtime: &str) -> Value {
         "DnsOptions": host.dns_options,
         "DnsSearch": host.dns_search,
         "ExtraHosts": none_if_empty(&host.extra_hosts),
-        "GroupAdd": none_if_empty(&security.groups.iter().map(u32::to_string).collect::<Vec<_>>()),
-        "IpcMode": "private",
+        "GroupAdd": none_if_empty(
+            &security
+                .groups
+                .iter()
+                .map(u32::to_string)
+                .chain(security.group_names.iter().cloned())
+                .collect::<Vec<_>>(),
+        ),
+        "IpcMode": if host.ipc.is_empty() { "private" } else { &host.ipc },
+        "Init": host.init,
         "Cgroup": "",
         "Links": null,
         "OomScoreAdj": host.oom_score_adj,
@@ -180,7 +188,7 @@ fn host_config(spec: &Spec, default_runtime: &str) -> Value {
         "StorageOpt": if host.disk_bytes > 0 { json!({ "size": host.disk_bytes.to_string() }) } else { Value::Null },
         "Tmpfs": host.tmpfs,
         "UTSMode": "",
-        "UsernsMode": "",
+        "UsernsMode": host.userns,
         "ShmSize": if host.shm_bytes == 0 { 64 << 20 } else { host.shm_bytes },
         "Sysctls": host.sysctls,
         "Runtime": runtime,

@@ -34,9 +34,6 @@ pub(crate) fn check(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<
     mounts(host)?;
     namespaces(host)?;
     devices(host)?;
-    if host.init == Some(true) {
-        no("HostConfig.Init", true, "the container's first process is its own init")?;
-    }
     if let Some(parent) = set(host.cgroup_parent.as_ref()) {
         no("HostConfig.CgroupParent", parent, "cgroups are the guest's own")?;
     }
@@ -127,10 +124,11 @@ fn mounts(host: &HostConfig) -> ApiResult<()> {
 fn namespaces(host: &HostConfig) -> ApiResult<()> {
     const OWN: &str = "every container has namespaces and a kernel of its own";
     for (option, value, harmless) in [
-        ("IpcMode", &host.ipc_mode, &["", "private", "shareable"][..]),
+        ("IpcMode", &host.ipc_mode, &["", "private", "shareable", "none"][..]),
         ("PidMode", &host.pid_mode, &["", "private"][..]),
         ("UTSMode", &host.uts_mode, &["", "private"][..]),
-        ("UsernsMode", &host.userns_mode, &["", "private"][..]),
+        // Users of the guest are those of the image: there is nothing to map.
+        ("UsernsMode", &host.userns_mode, &["", "private", "host"][..]),
         ("Cgroup", &host.cgroup, &[""][..]),
     ] {
         if let Some(value) = value
@@ -166,9 +164,12 @@ fn devices(host: &HostConfig) -> ApiResult<()> {
         ("BlkioDeviceWriteIOps", some(host.blkio_device_write_iops.as_ref()).is_some()),
     ]);
     match throttles.into_iter().find(|(_, asked)| *asked) {
-        Some((option, _)) => {
-            no(&format!("HostConfig.{option}"), "…", "disks are not throttled yet")
-        }
+        Some((option, _)) => no(
+            &format!("HostConfig.{option}"),
+            "…",
+            "a guest's disks are its own, not devices of the host, and its kernel has no \
+                 weights for them: use --cpus and --memory",
+        ),
         None => Ok(()),
     }
 }
@@ -188,7 +189,6 @@ mod test {
             (r#"{"Binds":["/a:/b"]}"#, ["Binds", "/a:/b"]),
             (r#"{"NetworkMode":"host"}"#, ["NetworkMode", "host"]),
             (r#"{"PortBindings":{"80/tcp":[{"HostPort":"1"}]}}"#, ["PortBindings", "80/tcp"]),
-            (r#"{"Init":true}"#, ["Init", "true"]),
             (r#"{"PidMode":"host"}"#, ["PidMode", "host"]),
             (r#"{"Devices":[{"PathOnHost":"/dev/kvm"}]}"#, ["Devices", "/dev/kvm"]),
             (r#"{"Mounts":[{"Type":"volume","Target":"/d"}]}"#, ["Mounts", "volume:/d"]),

@@ -108,6 +108,12 @@ pub struct HostSpec {
     /// Bytes of the writable disk; 0: the default.
     pub disk_bytes: u64,
     pub restart: Restart,
+    /// A first process of ours that reaps and forwards signals.
+    pub init: bool,
+    /// `private`, `shareable`, or `none`: without /dev/shm; empty: private.
+    pub ipc: String,
+    /// As given, for `inspect`.
+    pub userns: String,
 }
 
 /// What is done when a container has ended.
@@ -187,6 +193,8 @@ pub struct Security {
     pub seccomp: Seccomp,
     /// Numeric ids beside the user's own groups.
     pub groups: Vec<u32>,
+    /// The same by name: the image says which they are.
+    pub group_names: Vec<String>,
     /// `None`: the default list.
     pub masked_paths: Option<Vec<String>>,
     /// `None`: the default list.

@@ -34,6 +34,9 @@ pub(super) fn list(spec: &Spec, files: &[(PathBuf, &'static str)]) -> Result<Vec
             "options": ["nosuid", "noexec", "nodev", "mode=1777", format!("size={shm}")],
         }),
     ];
+    if spec.host.ipc == "none" {
+        mounts.pop();
+    }
     for (host, container) in files {
         mounts.push(json!({
             "destination": container, "type": "bind", "source": host,
