@@ -85,9 +85,10 @@ pub(crate) async fn info(State(app): State<App>) -> Response {
         "Driver": "erofs",
         "DriverStatus": [["Image format", "EROFS"], ["Writable layer", "ext4 disk, overlayfs in the guest"]],
         "SystemStatus": null,
-        "Plugins": { "Volume": [], "Network": ["null"], "Authorization": null, "Log": ["json-file", "none"] },
+        "Plugins": { "Volume": [], "Network": ["null"], "Authorization": null, "Log": ["json-file", "local", "none"] },
         "MemoryLimit": true,
-        "SwapLimit": true,
+        // Guests have none.
+        "SwapLimit": false,
         "CpuCfsPeriod": true,
         "CpuCfsQuota": true,
         "CPUShares": true,

@@ -87,6 +87,7 @@ impl Engine {
             .map_err(|e| crate::core::image_error(&image_root.display().to_string(), e))?;
         let (service, mut ooms) = Service::listen(&config.layout.events_socket()).await?;
         let engine_id = store.engine_id().await?;
+        let events = crate::event::Log::kept_in(store.clone()).await?;
         let core = Arc::new(Core {
             layout: config.layout.clone(),
             launcher: Launcher {
@@ -97,7 +98,7 @@ impl Engine {
             config,
             store,
             images,
-            events: crate::event::Log::default(),
+            events,
             finished: crate::phases::Finished::default(),
             registry: std::sync::RwLock::default(),
             execs: std::sync::Mutex::default(),

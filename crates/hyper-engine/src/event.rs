@@ -1,19 +1,23 @@
 //! What happened: a ring of the last events, and a live feed.
 //!
-//! Events are news, not state: a slow listener loses some and is told so.
+//! Events are news, not state: a slow listener loses some and is told so. The ring is kept in the
+//! database as well, so that `since` reaches over a restart of hyperd.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+use crate::store::Store;
+
 /// Events that `since` can reach back to.
-const RING: usize = 1024;
+pub(crate) const RING: usize = 1024;
 /// Events that a listener may be behind.
 const LAG: usize = 1024;
 
 /// One event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     pub kind: Kind,
     /// `create`, `start`, `die`, `pull`, …: Docker's words.
@@ -27,7 +31,8 @@ pub struct Event {
 }
 
 /// What an event is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     Container,
     Image,
@@ -48,15 +53,22 @@ impl Kind {
 pub(crate) struct Log {
     ring: Mutex<VecDeque<Event>>,
     feed: broadcast::Sender<Event>,
+    store: Option<Store>,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { ring: Mutex::default(), feed: broadcast::Sender::new(LAG) }
+        Self { ring: Mutex::default(), feed: broadcast::Sender::new(LAG), store: None }
     }
 }
 
 impl Log {
+    /// Goes on where the last hyperd ended.
+    pub async fn kept_in(store: Store) -> crate::Result<Self> {
+        let ring = store.events().await?.into();
+        Ok(Self { ring: Mutex::new(ring), store: Some(store), ..Self::default() })
+    }
+
     pub fn publish(
         &self,
         kind: Kind,
@@ -76,6 +88,10 @@ impl Log {
             ring.pop_front();
         }
         ring.push_back(event.clone());
+        if let Some(store) = &self.store {
+            // Under the lock, so that they are kept in order; news that do not fit are only told.
+            store.keep_event(&event);
+        }
         // Under the lock, so that `listen` misses none and sees none twice. No listener: no error.
         let _ = self.feed.send(event);
     }

@@ -6,7 +6,7 @@
 //!   state.db                     SQLite
 //!   images/                      the image store (hyper-image)
 //!   templates/                   empty ext4 disks, one per size
-//!   containers/ID/               upper.ext4, ID-json.log, hosts, hostname, resolv.conf
+//!   containers/ID/               upper.ext4, ID-json.log or ID-local.log, hosts, hostname, resolv.conf
 //! EXEC_ROOT/                     a tmpfs: gone after a reboot
 //!   events.sock                  supervisors publish here
 //!   pods/ID/                     the bundle of a running container
@@ -53,8 +53,9 @@ impl Layout {
     }
 
     #[must_use]
-    pub fn log(&self, id: &str) -> PathBuf {
-        self.container(id).join(format!("{id}-json.log"))
+    pub fn log(&self, id: &str, driver: &str) -> PathBuf {
+        let kind = if driver == "local" { "local" } else { "json" };
+        self.container(id).join(format!("{id}-{kind}.log"))
     }
 
     #[must_use]

@@ -5,6 +5,7 @@ use tokio::sync::watch;
 
 use crate::container::spec::Log;
 use crate::container::start::log_config;
+use crate::container::state::Status;
 use crate::core::{Core, Handle};
 use crate::{Error, Result};
 
@@ -47,12 +48,12 @@ pub(crate) async fn read(core: &Core, handle: &Handle, query: LogQuery) -> Resul
     })
 }
 
-/// True once the container is not up. It ends with the reader.
+/// True once the container is neither up nor about to be. It ends with the reader.
 fn ended(core: &Core, mut view: watch::Receiver<crate::View>) -> watch::Receiver<bool> {
-    let (sender, receiver) = watch::channel(!view.borrow().state.status.is_up());
+    let (sender, receiver) = watch::channel(!goes_on(&view.borrow()));
     core.tasks.spawn(async move {
         let over = async {
-            let _ = view.wait_for(|view| view.removed || !view.state.status.is_up()).await;
+            let _ = view.wait_for(|view| !goes_on(view)).await;
         };
         tokio::select! {
             () = over => drop(sender.send(true)),
@@ -60,4 +61,12 @@ fn ended(core: &Core, mut view: watch::Receiver<crate::View>) -> watch::Receiver
         }
     });
     receiver
+}
+
+/// A restart policy's container goes on writing.
+fn goes_on(view: &crate::View) -> bool {
+    let status = view.state.status;
+    let again =
+        status == Status::Restarting || (status == Status::Starting && view.state.restarts > 0);
+    !view.removed && (status.is_up() || again)
 }

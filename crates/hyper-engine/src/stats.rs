@@ -28,6 +28,8 @@ pub struct Stats {
     pub write_bytes: u64,
     pub read_operations: u64,
     pub write_operations: u64,
+    /// Of the pod, each interface.
+    pub networks: Vec<hyper_task::pod::NetworkCounters>,
 }
 
 /// `None` for a message of another kind.
@@ -51,7 +53,7 @@ fn from_v2(metrics: &v2::Metrics) -> Stats {
         memory_bytes: memory.usage,
         memory_limit_bytes: memory.usage_limit,
         memory_inactive_file_bytes: memory.inactive_file,
-        memory_failures: metrics.memory_events.oom,
+        memory_failures: metrics.memory_events.oom_kill.max(metrics.memory_events.oom),
         pids: metrics.pids.current,
         pids_limit: metrics.pids.limit,
         ..Stats::default()

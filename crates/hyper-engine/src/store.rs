@@ -20,10 +20,12 @@ use tokio::sync::oneshot;
 
 use crate::container::spec::Spec;
 use crate::container::state::State;
+use crate::event::{Event, RING};
 use crate::{Error, Result};
 
 /// One statement list per version, oldest first.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE container (
         id    TEXT PRIMARY KEY,
         name  TEXT NOT NULL UNIQUE,
@@ -31,7 +33,11 @@ const MIGRATIONS: &[&str] = &["
         state TEXT NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"];
+",
+    "
+    CREATE TABLE event (number INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT NOT NULL);
+",
+];
 
 /// A container as stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -177,6 +183,42 @@ impl Store {
             Ok(known.is_some_and(|known| known != boot))
         })
         .await
+    }
+
+    /// The last events, oldest first.
+    pub async fn events(&self) -> Result<Vec<Event>> {
+        self.call(|connection| {
+            let mut statement = connection.prepare("SELECT event FROM event ORDER BY number")?;
+            let rows = statement.query_map([], |row| json(row, 0))?;
+            // One that this version does not know is no reason not to start.
+            let mut events: Vec<Event> = rows.filter_map(std::result::Result::ok).collect();
+            events.drain(..events.len().saturating_sub(RING));
+            Ok(events)
+        })
+        .await
+    }
+
+    /// Keeps one more event, and not much more than the last [`RING`]. Does not wait.
+    pub fn keep_event(&self, event: &Event) {
+        let Ok(text) = serde_json::to_string(event) else { return };
+        let job: Job = Box::new(move |desk| {
+            let connection = &desk.connection;
+            let kept = connection
+                .prepare_cached("INSERT INTO event (event) VALUES (?1)")
+                .and_then(|mut statement| statement.insert([&text]));
+            let pruned = kept.and_then(|number| match number % 64 {
+                0 => connection
+                    .prepare_cached("DELETE FROM event WHERE number <= ?1")?
+                    .execute([number.saturating_sub(RING.try_into().unwrap_or(i64::MAX))]),
+                _ => Ok(0),
+            });
+            if let Err(error) = pruned {
+                tracing::debug!(%error, "an event is not kept");
+            }
+        });
+        if self.queue.try_send(job).is_err() {
+            tracing::debug!("an event is not kept: the database is busy");
+        }
     }
 
     /// All containers, in no order.

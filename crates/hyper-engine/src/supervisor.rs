@@ -25,7 +25,7 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use hyper_stdio::Wanted;
 use hyper_stdio::attach::{FrameReader, FrameWriter};
-use hyper_task::pod::{Answer, Call, ExitRecord, Phases, PodReport};
+use hyper_task::pod::{Answer, Call, ExitRecord, NetworkCounters, Phases, PodReport};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
@@ -332,6 +332,14 @@ impl Pod {
         match self.call(&Call::Phases).await? {
             Answer::Phases(phases) => Ok(phases),
             _ => Err(failure(&self.id, "ask for phases", "another answer came".to_owned())),
+        }
+    }
+
+    /// Counters of the pod's interfaces.
+    pub async fn networks(&self) -> Result<Vec<NetworkCounters>> {
+        match self.call(&Call::Networks).await? {
+            Answer::Networks { networks } => Ok(networks),
+            _ => Err(failure(&self.id, "ask for networks", "another answer came".to_owned())),
         }
     }
 

@@ -291,8 +291,8 @@ impl Actor {
             _ => None,
         };
         let containers: Vec<String> = self.containers.keys().cloned().collect();
-        let inside = self.containers.iter().find(|(_, found)| found.in_guest);
-        let inside = inside.map(|(id, _)| id.clone());
+        let inside = self.containers.iter().filter(|(_, found)| found.in_guest);
+        let inside = inside.map(|(id, _)| id.clone()).collect();
         let networks = self.containers.values().flat_map(|found| found.network.clone()).collect();
         let mut report = PodReport {
             id: self.settings.id.clone(),
@@ -305,6 +305,7 @@ impl Actor {
             if let Some(guest) = guest {
                 describe(&guest, inside, &mut report).await;
             }
+            report.supervisor_cpu_ns = own_cpu_ns();
             if let Ok((private, resident)) = blocking(own_memory).await {
                 report.supervisor_private_bytes = private;
                 report.supervisor_resident_bytes = resident;
@@ -338,8 +339,8 @@ async fn freeze(guest: &Guest, id: &str, frozen: bool, alone: bool) -> Result<()
     }
 }
 
-/// `inside`: a container that the agent can be asked about.
-async fn describe(guest: &Guest, inside: Option<String>, report: &mut PodReport) {
+/// `inside`: the containers that the agent can be asked about.
+async fn describe(guest: &Guest, inside: Vec<String>, report: &mut PodReport) {
     report.hypervisor = guest.hypervisor.name().to_owned();
     report.wall = wall_name(guest.hypervisor.capabilities().wall);
     report.guest_kernel.clone_from(&guest.link.hello().kernel);
@@ -348,17 +349,38 @@ async fn describe(guest: &Guest, inside: Option<String>, report: &mut PodReport)
     report.memory_bytes = guest.memory_bytes;
     report.console = guest.vm.console();
     if let Ok(usage) = guest.vm.usage().await {
+        report.hypervisor_cpu_ns = u64::try_from(usage.cpu.as_nanos()).unwrap_or(u64::MAX);
         report.hypervisor_private_bytes = usage.private_bytes;
         report.hypervisor_resident_bytes = usage.resident_bytes;
     }
-    let Some(container) = inside.filter(|_| !guest.is_paused()) else { return };
-    let request = Request::Stats { container: container.clone() };
-    if let Ok(AgentReply::Stats(stats)) = guest.call(&container, request, DEADLINE).await {
-        let Stats { guest_memory_total_bytes: total, guest_memory_available_bytes: free, .. } =
-            *stats;
-        report.guest_memory_total_bytes = total;
-        report.guest_memory_used_bytes = total.saturating_sub(free);
+    if guest.is_paused() {
+        return;
     }
+    for container in inside {
+        let request = Request::Stats { container: container.clone() };
+        if let Ok(AgentReply::Stats(stats)) = guest.call(&container, request, DEADLINE).await {
+            let Stats {
+                guest_memory_total_bytes: total,
+                guest_memory_available_bytes: free,
+                cpu_usage_us,
+                ..
+            } = *stats;
+            report.guest_memory_total_bytes = total;
+            report.guest_memory_used_bytes = total.saturating_sub(free);
+            report.guest_cpu_ns += cpu_usage_us.saturating_mul(1000);
+        }
+    }
+}
+
+/// CPU time of this process, its threads together: the first field of proc(5)'s `schedstat` is one
+/// thread's only, so the sum of all.
+fn own_cpu_ns() -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let times = tasks.filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    times.sum()
 }
 
 /// Private and resident bytes of this process: proc(5), `smaps_rollup`.

@@ -3,10 +3,10 @@
 use std::io;
 use std::time::Duration;
 
-use hyper_link::message::{ProcessId, WriteFiles};
+use hyper_link::message::{NetworkStats, ProcessId, WriteFiles};
 use hyper_stdio::attach::{read_call, serve as carry, write_answer};
 use hyper_stdio::{Attachment, Wanted};
-use hyper_task::pod::{Answer, Call};
+use hyper_task::pod::{Answer, Call, NetworkCounters};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
@@ -48,6 +48,9 @@ async fn client(pod: &Pod, container: String, mut stream: UnixStream) -> io::Res
     let call = tokio::time::timeout(PATIENCE, read_call(&mut stream)).await??;
     let answer = match call {
         Call::Phases => pod.phases(&container).await.map(Answer::Phases),
+        Call::Networks => pod.stats(&container).await.map(|stats| Answer::Networks {
+            networks: stats.networks.into_iter().map(counters).collect(),
+        }),
         Call::Pod => pod.report().await.map(|report| Answer::Pod(Box::new(report))),
         Call::Stat { path } => Ok(files::stat(pod, container, path).await),
         Call::Read { what } => return files::read(pod, container, what, stream).await,
@@ -68,6 +71,20 @@ async fn client(pod: &Pod, container: String, mut stream: UnixStream) -> io::Res
     };
     let answer = answer.unwrap_or_else(|error: PodError| Answer::Error { message: chain(&error) });
     write_answer(&mut stream, &answer).await
+}
+
+fn counters(seen: NetworkStats) -> NetworkCounters {
+    NetworkCounters {
+        name: seen.name,
+        rx_bytes: seen.rx_bytes,
+        rx_packets: seen.rx_packets,
+        rx_errors: seen.rx_errors,
+        rx_dropped: seen.rx_dropped,
+        tx_bytes: seen.tx_bytes,
+        tx_packets: seen.tx_packets,
+        tx_errors: seen.tx_errors,
+        tx_dropped: seen.tx_dropped,
+    }
 }
 
 async fn attached(attachment: Attachment, mut stream: UnixStream) -> io::Result<()> {

@@ -34,11 +34,16 @@ pub use writer::{LogWriter, Loss};
 
 use std::path::PathBuf;
 
+/// The drivers that are written here: both as lines of JSON in files.
+fn is_ours(driver: &str) -> bool {
+    matches!(driver, "json-file" | "local")
+}
+
 /// Why a log cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// Only `json-file` is written by the supervisor.
-    #[error("log driver `{0}` is not json-file")]
+    /// Only these are written by the supervisor.
+    #[error("log driver `{0}` is not json-file or local")]
     UnknownDriver(String),
     #[error("{action} log `{}`", path.display())]
     Io {

@@ -76,7 +76,7 @@ impl LogReader {
     /// # Errors
     /// An unknown driver, or the system's.
     pub async fn open(log: &LogConfig, options: ReadOptions) -> Result<Self, LogError> {
-        if log.driver != "json-file" {
+        if !crate::is_ours(&log.driver) {
             return Err(LogError::UnknownDriver(log.driver.clone()));
         }
         let mut reader = Self {

@@ -46,7 +46,7 @@ impl LogWriter {
     /// # Errors
     /// An unknown driver, or a file that cannot be opened.
     pub fn open(config: &LogConfig) -> Result<Self, LogError> {
-        if config.driver != "json-file" {
+        if !crate::is_ours(&config.driver) {
             return Err(LogError::UnknownDriver(config.driver.clone()));
         }
         let fail = |source| LogError::Io { action: "open", path: config.path.clone(), source };

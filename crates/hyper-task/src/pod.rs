@@ -52,6 +52,8 @@ pub enum Call {
     },
     /// [`Answer::Processes`].
     Processes,
+    /// [`Answer::Networks`].
+    Networks,
     /// [`Answer::Phases`].
     Phases,
     /// [`Answer::Pod`].
@@ -69,6 +71,9 @@ pub enum Answer {
     Path(PathStat),
     Processes {
         processes: Vec<ProcessInfo>,
+    },
+    Networks {
+        networks: Vec<NetworkCounters>,
     },
     Phases(Phases),
     Pod(Box<PodReport>),
@@ -149,6 +154,21 @@ pub struct ProcessInfo {
     pub command: String,
 }
 
+/// Counters of one of the pod's interfaces, loopback left out, as the guest sees them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkCounters {
+    pub name: String,
+    pub rx_bytes: u64,
+    pub rx_packets: u64,
+    pub rx_errors: u64,
+    pub rx_dropped: u64,
+    pub tx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_errors: u64,
+    pub tx_dropped: u64,
+}
+
 /// When things happened, nanoseconds since the Unix epoch; `None`: not yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -193,6 +213,11 @@ pub struct PodReport {
     pub hypervisor_resident_bytes: u64,
     pub supervisor_private_bytes: u64,
     pub supervisor_resident_bytes: u64,
+    /// CPU time: of the hypervisor with all of its guest, of the supervisor, and of the
+    /// containers as the guest counts it.
+    pub hypervisor_cpu_ns: u64,
+    pub supervisor_cpu_ns: u64,
+    pub guest_cpu_ns: u64,
     pub guest_memory_total_bytes: u64,
     pub guest_memory_used_bytes: u64,
     /// Tail of the guest kernel's console.

@@ -111,8 +111,8 @@ fn who_where_and_what_is_run() {
     }
     engine
         .docker(&["run", "--rm", "--group-add", "nosuch", "busybox", "true"])
-        .exited(126)
-        .says(&["nosuch"]);
+        .exited(125)
+        .says(&["unable to find group nosuch"]);
     let none = "test -e /dev/shm && grep ' /dev/shm ' /proc/mounts || echo without";
     assert_eq!(seen(&engine, "uml", &["--ipc", "none"], none), "without");
     let file = labels.display().to_string();

@@ -186,6 +186,9 @@ fn log(config: Option<&HostConfigLogConfig>) -> ApiResult<Log> {
         log.driver.clone_from(driver);
     }
     log.options = sorted(config.config.clone());
+    if log.driver == Log::LOCAL {
+        (log.max_bytes, log.max_files) = (Some(20 << 20), 5);
+    }
     for (key, value) in &log.options {
         let bad = || ApiError::invalid(format!("invalid value for log option {key}: `{value}`"));
         match key.as_str() {
@@ -193,6 +196,13 @@ fn log(config: Option<&HostConfigLogConfig>) -> ApiResult<Log> {
             "max-size" => {
                 log.max_bytes = Some(bytes(value).filter(|size| *size > 0).ok_or_else(bad)?);
             }
+            _ if log.driver == Log::NONE => {
+                return Err(ApiError::invalid(format!(
+                    "unknown log opt '{key}' for none log driver: it writes nothing"
+                )));
+            }
+            // What is not compressed is not compressed.
+            "compress" if value == "false" => {}
             "max-file" => log.max_files = value.parse().map_err(|_| bad())?,
             _ => {
                 return Err(ApiError::invalid(format!(

@@ -35,7 +35,7 @@ fn document(app: &App, view: &View) -> Value {
     let spec = &view.spec;
     let args = spec.args();
     let directory = app.engine.config().layout.container(&spec.id);
-    let log = app.engine.config().layout.log(&spec.id);
+    let log = app.engine.config().layout.log(&spec.id, &spec.host.log.driver);
     json!({
         "Id": spec.id,
         "Created": hyper_stdio::rfc3339_nano(spec.created_ns),

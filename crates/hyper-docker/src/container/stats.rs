@@ -128,7 +128,7 @@ fn document(view: &View, now: &Sample, before: &Sample) -> Value {
             "sectors_recursive": null,
         },
         "storage_stats": {},
-        "networks": {},
+        "networks": networks(&stats),
     })
 }
 
@@ -149,6 +149,23 @@ fn cpu(sample: &Sample) -> Value {
             "throttled_time": stats.cpu_throttled_ns,
         },
     })
+}
+
+fn networks(stats: &Stats) -> Value {
+    let each = stats.networks.iter().map(|seen| {
+        let counters = json!({
+            "rx_bytes": seen.rx_bytes,
+            "rx_packets": seen.rx_packets,
+            "rx_errors": seen.rx_errors,
+            "rx_dropped": seen.rx_dropped,
+            "tx_bytes": seen.tx_bytes,
+            "tx_packets": seen.tx_packets,
+            "tx_errors": seen.tx_errors,
+            "tx_dropped": seen.tx_dropped,
+        });
+        (seen.name.clone(), counters)
+    });
+    Value::Object(each.collect())
 }
 
 fn io(read: u64, write: u64) -> Value {

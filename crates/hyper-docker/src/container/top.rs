@@ -56,6 +56,8 @@ const COLUMNS: [(&str, &str, Show); 27] = [
 pub(crate) async fn top(State(app): State<App>, Path(id): Path<String>, query: Query) -> ApiResult {
     let columns = columns(query.text("ps_args").unwrap_or("-ef"))?;
     let processes = app.engine.processes(&id).await?;
+    let view = app.engine.container(&id)?;
+    app.engine.note(&view, "top");
     // Memory of the guest; only for a percentage.
     let memory_bytes = match columns.iter().any(|(title, _)| title == "%MEM") {
         true => app.engine.pod(&id).await.map_or(0, |pod| pod.guest_memory_total_bytes),

@@ -370,9 +370,19 @@ pub(crate) fn check_limits(limits: &Limits) -> Result<()> {
 
 fn check_log(log: &Log) -> Result<()> {
     match log.driver.as_str() {
-        Log::JSON_FILE | Log::NONE => Ok(()),
+        Log::JSON_FILE | Log::LOCAL | Log::NONE => Ok(()),
+        "journald" => {
+            let socket = "/run/systemd/journal/socket";
+            let why = match std::path::Path::new(socket).exists() {
+                false => format!("{socket} is not there: no journald runs on this host"),
+                true => "the journal is not written to in this version".to_owned(),
+            };
+            Err(Error::Unsupported(format!(
+                "log driver \"journald\" is not supported: {why}: use json-file or local"
+            )))
+        }
         other => Err(Error::Invalid(format!(
-            "logger: no log driver named '{other}' is registered: json-file and none are"
+            "logger: no log driver named '{other}' is registered: json-file, local and none are"
         ))),
     }
 }

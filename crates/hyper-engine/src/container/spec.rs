@@ -218,7 +218,7 @@ pub enum Seccomp {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Log {
-    /// `json-file` or `none`.
+    /// `json-file`, `local` or `none`.
     pub driver: String,
     /// As given, for `inspect`.
     pub options: BTreeMap<String, String>,
@@ -239,6 +239,8 @@ impl Default for Log {
 
 impl Log {
     pub const JSON_FILE: &str = "json-file";
+    /// The same lines as json-file, rotated by default; the format is nobody else's business.
+    pub const LOCAL: &str = "local";
     pub const NONE: &str = "none";
 }
 

@@ -95,7 +95,7 @@ pub(crate) async fn remove_bundle(bundle: &Path) {
 pub(crate) fn log_config(core: &Core, spec: &Spec) -> Option<LogConfig> {
     (spec.host.log.driver != Log::NONE).then(|| LogConfig {
         driver: spec.host.log.driver.clone(),
-        path: core.layout.log(&spec.id),
+        path: core.layout.log(&spec.id, &spec.host.log.driver),
         max_size: spec.host.log.max_bytes,
         max_file: spec.host.log.max_files.max(1),
     })

@@ -50,7 +50,12 @@ impl Engine {
     /// [`Error::Conflict`] when it does not run.
     pub async fn resize(&self, reference: &str, rows: u16, columns: u16) -> Result<()> {
         let view = self.container(reference)?;
-        running(&view)?.resize(None, rows, columns).await
+        running(&view)?.resize(None, rows, columns).await?;
+        let mut labels = attributes(&view.spec, &view.name);
+        labels.insert("height".to_owned(), rows.to_string());
+        labels.insert("width".to_owned(), columns.to_string());
+        self.core.events.publish(Kind::Container, "resize", &view.spec.id, labels);
+        Ok(())
     }
 
     /// Reads its log.
@@ -77,12 +82,24 @@ impl Engine {
     pub async fn stats(&self, reference: &str) -> Result<Option<Stats>> {
         let view = self.container(reference)?;
         let Some(pod) = &view.pod else { return Ok(None) };
-        let any = pod.stats().await?;
-        stats::read(&any).map(Some).ok_or_else(|| Error::Supervisor {
+        // A guest that stands still cannot be asked; nor does it use anything but its memory.
+        let any = match (pod.stats().await, view.state.status) {
+            (Ok(any), _) => any,
+            (Err(_), Status::Paused) => return Ok(Some(Stats::default())),
+            // It may have ended meanwhile.
+            (Err(error), _) => match self.container(reference)?.pod {
+                Some(_) => return Err(error),
+                None => return Ok(None),
+            },
+        };
+        let mut stats = stats::read(&any).ok_or_else(|| Error::Supervisor {
             id: view.spec.id.clone(),
             what: "read counters",
             why: format!("`{}` is not understood", any.type_url),
-        })
+        })?;
+        // A supervisor of an older version knows of none.
+        stats.networks = pod.networks().await.unwrap_or_default();
+        Ok(Some(stats))
     }
 
     /// Its pod, as the supervisor sees it.
