@@ -21,9 +21,12 @@ use crate::settings::Flavour;
 use crate::spec::Spec;
 use crate::{PodError, Settings};
 
-/// A link that answers nothing for so long is dead.
-pub(crate) const SILENCE: Duration = Duration::from_secs(10);
-const PING_EVERY: Duration = Duration::from_secs(5);
+/// A link that answers nothing for so long is dead. Together with the time between two questions
+/// it is the ten seconds within which a guest that hangs is told.
+pub(crate) const SILENCE: Duration = Duration::from_secs(7);
+const PING_EVERY: Duration = Duration::from_secs(3);
+/// How long a guest may take to sync its disks before it is killed.
+const SYNC: Duration = Duration::from_secs(10);
 /// How long a resumed guest may take to set its clock before the resume is told.
 const CLOCK: Duration = Duration::from_secs(2);
 /// How long a guest whose link closed may take to end by itself and say why.
@@ -259,7 +262,7 @@ impl Guest {
             // The agent answers when its disks are synced, so there is no need to wait for the
             // power to go; but that may win over the answer.
             tokio::select! {
-                asked = self.link.call(Request::Shutdown, SILENCE) => if let Err(error) = asked {
+                asked = self.link.call(Request::Shutdown, SYNC) => if let Err(error) = asked {
                     tracing::warn!(error = crate::error::chain(&error), "guest did not sync; killed");
                 },
                 _ = self.vm.wait() => {}
@@ -345,7 +348,7 @@ pub(crate) async fn watch(
             () = &mut silent => {
                 guest.vm.kill().await;
                 break died(format!(
-                    "agent was silent for {} s; end of its console: {}",
+                    "guest does not answer: its agent was silent for {} s; end of its console: {}",
                     SILENCE.as_secs(),
                     tail(&*guest.vm)
                 ));
