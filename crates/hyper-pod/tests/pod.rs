@@ -186,7 +186,7 @@ async fn a_silent_agent_ends_the_pod_unless_it_is_paused() {
     tokio::time::pause();
     let (_, exit) = host.exited().await;
     assert_eq!(exit.code, 137);
-    assert!(exit.reason.unwrap().contains("silent for 10 s"));
+    assert!(exit.reason.unwrap().contains("silent for 7 s"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
