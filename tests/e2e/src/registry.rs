@@ -111,6 +111,47 @@ impl Registry {
         .succeeded();
     }
 
+    /// Puts a blob; returns its digest. `dir` is for temporary files.
+    #[track_caller]
+    pub fn put_blob(&self, repository: &str, bytes: &[u8], dir: &Path) -> String {
+        let (file, digest) = write(dir, bytes);
+        let url = format!("http://127.0.0.1:{}/v2/{repository}/blobs/uploads/", self.port);
+        let begun = curl(&["-o", "/dev/null", "-D", "-", "-X", "POST", &url]);
+        let location = begun.lines().find_map(|line| line.strip_prefix("Location: "));
+        let url = format!("{}&digest={digest}", location.expect("a location").trim());
+        let kind = "Content-Type: application/octet-stream";
+        curl(&["-X", "PUT", "-H", kind, "--data-binary", &file, &url]);
+        digest
+    }
+
+    /// Puts a manifest or index by tag, or by its digest; returns its digest.
+    #[track_caller]
+    pub fn put_manifest(
+        &self,
+        repository: &str,
+        tag: Option<&str>,
+        media_type: &str,
+        bytes: &[u8],
+        dir: &Path,
+    ) -> String {
+        let (file, digest) = write(dir, bytes);
+        let key = tag.unwrap_or(&digest);
+        let url = format!("http://127.0.0.1:{}/v2/{repository}/manifests/{key}", self.port);
+        let kind = format!("Content-Type: {media_type}");
+        curl(&["-X", "PUT", "-H", &kind, "--data-binary", &file, &url]);
+        digest
+    }
+
+    /// A manifest's or index's bytes.
+    #[track_caller]
+    pub fn manifest(&self, repository: &str, key: &str) -> String {
+        let url = format!("http://127.0.0.1:{}/v2/{repository}/manifests/{key}", self.port);
+        let kinds = "Accept: application/vnd.oci.image.manifest.v1+json, \
+                     application/vnd.oci.image.index.v1+json, \
+                     application/vnd.docker.distribution.manifest.v2+json";
+        curl(&["-H", kinds, &url])
+    }
+
     /// The largest blob's file: a layer.
     pub fn largest_blob(&self) -> PathBuf {
         let mut largest = (0, PathBuf::new());
@@ -127,6 +168,23 @@ impl Registry {
         }
         largest.1
     }
+}
+
+#[track_caller]
+fn curl(arguments: &[&str]) -> String {
+    let arguments = [&["-sS", "-f"], arguments].concat();
+    let outcome = run("curl", &arguments, Duration::from_secs(60)).succeeded();
+    String::from_utf8_lossy(&outcome.stdout).into_owned()
+}
+
+/// A file with these bytes as curl takes it, and their digest.
+fn write(dir: &Path, bytes: &[u8]) -> (String, String) {
+    use sha2::Digest as _;
+    let hash = sha2::Sha256::digest(bytes);
+    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = dir.join(&hex);
+    std::fs::write(&path, bytes).expect("write");
+    (format!("@{}", path.display()), format!("sha256:{hex}"))
 }
 
 impl Drop for Registry {
