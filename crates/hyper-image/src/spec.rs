@@ -92,6 +92,7 @@ pub(crate) struct Index {
 
 /// What a manifest document turns out to be.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one lives for a moment, and most are manifests")]
 pub(crate) enum Document {
     Index(Index),
     Manifest(Manifest),

@@ -107,11 +107,28 @@ pub(crate) struct Registries {
     clients: Mutex<HashMap<ClientKey, reqwest::Client>>,
     /// Insecure hosts that were found to speak plain HTTP.
     plain: Mutex<std::collections::HashSet<String>>,
+    /// Small things to be said to registries after whoever wanted them is gone; they end with this.
+    background: Mutex<tokio::task::JoinSet<()>>,
 }
 
 impl Registries {
     pub(crate) fn new(options: RegistryOptions) -> Self {
-        Self { options, clients: Mutex::default(), plain: Mutex::default() }
+        Self {
+            options,
+            clients: Mutex::default(),
+            plain: Mutex::default(),
+            background: Mutex::default(),
+        }
+    }
+}
+
+impl Registries {
+    /// Does something small and bounded in time, if there still is a runtime to do it.
+    pub(crate) fn later(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let mut background = lock(&self.background);
+        while background.try_join_next().is_some() {}
+        background.spawn_on(work, &runtime);
     }
 }
 

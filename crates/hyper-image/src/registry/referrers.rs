@@ -48,9 +48,10 @@ impl Repository {
     async fn index(&self, path: &str) -> Result<Option<Index>, Error> {
         let (bytes, media_type, _) = match self.document(path, Some(OCI_INDEX)).await {
             Ok(found) => found,
-            Err(Error::NotInRegistry { .. }) => return Ok(None),
             // Registries that do not know the path say so in many ways.
-            Err(Error::Registry { status: 400..500, .. }) => return Ok(None),
+            Err(Error::NotInRegistry { .. } | Error::Registry { status: 400..500, .. }) => {
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         match Document::parse(&bytes, &media_type) {

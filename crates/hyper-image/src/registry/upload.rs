@@ -32,6 +32,8 @@ const PIECE: usize = 256 << 10;
 const REPORT: Duration = Duration::from_millis(100);
 /// Deadline of a request without a large body.
 const SMALL_DEADLINE: Duration = Duration::from_secs(60);
+/// Deadline of taking an upload back.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// A registry hashes and moves a blob after its last byte, and only then answers.
 const SETTLE: Duration = Duration::from_secs(600);
 
@@ -60,6 +62,30 @@ struct Session {
     offset: u64,
 }
 
+/// The session of an upload that is under way; one that is given up is taken back.
+struct Open {
+    repository: Arc<Repository>,
+    session: Option<Session>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        let repository = Arc::clone(&self.repository);
+        let shared = Arc::clone(&repository.registries);
+        shared.later(async move {
+            let build = |client: &Client, url: &str| {
+                client.delete(url).timeout(FAREWELL).header(CONTENT_LENGTH, 0)
+            };
+            let taken = repository.ask(session.site, session.url.as_str(), &build).await;
+            if let Err(fault) = taken {
+                // The registry throws it away in its own time.
+                tracing::debug!(error = %fault.error, "an upload was not taken back");
+            }
+        });
+    }
+}
+
 /// Pauses between attempts, and when to give up.
 struct Backoff {
     retry: Retry,
@@ -81,23 +107,26 @@ impl Backoff {
 impl Repository {
     /// Makes sure that the registry has a blob. `from` is a repository of the same registry that should have it.
     pub(crate) async fn upload(
-        &self,
+        self: &Arc<Self>,
         blob: &Blob,
         from: Option<&str>,
         progress: &Progress,
     ) -> Result<Uploaded, Error> {
         let mut backoff = self.backoff();
-        let mut session = None;
+        let mut open = Open { repository: Arc::clone(self), session: None };
         let mut from = from;
         loop {
-            let before = session.as_ref().map_or(0, |session: &Session| session.offset);
-            let fault = match self.attempt(blob, from, &mut session, progress).await {
-                Ok(done) => return Ok(done),
+            let before = open.session.as_ref().map_or(0, |session| session.offset);
+            let fault = match self.attempt(blob, from, &mut open.session, progress).await {
+                Ok(done) => {
+                    open.session = None;
+                    return Ok(done);
+                }
                 Err(fault) => fault,
             };
             // A registry that stumbles over a mount gets the bytes.
             from = None;
-            let progressed = session.as_ref().is_some_and(|session| session.offset > before);
+            let progressed = open.session.as_ref().is_some_and(|session| session.offset > before);
             let (after, reason) = backoff.after(fault, progressed)?;
             tracing::debug!(digest = %blob.digest, ?after, reason, "upload interrupted");
             progress.layer(blob.digest, LayerState::Retrying { after, reason });
@@ -144,7 +173,7 @@ impl Repository {
         session: &mut Option<Session>,
         progress: &Progress,
     ) -> Result<Uploaded, Fault> {
-        if let Some(open) = session.take() {
+        if let Some(open) = session.clone() {
             *session = self.resume(open).await;
         }
         if session.is_none() {

@@ -125,10 +125,7 @@ pub(super) fn run(
     }
     let Started { mut child, input: theirs, report } = started;
     drop(theirs);
-    let (report, mut rest) = match read_report(report) {
-        Some(report) => report,
-        None => return Err(died(&mut *child)),
-    };
+    let Some((report, mut rest)) = read_report(report) else { return Err(died(&mut *child)) };
     let (digest, bytes, length, same) = accept(report)?;
     let mut index = Vec::new();
     let taken = rest.by_ref().take(length.min(MAX_INDEX)).read_to_end(&mut index);

@@ -5,13 +5,17 @@
 //! [[rule]]
 //! images = "registry.example/team/*"       # a registry, a repository, or everything below one (/*)
 //! action = "refuse"                        # accept | warn | refuse: what becomes of an image without a good signature
-//! keys = ["/etc/hyper/keys/team.pub"]      # cosign public keys (PEM, ECDSA P-256); one good signature is enough
+//! keys = ["/etc/hyper/keys/team.pub"]      # cosign public keys (PEM: ECDSA, RSA, Ed25519); one good signature is enough
 //! ```
 //! The longest `images` that fits counts. A signature is what `cosign sign --key` pushes: the tag `sha256-HEX.sig` of
-//! the same repository, whose layers are simple-signing payloads that name the digest, signed over their bytes. Only
-//! the registry is asked and only the given keys count: no transparency log, no certificates.
+//! the same repository, whose layers are simple-signing payloads that name the digest, signed over their bytes; or, of
+//! cosign 3, a [`bundle`] among the image's referrers. Only the registry is asked and only the given keys count: no
+//! transparency log, no certificates.
 //!
 //! The policy is for what registries send. An archive is loaded by whoever may give this host's root a file.
+
+mod bundle;
+mod key;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,10 +23,9 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use p256::ecdsa::signature::Verifier as _;
-use p256::ecdsa::{Signature, VerifyingKey};
-use p256::pkcs8::DecodePublicKey as _;
 use serde::Deserialize;
+
+use key::Key;
 
 use crate::digest::Digest;
 use crate::error::Error;
@@ -65,7 +68,7 @@ struct Rule {
     /// In the file.
     line: usize,
     action: Action,
-    keys: Vec<VerifyingKey>,
+    keys: Vec<Key>,
 }
 
 impl fmt::Debug for Policy {
@@ -129,9 +132,7 @@ impl Policy {
                 let key = directory.join(key);
                 let shown = |reason: String| wrong(format!("key {}: {reason}", key.display()));
                 let pem = read(&key).map_err(shown)?;
-                keys.push(VerifyingKey::from_public_key_pem(pem.trim()).map_err(|error| {
-                    shown(format!("it is no PEM of an ECDSA P-256 public key ({error})"))
-                })?);
+                keys.push(Key::parse(&pem).map_err(shown)?);
             }
             rules.push(Rule { images: raw.images, line, action: raw.action, keys });
         }
@@ -206,7 +207,20 @@ impl Policy {
 /// Whether one of the keys signed a digest; why not, in words. A registry that does not answer is an error.
 async fn signed(
     digest: &Digest,
-    keys: &[VerifyingKey],
+    keys: &[Key],
+    repository: &Repository,
+) -> Result<Result<(), String>, Error> {
+    let by_tag = match signed_by_tag(digest, keys, repository).await? {
+        Ok(()) => return Ok(Ok(())),
+        Err(why) => why,
+    };
+    let by_bundle = bundle::signed(digest, keys, repository).await?;
+    Ok(by_bundle.map_err(|why| format!("{by_tag}, and {why}")))
+}
+
+async fn signed_by_tag(
+    digest: &Digest,
+    keys: &[Key],
     repository: &Repository,
 ) -> Result<Result<(), String>, Error> {
     let tag = format!("sha256-{}.sig", digest.hex());
@@ -243,12 +257,7 @@ fn signatures(
 }
 
 /// Checks one payload: signed by one of the keys, and about this digest.
-fn check(
-    payload: &[u8],
-    signature: &str,
-    digest: &Digest,
-    keys: &[VerifyingKey],
-) -> Result<(), String> {
+fn check(payload: &[u8], signature: &str, digest: &Digest, keys: &[Key]) -> Result<(), String> {
     #[derive(Deserialize)]
     struct Payload {
         critical: Critical,
@@ -259,10 +268,9 @@ fn check(
         #[serde(rename = "type")]
         kind: String,
     }
-    let der = STANDARD.decode(signature).map_err(|_| "its signature is not base64".to_owned())?;
     let signature =
-        Signature::from_der(&der).map_err(|_| "its signature is not one of ECDSA".to_owned())?;
-    if !keys.iter().any(|key| key.verify(payload, &signature).is_ok()) {
+        STANDARD.decode(signature).map_err(|_| "its signature is not base64".to_owned())?;
+    if !keys.iter().any(|key| key.verifies(payload, &signature)) {
         return Err("its signature is by none of the keys".to_owned());
     }
     let parsed: Payload = serde_json::from_slice(payload)
