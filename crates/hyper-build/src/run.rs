@@ -6,6 +6,7 @@
 //! ```
 //! The container is marked, so that a hyperd that was killed finds it again and removes it.
 
+use hyper_dockerfile::Tmpfs;
 use hyper_engine::spec::{CreateRequest, HealthCheck, HostSpec, Log};
 use hyper_engine::{Engine, WaitCondition};
 use hyper_image::{Digest, NewLayer};
@@ -29,6 +30,10 @@ pub(crate) struct Running<'r> {
     pub image: Digest,
     pub argv: Vec<String>,
     pub env: Vec<String>,
+    /// The network it has instead of the build's.
+    pub network: Option<String>,
+    /// Empty directories in memory.
+    pub tmpfs: Vec<Tmpfs>,
     /// For the error.
     pub command: String,
     pub keep: bool,
@@ -40,6 +45,13 @@ impl Running<'_> {
         let mut host = self.host.clone();
         if !self.keep {
             host.annotations.insert(MARK.to_owned(), "1".to_owned());
+        }
+        if let Some(network) = &self.network {
+            host.network.clone_from(network);
+        }
+        for Tmpfs { target, size } in &self.tmpfs {
+            let options = size.as_ref().map(|size| format!("size={size}")).unwrap_or_default();
+            host.tmpfs.insert(target.clone(), options);
         }
         host.log = Log { driver: Log::NONE.to_owned(), ..Log::default() };
         let created = self

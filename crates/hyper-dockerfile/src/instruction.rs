@@ -1,6 +1,7 @@
 //! One logical line to one instruction: names, flags, forms.
 
 use crate::error::{DockerfileError, nearest};
+use crate::run::{self, Tmpfs};
 use crate::source::{Line, RawHeredoc};
 use crate::words;
 
@@ -20,6 +21,10 @@ pub struct Run {
     pub command: Command,
     /// What its heredocs hold.
     pub heredocs: Vec<Heredoc>,
+    /// The network it has instead of the build's.
+    pub network: Option<String>,
+    /// Empty directories in memory that it sees.
+    pub tmpfs: Vec<Tmpfs>,
 }
 
 /// A heredoc of `RUN`, `COPY` or `ADD`.
@@ -325,12 +330,21 @@ impl Parser<'_> {
     }
 
     fn run(&self, flags: &Flags<'_>, text: &str) -> Parsed {
-        flags.check(&[])?;
+        flags.check(&["mount", "network"])?;
+        let refused = |(what, hint): (String, &str)| self.wrong(what).hint(hint);
+        let network = match flags.value("network")? {
+            Some(value) => run::network(&value).map_err(refused)?,
+            None => None,
+        };
+        let mut tmpfs = Vec::new();
+        for (_, value) in flags.flags.iter().filter(|(name, _)| name == "mount") {
+            tmpfs.push(run::mount(value.as_deref().unwrap_or_default()).map_err(refused)?);
+        }
         let command = self.command(text)?;
         if command == Command::Exec(Vec::new()) {
             return Err(self.wrong("requires at least one argument"));
         }
-        Ok(Instruction::Run(Run { command, heredocs: self.heredocs() }))
+        Ok(Instruction::Run(Run { command, heredocs: self.heredocs(), network, tmpfs }))
     }
 
     fn healthcheck(&self, flags: &Flags<'_>, text: &str) -> Parsed {
@@ -398,7 +412,7 @@ impl Flags<'_> {
             if !known.contains(&name.as_str()) {
                 return Err(self.unknown(name, known));
             }
-            if self.flags[..at].iter().any(|(other, _)| other == name) {
+            if name != "mount" && self.flags[..at].iter().any(|(other, _)| other == name) {
                 return Err(self.of.wrong(format!("has the flag --{name} more than once")));
             }
         }
@@ -407,8 +421,6 @@ impl Flags<'_> {
 
     fn unknown(&self, name: &str, known: &[&str]) -> DockerfileError {
         let only_buildkit = match (self.of.name, name) {
-            ("RUN", "mount") => Some("copy what it needs with COPY, or pass it with ARG"),
-            ("RUN", "network") => Some("use `docker build --network` for all steps"),
             ("RUN", "security" | "device") => Some("every step has a kernel of its own already"),
             ("COPY" | "ADD", "parents") => Some("name each directory in a COPY of its own"),
             ("COPY" | "ADD", "exclude") => Some("list the files in .dockerignore"),

@@ -122,7 +122,11 @@ impl Builder<'_> {
             0 => command.clone(),
             count => format!("|{count} {} {command}", arguments.join(" ")),
         };
-        let details = serde_json::to_string(&(&argv, &arguments)).unwrap_or_default();
+        let mut details = serde_json::to_string(&(&argv, &arguments)).unwrap_or_default();
+        // What a step may reach can change what it makes.
+        if run.network.is_some() || !run.tmpfs.is_empty() {
+            details.push_str(&format!("{:?}{:?}", run.network, run.tmpfs));
+        }
         let done = Done { created_by, details };
         if self.probe(state, &done).await? {
             return Ok(());
@@ -143,6 +147,8 @@ impl Builder<'_> {
             image,
             argv,
             env,
+            network: run.network.clone(),
+            tmpfs: run.tmpfs.clone(),
             command,
             keep: self.request.keep,
         };
