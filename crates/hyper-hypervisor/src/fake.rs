@@ -250,6 +250,11 @@ impl Vm for FakeVm {
         Ok(devices(self.model, &disks, disks.len() - 1))
     }
 
+    async fn set_cpu(&self, _: crate::CpuShare) -> Result<(), VmError> {
+        // It uses none of its own.
+        Ok(())
+    }
+
     async fn usage(&self) -> Result<VmUsage, VmError> {
         usage::process_usage(self.life.pid)
             .await

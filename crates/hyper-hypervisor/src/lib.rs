@@ -29,4 +29,4 @@ pub use capability::{Capabilities, DiskModel, Wall};
 pub use config::{Disk, Extent, GuestKernel, Nic, VmConfig};
 pub use error::VmError;
 pub use probe::{Finding, Probe};
-pub use vm::{Carrier, Hypervisor, Vm, VmExit, VmUsage};
+pub use vm::{Carrier, CpuShare, Hypervisor, Vm, VmExit, VmUsage};

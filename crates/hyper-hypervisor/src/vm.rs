@@ -54,6 +54,9 @@ pub trait Vm: Send + Sync {
     /// Adds a disk to the running guest and returns its device nodes.
     async fn add_disk(&self, disk: crate::Disk) -> Result<Vec<String>, VmError>;
 
+    /// Bounds the CPU time of the hypervisor with all of its guest, from now on.
+    async fn set_cpu(&self, share: CpuShare) -> Result<(), VmError>;
+
     /// What the hypervisor process uses on the host.
     async fn usage(&self) -> Result<VmUsage, VmError>;
 
@@ -78,6 +81,21 @@ pub enum VmExit {
     Signaled { signal: i32, oom: bool },
     /// The hypervisor itself failed.
     Failed { code: i32, detail: String },
+}
+
+/// A guest's part of the host's CPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuShare {
+    /// Against others, 1 to 10000; 100 is usual.
+    pub weight: u64,
+    /// Microseconds of CPU time in each period of microseconds; `None`: no bound.
+    pub quota: Option<(u64, u64)>,
+}
+
+impl Default for CpuShare {
+    fn default() -> Self {
+        Self { weight: 100, quota: None }
+    }
 }
 
 /// What a hypervisor process uses on the host.

@@ -164,6 +164,34 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Changes weight and quota of a jail that runs; false: there is no controller for it.
+    ///
+    /// # Errors
+    /// The kernel refuses a value.
+    pub fn set_cpu(&self, weight: u64, quota: Option<(u64, u64)>) -> Result<bool, CgroupError> {
+        let there = self.places.iter().filter(|place| place.dir.is_dir());
+        let Some(place) = there.into_iter().find(|place| place.has("cpu")) else {
+            return Ok(false);
+        };
+        if place.hierarchy.v2 {
+            place.write("cpu.weight", &weight.clamp(1, 10_000).to_string())?;
+            let text = quota.map_or_else(
+                || "max 100000".to_owned(),
+                |(quota, period)| format!("{quota} {period}"),
+            );
+            place.write("cpu.max", &text)?;
+        } else {
+            let shares = (weight.saturating_mul(1024) / 100).clamp(2, 262_144);
+            place.write("cpu.shares", &shares.to_string())?;
+            if let Some((_, period)) = quota {
+                place.write("cpu.cfs_period_us", &period.to_string())?;
+            }
+            let text = quota.map_or_else(|| "-1".to_owned(), |(quota, _)| quota.to_string());
+            place.write("cpu.cfs_quota_us", &text)?;
+        }
+        Ok(true)
+    }
+
     /// The ways into the jail's cgroups.
     ///
     /// # Errors

@@ -235,6 +235,23 @@ impl Jailed {
         }
     }
 
+    /// Changes the jail's share of the CPUs: weight 1 to 10000, and microseconds per period.
+    ///
+    /// # Errors
+    /// [`JailError::Unsupported`] when this host has no cgroup for it; the kernel's.
+    pub fn set_cpu(&self, weight: u64, quota: Option<(u64, u64)>) -> Result<(), JailError> {
+        let set = self.leash.cgroups.as_ref().map(|cgroups| cgroups.set_cpu(weight, quota));
+        match set {
+            Some(Ok(true)) => Ok(()),
+            Some(Err(error)) => Err(self.leash.io("set its share of the CPUs", error.source)),
+            Some(Ok(false)) | None => Err(JailError::Unsupported {
+                name: self.leash.name.clone(),
+                what: "bound its CPU time",
+                hint: "no cgroup with the controller cpu that we may use".to_owned(),
+            }),
+        }
+    }
+
     /// What all processes of the jail use, launcher included.
     ///
     /// # Errors

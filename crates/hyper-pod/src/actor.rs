@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyper_hypervisor::CpuShare;
 use hyper_link::EventReceiver;
 use hyper_link::message::{Event, ProcessId};
 use hyper_stdio::Loss;
@@ -62,6 +63,13 @@ pub(crate) enum Input {
         container: String,
         record: ExitRecord,
     },
+    /// The guest took a container's new limits, or not.
+    Updated {
+        container: String,
+        resources: serde_json::Value,
+        result: Result<(), PodError>,
+        reply: Reply<()>,
+    },
     Frozen {
         container: String,
         paused: bool,
@@ -102,6 +110,8 @@ pub(crate) struct Actor {
     pub shutdown: Option<Reply<bool>>,
     /// Last known, for containers that outlive their guest.
     pub hypervisor_pid: u32,
+    /// What the hypervisor has been given.
+    pub cpu: CpuShare,
 }
 
 impl Actor {
@@ -120,6 +130,7 @@ impl Actor {
             tasks: JoinSet::new(),
             shutdown: None,
             hypervisor_pid: 0,
+            cpu: CpuShare::default(),
         }
     }
 
@@ -155,6 +166,9 @@ impl Actor {
                 self.delivered(&process, on_time, &lost);
             }
             Input::Recorded { container, record } => self.recorded(&container, record),
+            Input::Updated { container, resources, result, reply } => {
+                self.updated(&container, &resources, result, reply);
+            }
             Input::Frozen { container, paused, result, reply } => {
                 self.frozen(container, paused, result, reply);
             }

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 
 use crate::actor::{Actor, Booted, GuestState, Input, answer};
 use crate::choose::choose;
+use crate::cpu::CpuWish;
 use crate::exit::reserve_exit;
 use crate::guest::{Guest, boot, watch};
 use crate::pod::{CreateRequest, ExecRequest, Pod, PodEvent};
@@ -79,6 +80,7 @@ impl Actor {
             socket: None,
             network: Vec::new(),
             sandbox: false,
+            cpu: CpuWish::default(),
             in_guest: false,
             rootfs: request.rootfs.clone(),
             deleting: Vec::new(),
@@ -98,6 +100,7 @@ impl Actor {
             Err(error) => return self.create_failed(&id, error),
         };
         if let Ok(container) = self.container(&id) {
+            container.cpu = container.cpu.changed_by(&prepared.spec.value["linux"]["resources"]);
             container.sandbox = prepared.spec.sandbox;
             if let Some(root) = &prepared.root {
                 container.owned.clone_from(&root.owned);
@@ -208,6 +211,7 @@ impl Actor {
             pid,
         };
         let before = std::mem::replace(&mut container.init.state, State::Created);
+        self.share_cpu();
         self.tell(event);
         if let State::Creating(reply) = before {
             answer(reply, Ok(pid));

@@ -22,6 +22,7 @@
 mod actor;
 mod choose;
 mod convert;
+mod cpu;
 mod create;
 mod error;
 mod exit;

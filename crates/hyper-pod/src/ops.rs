@@ -52,11 +52,7 @@ impl Actor {
                 self.set_paused(container, paused, reply);
             }
             Command::Update { container, resources, reply } => {
-                let request = Request::Update { container: container.clone(), resources };
-                match self.container(&container) {
-                    Ok(_) => self.done(container, request, reply),
-                    Err(error) => answer(reply, Err(error)),
-                }
+                self.update(container, resources, reply);
             }
             Command::Stats { container, reply } => {
                 let request = Request::Stats { container: container.clone() };
@@ -236,6 +232,35 @@ impl Actor {
             };
             Input::Frozen { container: id, paused, result, reply }
         });
+    }
+
+    fn update(&mut self, id: String, resources: serde_json::Value, reply: Reply<()>) {
+        let guest = match self.container(&id).map(|_| ()).and_then(|()| self.up()) {
+            Ok(guest) => guest,
+            Err(error) => return answer(reply, Err(error)),
+        };
+        self.spawn(async move {
+            let request = Request::Update { container: id.clone(), resources: resources.clone() };
+            let result = guest.call(&id, request, DEADLINE).await.map(drop);
+            Input::Updated { container: id, resources, result, reply }
+        });
+    }
+
+    /// What the guest has taken is the host's to hold as well.
+    pub(crate) fn updated(
+        &mut self,
+        id: &str,
+        resources: &serde_json::Value,
+        result: Result<(), PodError>,
+        reply: Reply<()>,
+    ) {
+        if result.is_ok()
+            && let Ok(container) = self.container(id)
+        {
+            container.cpu = container.cpu.changed_by(resources);
+            self.share_cpu();
+        }
+        answer(reply, result);
     }
 
     pub(crate) fn frozen(

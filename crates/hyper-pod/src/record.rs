@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
+use crate::cpu::CpuWish;
 use crate::stdio::{Channels, Running, Uris};
 use crate::{PodError, RootfsMount};
 
@@ -123,6 +124,7 @@ pub(crate) struct Container {
     pub network: Vec<String>,
     /// It stands for its pod, see [`crate::spec::Spec::sandbox`].
     pub sandbox: bool,
+    pub cpu: CpuWish,
     /// The agent knows it.
     pub in_guest: bool,
     /// As given, for the event.

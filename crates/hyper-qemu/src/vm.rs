@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hyper_hypervisor::{Carrier, Disk, Vm, VmError, VmExit, VmUsage};
+use hyper_hypervisor::{Carrier, CpuShare, Disk, Vm, VmError, VmExit, VmUsage};
 use hyper_jail::{JailExit, Jailed, Outcome};
 use qapi::qmp::ShutdownCause;
 use tokio::net::{UnixStream, unix::pipe};
@@ -114,6 +114,13 @@ impl Vm for QemuVm {
 
     async fn add_disk(&self, disk: Disk) -> Result<Vec<String>, VmError> {
         Ok(vec![block::add(&self.guest.control, &self.guest.slots, disk).await?])
+    }
+
+    async fn set_cpu(&self, share: CpuShare) -> Result<(), VmError> {
+        self.guest.jailed.set_cpu(share.weight, share.quota).map_err(|error| VmError::Io {
+            what: "set QEMU's share of the CPUs",
+            source: std::io::Error::other(error),
+        })
     }
 
     async fn usage(&self) -> Result<VmUsage, VmError> {

@@ -3,7 +3,7 @@
 use std::sync::{Mutex as StdMutex, PoisonError};
 
 use async_trait::async_trait;
-use hyper_hypervisor::{Carrier, Disk, Vm, VmError, VmExit, VmUsage};
+use hyper_hypervisor::{Carrier, CpuShare, Disk, Vm, VmError, VmExit, VmUsage};
 use hyper_jail::Jailed;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
@@ -71,6 +71,10 @@ impl Vm for UmlVm {
             nodes.push(disk::node(index));
         }
         Ok(nodes)
+    }
+
+    async fn set_cpu(&self, share: CpuShare) -> Result<(), VmError> {
+        self.jail.set_cpu(share.weight, share.quota).map_err(|error| jail_error(&error))
     }
 
     async fn usage(&self) -> Result<VmUsage, VmError> {

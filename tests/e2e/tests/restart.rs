@@ -90,6 +90,27 @@ fn policies_survive_kill_9_of_hyperd_and_a_reboot() {
     eventually("it runs again", SOON, || state(&engine, "never") == "running 1");
 }
 
+/// Microseconds of CPU time in each 100 ms that the cgroup of a process of the host may use.
+fn host_quota(pid: u64) -> Option<u64> {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, place) = (parts.next()?, parts.next()?, parts.next()?);
+        let place = place.trim_start_matches('/');
+        let (dir, file) = match controllers {
+            "" => (Path::new("/sys/fs/cgroup").join(place), "cpu.max"),
+            list if list.split(',').any(|word| word == "cpu") => {
+                (Path::new("/sys/fs/cgroup/cpu").join(place), "cpu.cfs_quota_us")
+            }
+            _ => continue,
+        };
+        if let Ok(text) = std::fs::read_to_string(dir.join(file)) {
+            return text.split_whitespace().next()?.parse().ok();
+        }
+    }
+    None
+}
+
 #[test]
 fn restart_rename_update_wait() {
     let engine = Engine::with_busybox();
@@ -122,6 +143,13 @@ fn restart_rename_update_wait() {
             .docker(&["update", "--memory", "1m", &other])
             .exited(1)
             .says(&["Minimum memory limit"]);
+        engine
+            .docker(&["update", "--memory", "4g", "--memory-swap", "4g", &other])
+            .exited(1)
+            .says(&["cannot grow", "stop it"]);
+        // A hypervisor is held to it as well, with something over for its own work.
+        let pid = engine.pod_report(&other)["hypervisor_pid"].as_u64().expect("a pid");
+        eventually("the host holds the limit", SOON, || host_quota(pid) == Some(60_000));
         engine.docker(&["update", "--cpuset-cpus", "0", &other]).exited(1).says(&["CpusetCpus"]);
         let waited = |condition: &str| {
             let id = engine.inspect(&other, "{{.Id}}");

@@ -6,7 +6,8 @@ use super::{Actor, Work};
 use crate::container::create::check_limits;
 use crate::container::restart;
 use crate::container::spec::{Limits, Restart, Spec};
-use crate::{Result, oci};
+use crate::{Error, Result, oci};
+use hyper_task::pod::PodReport;
 
 /// What `update` changes; absent: stays.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +35,7 @@ impl Actor {
         if let Some(limits) = change.limits {
             check_limits(&limits)?;
             if let Work::Up { pod, .. } = &self.work {
+                fits(&self.name, &limits, &pod.report().await?)?;
                 let privileged = spec.host.security.privileged;
                 pod.update(&oci::resources(&limits, privileged)).await?;
             }
@@ -45,4 +47,25 @@ impl Actor {
         self.event("update", []);
         Ok(())
     }
+}
+
+/// Refuses more than the guest has: no hypervisor here lets a running one grow.
+fn fits(name: &str, limits: &Limits, pod: &PodReport) -> Result<()> {
+    let refuse = |what: String| {
+        Err(Error::Unsupported(format!(
+            "container {name}: {what}, and a running guest cannot grow: stop it, update it, and \
+             start it"
+        )))
+    };
+    let memory = pod.guest_memory_total_bytes;
+    if memory > 0 && u64::try_from(limits.memory_bytes).is_ok_and(|limit| limit > memory) {
+        let wanted = limits.memory_bytes;
+        return refuse(format!("memory of {wanted} bytes is more than its guest has ({memory})"));
+    }
+    let cpus = i64::from(pod.vcpus).saturating_mul(1_000_000_000);
+    if cpus > 0 && limits.nano_cpus > cpus {
+        let vcpus = pod.vcpus;
+        return refuse(format!("more CPUs are asked for than its guest has ({vcpus})"));
+    }
+    Ok(())
 }
