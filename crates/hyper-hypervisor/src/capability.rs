@@ -41,6 +41,8 @@ pub struct Capabilities {
     pub max_nics: usize,
     /// The whole guest can be stopped and continued.
     pub pause: bool,
+    /// Directories of the host can be shared with a guest: [`crate::VmConfig::share`].
+    pub share: bool,
     /// Smallest memory in bytes that the hypervisor accepts.
     pub min_memory_bytes: u64,
 }

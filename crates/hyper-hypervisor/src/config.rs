@@ -38,6 +38,15 @@ pub struct Nic {
     pub mtu: u32,
 }
 
+/// Directories of the host, served by a vhost-user device for virtio-fs that listens already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// A unix socket that everybody may connect to, in a directory that nobody can enter; takes
+    /// one connection. The device says by itself that its tag in the guest is `tag`.
+    pub socket: PathBuf,
+    pub tag: String,
+}
+
 /// A guest to launch.
 #[derive(Debug, Clone)]
 pub struct VmConfig {
@@ -48,6 +57,8 @@ pub struct VmConfig {
     pub memory_bytes: u64,
     pub disks: Vec<Disk>,
     pub nics: Vec<Nic>,
+    /// The device's process can read and write all of the guest's memory.
+    pub share: Option<Share>,
     /// Private directory of this pod on the host, owned by the caller; removed by the caller.
     pub run_dir: PathBuf,
     /// Parent cgroup of the pod, relative to each hierarchy's root; `None`: the hypervisor's own.

@@ -41,6 +41,7 @@ const LINK_BUFFER: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Fake {
     model: DiskModel,
+    shares: bool,
     guests: mpsc::UnboundedSender<Guest>,
     refusals: Mutex<VecDeque<VmError>>,
 }
@@ -70,7 +71,14 @@ impl Fake {
     /// A hypervisor that shows disks as `model` says, and the receiver of its guests.
     pub fn new(model: DiskModel) -> (Self, Guests) {
         let (guests, receiver) = mpsc::unbounded_channel();
-        (Self { model, guests, refusals: Mutex::default() }, Guests(receiver))
+        (Self { model, shares: false, guests, refusals: Mutex::default() }, Guests(receiver))
+    }
+
+    /// As one that can share directories: it connects to the device, and that is all.
+    #[must_use]
+    pub fn sharing(mut self) -> Self {
+        self.shares = true;
+        self
     }
 
     /// Makes the next launch that nothing else refuses fail with `error`.
@@ -93,6 +101,9 @@ impl Fake {
         let devices: usize = config.disks.iter().map(|disk| self.devices_of(disk)).sum();
         if devices > MAX_DISKS {
             return unsupported(format!("give a guest {devices} disks, at most {MAX_DISKS}"));
+        }
+        if config.share.is_some() && !self.shares {
+            return unsupported("share directories of the host".to_owned());
         }
         Ok(())
     }
@@ -136,6 +147,7 @@ impl Hypervisor for Fake {
             max_vcpus: 4,
             max_nics: 1,
             pause: true,
+            share: self.shares,
             min_memory_bytes: MIN_MEMORY,
         }
     }

@@ -26,7 +26,7 @@ mod probe;
 mod vm;
 
 pub use capability::{Capabilities, DiskModel, Wall};
-pub use config::{Disk, Extent, GuestKernel, Nic, VmConfig};
+pub use config::{Disk, Extent, GuestKernel, Nic, Share, VmConfig};
 pub use error::VmError;
 pub use probe::{Finding, Probe};
 pub use vm::{Carrier, CpuShare, Hypervisor, Vm, VmExit, VmUsage};

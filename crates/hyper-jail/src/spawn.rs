@@ -159,6 +159,7 @@ fn plan(spec: JailSpec, seccomp: Vec<Vec<u64>>) -> (Order, Vec<OwnedFd>) {
         socket: spec.socket,
         fixed_addresses: spec.fixed_addresses,
         one_cpu: spec.one_cpu,
+        keep: spec.keep,
     };
     (Order::Jail(Box::new(plan)), fds)
 }
@@ -204,7 +205,7 @@ fn check(spec: &JailSpec) -> Result<(), JailError> {
     let inside = spec.places.iter().map(|place| match place {
         Place::Bind(bind) => bind.target.as_path(),
         Place::Tmpfs { target, .. } => target,
-        Place::Device { path } => path,
+        Place::Device { path } | Place::Directory { path } => path,
         Place::Symlink { link, .. } => link,
         Place::Proc => Path::new("/proc"),
     });

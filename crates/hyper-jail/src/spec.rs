@@ -30,6 +30,7 @@ pub struct Bind {
     pub executable: bool,
     pub optional: bool,
     pub owned: bool,
+    pub recursive: bool,
 }
 
 impl Bind {
@@ -42,6 +43,7 @@ impl Bind {
             executable: false,
             optional: false,
             owned: false,
+            recursive: false,
         }
     }
 
@@ -78,6 +80,13 @@ impl Bind {
         self.owned = true;
         self
     }
+
+    /// What is mounted below `source` is seen as well, with the same restrictions.
+    #[must_use]
+    pub fn recursive(mut self) -> Self {
+        self.recursive = true;
+        self
+    }
 }
 
 /// Limits of the jail's cgroup; `None`: unlimited.
@@ -112,6 +121,7 @@ pub enum Place {
     Tmpfs { target: PathBuf, bytes: u64, executable: bool },
     Device { path: PathBuf },
     Symlink { link: PathBuf, to: PathBuf },
+    Directory { path: PathBuf },
     Proc,
 }
 
@@ -134,6 +144,7 @@ pub struct JailSpec {
     pub(crate) socket: bool,
     pub(crate) fixed_addresses: bool,
     pub(crate) one_cpu: bool,
+    pub(crate) keep: u64,
     pub(crate) launcher: Option<PathBuf>,
 }
 
@@ -157,6 +168,7 @@ impl JailSpec {
             socket: false,
             fixed_addresses: false,
             one_cpu: false,
+            keep: 0,
             launcher: None,
         }
     }
@@ -224,6 +236,22 @@ impl JailSpec {
     #[must_use]
     pub fn symlink(mut self, link: impl Into<PathBuf>, to: impl Into<PathBuf>) -> Self {
         self.places.push(Place::Symlink { link: link.into(), to: to.into() });
+        self
+    }
+
+    /// An empty directory that nobody can write to: a place for later binds.
+    #[must_use]
+    pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.places.push(Place::Directory { path: path.into() });
+        self
+    }
+
+    /// The program runs as root of the host with these capabilities (bits by number, see
+    /// `capabilities(7)`) and no others, for good. For a program that has to make files of any
+    /// owner; what it can reach is only what is bound. Needs a supervisor that is root.
+    #[must_use]
+    pub fn keep_capabilities(mut self, bits: u64) -> Self {
+        self.keep = bits;
         self
     }
 

@@ -54,6 +54,8 @@ pub struct Plan {
     pub socket: bool,
     pub fixed_addresses: bool,
     pub one_cpu: bool,
+    /// Capabilities to keep, with uid 0; 0: none, and a uid of its own.
+    pub keep: u64,
 }
 
 /// To init, after [`Report::Started`]: the pids behind its pidfds are known, it may reap.

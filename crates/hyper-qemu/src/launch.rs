@@ -20,7 +20,7 @@ use crate::control::Control;
 use crate::disk;
 use crate::machine::{self, DiskArgs, Machine, NicArgs, fd};
 use crate::vm::{self, Guest};
-use crate::{MAX_NICS, MAX_VCPUS, MIN_MEMORY, NAME, Options, jail, kernel};
+use crate::{MAX_NICS, MAX_VCPUS, MIN_MEMORY, NAME, SHARES, Options, jail, kernel};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PLACES: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/libexec", "/opt/qemu/bin"];
@@ -45,8 +45,8 @@ pub async fn launch(
         what: "prepare a guest",
         source: io::Error::other(error),
     })??;
-    let Ready { machine, disks, nics, mut fds, bytes } = ready;
-    let args = machine::arguments(&config, chosen, machine, &disks, &nics);
+    let Ready { machine, disks, nics, share, mut fds, bytes } = ready;
+    let args = machine::arguments(&config, chosen, machine, (&disks, &nics, share));
 
     let (control, theirs) = pair()?;
     fds.push((theirs, fd::CONTROL));
@@ -115,7 +115,7 @@ fn check(config: &VmConfig) -> Result<(), VmError> {
         return unsupported(format!("give a guest {count} network devices, at most {MAX_NICS}"));
     }
     // One number, whatever the network devices: it is told as a capability.
-    let most = machine::disk_slots(MAX_NICS);
+    let most = machine::disk_slots(MAX_NICS + SHARES);
     if config.disks.len() > most {
         return unsupported(format!("give a guest {} disks, at most {most}", config.disks.len()));
     }
@@ -146,6 +146,8 @@ struct Ready {
     machine: Machine,
     disks: Vec<DiskArgs>,
     nics: Vec<NicArgs>,
+    /// Descriptor of the connection to the device of shared directories.
+    share: Option<i32>,
     fds: Vec<(OwnedFd, i32)>,
     /// Lengths of the disks.
     bytes: Vec<u64>,
@@ -161,15 +163,28 @@ fn prepare(config: &VmConfig) -> Result<Ready, VmError> {
         source,
     })?;
     let mut ready = Ready {
-        machine: Machine::of(config.disks.len(), config.nics.len()),
+        machine: Machine::of(
+            config.disks.len(),
+            config.nics.len() + usize::from(config.share.is_some()),
+        ),
         disks: Vec::new(),
         nics: Vec::new(),
+        share: None,
         fds: Vec::new(),
         bytes: Vec::new(),
     };
     for nic in &config.nics {
         let nic = ready.nic(nic)?;
         ready.nics.push(nic);
+    }
+    if let Some(share) = &config.share {
+        let socket = std::os::unix::net::UnixStream::connect(&share.socket);
+        let socket = socket.map_err(|source| VmError::File {
+            what: "connect to the device of shared directories",
+            path: share.socket.clone(),
+            source,
+        })?;
+        ready.share = Some(ready.pass(socket.into()));
     }
     for (slot, wanted) in config.disks.iter().enumerate() {
         let set = block::first_set(slot);
@@ -269,6 +284,7 @@ mod test {
             memory_bytes: 64 << 20,
             disks: vec![],
             nics: vec![],
+            share: None,
             run_dir: "/r".into(),
             cgroup: None,
         }

@@ -56,6 +56,8 @@ const MAX_VCPUS: u32 = 64;
 /// A hyperkernel with an agent comes up in this; below it the guest runs out of memory at boot.
 const MIN_MEMORY: u64 = 64 << 20;
 const MAX_NICS: usize = 2;
+/// The device of shared directories takes a place as network devices do.
+const SHARES: usize = 1;
 
 /// What an operator may choose.
 #[derive(Debug, Clone, Default)]
@@ -96,11 +98,12 @@ impl Hypervisor for Qemu {
         Capabilities {
             wall: if self.chosen.kvm { Wall::Hardware } else { Wall::Emulated },
             disk_model: DiskModel::Stitched,
-            max_disks: machine::disk_slots(MAX_NICS),
+            max_disks: machine::disk_slots(MAX_NICS + SHARES),
             disk_hotplug: true,
             max_vcpus: MAX_VCPUS,
             max_nics: MAX_NICS,
             pause: true,
+            share: true,
             min_memory_bytes: MIN_MEMORY,
         }
     }

@@ -153,8 +153,7 @@ pub fn arguments(
     config: &VmConfig,
     chosen: &Chosen,
     machine: Machine,
-    disks: &[DiskArgs],
-    nics: &[NicArgs],
+    (disks, nics, share): (&[DiskArgs], &[NicArgs], Option<i32>),
 ) -> Vec<String> {
     let mut args = Args::default();
     base(&mut args, config, chosen, machine);
@@ -174,6 +173,9 @@ pub fn arguments(
         args.pair("-device", block_device(machine, at));
     }
     others(&mut args, machine, nics);
+    if let (Some(fd), Some(share)) = (share, &config.share) {
+        shared(&mut args, config, fd, machine, &share.tag, nics.len());
+    }
     args.pair("-append", command_line(config, chosen, machine));
     args.0
 }
@@ -248,6 +250,17 @@ fn others(args: &mut Args, machine: Machine, nics: &[NicArgs]) {
     }
 }
 
+/// The device of shared directories, and guest memory that its process can map.
+fn shared(args: &mut Args, config: &VmConfig, fd: i32, machine: Machine, tag: &str, nics: usize) {
+    let place = 1 + machine.disks + machine.spares + 2 + nics;
+    let size = config.memory_bytes >> 20 << 10;
+    args.pair("-object", format!("memory-backend-memfd,id=memory,size={size}k,share=on"));
+    args.pair("-machine", "memory-backend=memory");
+    args.pair("-chardev", format!("socket,id=share,fd={fd}"));
+    let device = format!("chardev=share,tag={tag},queue-size=1024");
+    args.pair("-device", machine.device("vhost-user-fs", &device, place));
+}
+
 fn block_device(machine: Machine, disk: usize) -> String {
     // A host that is full is told to the guest: QEMU would rather stop the guest and wait, and
     // nobody would know what for.
@@ -316,6 +329,7 @@ mod test {
             memory_bytes: (64 << 20) + 12345,
             disks: vec![],
             nics: vec![],
+            share: None,
             run_dir: "/r".into(),
             cgroup: None,
         }
@@ -351,7 +365,7 @@ mod test {
                 let nic =
                     NicArgs { tap: 9, vhost: None, mac: "02:00:00:00:00:01".into(), mtu: 1500 };
                 let cards = vec![nic; nics];
-                let args = arguments(&config(1), &chosen(false), machine, &all, &cards);
+                let args = arguments(&config(1), &chosen(false), machine, (&all, &cards, None));
                 let mut places: Vec<&str> = args
                     .iter()
                     .filter(|arg| arg.starts_with("virtio-"))
@@ -393,7 +407,7 @@ mod test {
     fn the_command_line_fits_the_machine() {
         let small = Machine::of(2, 0);
         let line = |vcpus, kvm, machine| {
-            let args = arguments(&config(vcpus), &chosen(kvm), machine, &[], &[]);
+            let args = arguments(&config(vcpus), &chosen(kvm), machine, (&[], &[], None));
             value(&args, "-append").to_owned()
         };
         let one = line(1, false, small);
@@ -404,7 +418,7 @@ mod test {
         assert!(!line(2, false, small).contains("nolapic_timer"));
         assert!(!line(1, false, Machine::of(0, 0)).contains("nolapic_timer"));
         assert!(!line(1, true, small).contains("tsc"));
-        let args = arguments(&config(1), &chosen(false), small, &[], &[]);
+        let args = arguments(&config(1), &chosen(false), small, (&[], &[], None));
         assert_eq!(value(&args, "-m"), "65536k");
     }
 }

@@ -12,7 +12,7 @@ use hyper_jail::{Comparison, Seccomp, SeccompDefault};
 use crate::Separation;
 
 /// The list for a mode.
-pub fn list(separation: Separation) -> Seccomp {
+pub fn list(separation: Separation, share: bool) -> Seccomp {
     let default = match separation {
         Separation::Ptrace => SeccompDefault::Kill,
         Separation::Seccomp => SeccompDefault::Errno(libc::EPERM),
@@ -28,6 +28,8 @@ pub fn list(separation: Separation) -> Seccomp {
         .allow_if(libc::SYS_clone, 0, Comparison::Masked { mask: NAMESPACES, bits: 0 })
         // clone3's flags are behind a pointer; libc falls back to clone.
         .refuse(libc::SYS_clone3, libc::ENOSYS);
+    // The device of shared directories; nothing else in the jail listens.
+    let list = if share { list.allow(&[libc::SYS_connect]) } else { list };
     let list = PRCTL.iter().fold(list, |list, option| {
         list.allow_if(libc::SYS_prctl, 0, Comparison::Is(option.unsigned_abs().into()))
     });

@@ -12,6 +12,8 @@ pub const TAP_FD: i32 = 10;
 pub const SCRATCH: &str = "/tmp";
 /// Name of the guest's directory below [`SCRATCH`]; every jail has its own `/tmp`.
 pub const UMID: &str = "m";
+/// The socket of the shared directories' device inside the jail.
+pub const SHARE: &str = "/share";
 /// The initramfs inside the jail.
 pub const INITRAMFS: &str = "/initramfs";
 
@@ -52,6 +54,10 @@ pub fn arguments(
         // vec=0: one frame per read and write; a tap is no socket, recvmmsg does not work on it.
         let fd = tap_fd(at);
         args.push(format!("vec{at}:transport=fd,fd={fd},vec=0,mac={},mtu={}", nic.mac, nic.mtu));
+    }
+    if config.share.is_some() {
+        // 26 is VIRTIO_ID_FS.
+        args.push(format!("virtio_uml.device={SHARE}:26"));
     }
     args.extend(config.kernel.extra_cmdline.iter().cloned());
     args

@@ -13,7 +13,7 @@ use hyper_jail::{Bind, JailSpec, Limits, Program, Resource};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
-use crate::cmdline::{self, INITRAMFS, LINK_FD, SCRATCH};
+use crate::cmdline::{self, INITRAMFS, LINK_FD, SCRATCH, SHARE};
 use crate::console::Console;
 use crate::mconsole::Mconsole;
 use crate::vm::{UmlVm, unsupported};
@@ -121,7 +121,7 @@ fn spec(
         .env("TMPDIR", SCRATCH)
         // The kernel shows the host CPU's features to the guest.
         .bind(Bind::same("/proc/cpuinfo").optional())
-        .seccomp(calls::list(options.separation))
+        .seccomp(calls::list(options.separation, config.share.is_some()))
         // One socket per guest process, and disks, taps, helpers.
         .rlimit(Resource::OpenFiles, processes + 1024)
         .limits(Limits {
@@ -140,6 +140,9 @@ fn spec(
     }
     if with_initramfs {
         spec = spec.bind(Bind::new(&config.kernel.initramfs, INITRAMFS));
+    }
+    if let Some(share) = &config.share {
+        spec = spec.bind(Bind::new(&share.socket, SHARE));
     }
     let mut settings = Vec::new();
     for disk in &config.disks {

@@ -121,6 +121,7 @@ impl Hypervisor for Uml {
             max_vcpus: 1,
             max_nics: MAX_NICS,
             pause: *self.freezer.get_or_init(hyper_jail::can_freeze),
+            share: true,
             min_memory_bytes: MIN_MEMORY_BYTES,
         }
     }

@@ -103,6 +103,7 @@ async fn boot(options: &Options, kernel: &Path) -> Finding {
         memory_bytes: MIN_MEMORY_BYTES,
         disks: Vec::new(),
         nics: Vec::new(),
+        share: None,
         run_dir: PathBuf::new(),
         cgroup: None,
     };

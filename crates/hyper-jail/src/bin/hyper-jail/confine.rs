@@ -20,7 +20,7 @@ pub fn drop_capabilities() -> Result<(), Fail> {
     let held = rustix::thread::capabilities(None).or_fail("read", "capabilities")?;
     // The keeper of an unprivileged supervisor never had any.
     if held.effective.contains(CapabilitySet::SETPCAP) {
-        lock_capabilities()?;
+        lock_capabilities(0)?;
     }
     let none = CapabilitySet::empty();
     let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
@@ -29,17 +29,19 @@ pub fn drop_capabilities() -> Result<(), Fail> {
 }
 
 /// Nothing that an exec or a uid could take capabilities from.
-fn lock_capabilities() -> Result<(), Fail> {
+fn lock_capabilities(keep: u64) -> Result<(), Fail> {
     let bits = CapabilitiesSecureBits::NO_ROOT
         | CapabilitiesSecureBits::NO_ROOT_LOCKED
         | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
         | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
     set_capabilities_secure_bits(bits).or_fail("lock", "the secure bits")?;
-    clear_ambient_capability_set().or_fail("clear", "the ambient capabilities")?;
+    if keep == 0 {
+        clear_ambient_capability_set().or_fail("clear", "the ambient capabilities")?;
+    }
     // Every capability this kernel knows, named or not.
     let last = fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok();
     let last = last.and_then(|text| text.trim().parse::<u32>().ok()).unwrap_or(63).min(63);
-    for number in 0..=last {
+    for number in (0..=last).filter(|number| keep & (1 << number) == 0) {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         match remove_capability_from_bounding_set(capability) {
             // A kernel without /proc's number: the first unknown one ends the list.
@@ -48,6 +50,30 @@ fn lock_capabilities() -> Result<(), Fail> {
         }
     }
     Ok(())
+}
+
+/// Stays root with the capabilities `keep` and no others: they are ambient, so that they outlive
+/// exec although uid 0 itself brings none any more.
+pub fn keep_capabilities(keep: u64, root: bool) -> Result<(), Fail> {
+    if !root {
+        return Err(Fail::new("keep", "capabilities", rustix::io::Errno::PERM)
+            .hint("files of any owner need a supervisor that is root"));
+    }
+    set_thread_groups(&[]).or_fail("drop", "supplementary groups")?;
+    let kept = CapabilitySet::from_bits_retain(keep);
+    let held = rustix::thread::capabilities(None).or_fail("read", "capabilities")?;
+    let sets = CapabilitySets { inheritable: kept, ..held };
+    set_capabilities(None, sets).or_fail("make inheritable", "capabilities")?;
+    clear_ambient_capability_set().or_fail("clear", "the ambient capabilities")?;
+    for number in (0..64).filter(|number| keep & (1 << number) != 0) {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        rustix::thread::configure_capability_in_ambient_set(capability, true)
+            .or_fail("keep", format!("capability {number}"))?;
+    }
+    lock_capabilities(keep)?;
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: kept };
+    set_capabilities(None, sets).or_fail("drop", "capabilities")?;
+    set_no_new_privs(true).or_fail("set", "no_new_privs")
 }
 
 /// Takes the jail's uid and gives up every capability.

@@ -120,7 +120,10 @@ fn prepare(plan: Plan, fds: Vec<OwnedFd>, errand: Errand) -> Result<Ready, Fail>
     if plan.one_cpu {
         stay_on_this_cpu();
     }
-    confine::become_nobody(errand.uid, errand.root)?;
+    match plan.keep {
+        0 => confine::become_nobody(errand.uid, errand.root)?,
+        keep => confine::keep_capabilities(keep, errand.root)?,
+    }
     sys::default_signals();
     Ok(Ready { program, args, env, filters: plan.seccomp })
 }

@@ -59,7 +59,7 @@ pub fn build(plan: &Plan, uid: u32, root: bool) -> Result<(), Fail> {
 /// Switches the root between read-only and writable for mount points to be made.
 pub fn read_only(root: BorrowedFd<'_>, on: bool) -> std::io::Result<()> {
     let (set, clear) = if on { (MOUNT_ATTR_RDONLY, 0) } else { (0, MOUNT_ATTR_RDONLY) };
-    sys::set_mount_attributes(root, set, clear)
+    sys::set_mount_attributes(root, set, clear, false)
 }
 
 /// A detached mount of a bind's source with its attributes set; `None`: optional and not there.
@@ -75,7 +75,7 @@ pub fn hold_bind(bind: &Bind, uid: u32, root: bool) -> Result<Option<(OwnedFd, b
             return Err(Fail::new("bind", bind.source.display(), error).hint(hint));
         }
     };
-    if !root && found.is_dir() {
+    if bind.recursive || (!root && found.is_dir()) {
         // A user namespace may not look under the host's mounts.
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
@@ -92,7 +92,7 @@ pub fn hold_bind(bind: &Bind, uid: u32, root: bool) -> Result<Option<(OwnedFd, b
     if !bind.executable {
         set |= MOUNT_ATTR_NOEXEC;
     }
-    sys::set_mount_attributes(tree.as_fd(), set, 0)
+    sys::set_mount_attributes(tree.as_fd(), set, 0, bind.recursive)
         .or_fail("set mount attributes of", bind.source.display())?;
     Ok(Some((tree, found.is_dir())))
 }
@@ -154,6 +154,9 @@ fn fill(pieces: &[Piece<'_>], tree: &OwnedFd, uid: u32, root: bool) -> Result<()
                 // Without root the group is not the uid's namesake.
                 let options = if root { &options[..] } else { &options[..2] };
                 put(tree, target, &tmpfs(options, flags)?, true)?;
+            }
+            Piece::Other(Place::Directory { path }) => {
+                mount_point(tree, path, true)?;
             }
             Piece::Other(Place::Proc) => {
                 let flags = NO_FILES.union(MountAttrFlags::MOUNT_ATTR_RDONLY);

@@ -176,10 +176,15 @@ pub fn default_signals() {
 }
 
 /// Attributes of a mount to set and to clear (`mount_setattr(2)`).
-pub fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, clear: u64) -> io::Result<()> {
+pub fn set_mount_attributes(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    clear: u64,
+    recursive: bool,
+) -> io::Result<()> {
     let attributes =
         libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
-    let flags = libc::AT_EMPTY_PATH;
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, the structure is live and its size is passed.
     check(unsafe {
         libc::syscall(
