@@ -2,8 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use hyper_link::message::PodConfig;
+use hyper_link::message::{PodConfig, SHARED};
 use rustix::{
+    fs::{Mode, mkdir},
+    io::Errno,
+    mount::{MountFlags, mount},
     system::sethostname,
     time::{ClockId, Timespec, clock_settime},
 };
@@ -32,6 +35,9 @@ pub(crate) async fn configure(config: &PodConfig) -> Outcome<()> {
         sethostname(config.hostname.as_bytes())
             .doing(|| format!("set hostname {:?}", config.hostname))?;
     }
+    if !config.share.is_empty() {
+        mount_share(&config.share)?;
+    }
     for (name, value) in &config.sysctls {
         set_sysctl(name, value)?;
     }
@@ -54,6 +60,18 @@ pub(crate) async fn configure(config: &PodConfig) -> Outcome<()> {
         netlink.set_up(index, &name, interface)?;
     }
     config.routes.iter().try_for_each(|route| netlink.add_route(route))
+}
+
+/// Mounts the directories of the host. Who may look into them is the containers' matter: outside of
+/// them there is only the agent.
+fn mount_share(tag: &str) -> Outcome<()> {
+    match mkdir(SHARED, Mode::RWXU) {
+        // Configured before.
+        Err(Errno::EXIST) => return Ok(()),
+        made => made.doing(|| format!("make {SHARED}"))?,
+    }
+    mount(tag, SHARED, "virtiofs", MountFlags::empty(), None)
+        .doing(|| format!("mount the shared directories (virtio-fs {tag:?})"))
 }
 
 /// Smaller differences are the link's delay.

@@ -41,6 +41,7 @@ mod usage;
 pub mod wire;
 
 pub use error::JailError;
+pub use locate::find as find_program;
 pub use jailed::{JailExit, Jailed, Outcome};
 pub use probe::{Finding, can_freeze, probe};
 pub use seccomp::{Comparison, Seccomp, SeccompDefault};

@@ -5,9 +5,16 @@ use std::path::{Path, PathBuf};
 
 use crate::JailError;
 
-/// `hyper-jail` beside the running program, in the directories of `HYPER_LIBEXEC`, or in
-/// `../libexec/hyper`. Test programs of Cargo sit in `deps/`, one level below it.
 pub(crate) fn launcher() -> Result<PathBuf, JailError> {
+    find("hyper-jail").map_err(|searched| JailError::NoLauncher { searched })
+}
+
+/// One of Hyper's programs: beside the running program, in the directories of `HYPER_LIBEXEC`, or
+/// in `../libexec/hyper`. Test programs of Cargo sit in `deps/`, one level below it.
+///
+/// # Errors
+/// The directories it is not in.
+pub fn find(program: &str) -> Result<PathBuf, Vec<PathBuf>> {
     let mut searched = Vec::new();
     let here = env::current_exe().ok().and_then(|path| path.parent().map(Path::to_path_buf));
     if let Some(dir) = &here {
@@ -22,6 +29,6 @@ pub(crate) fn launcher() -> Result<PathBuf, JailError> {
             searched.push(parent.to_path_buf());
         }
     }
-    let found = searched.iter().map(|dir| dir.join("hyper-jail")).find(|path| path.is_file());
-    found.ok_or(JailError::NoLauncher { searched })
+    let found = searched.iter().map(|dir| dir.join(program)).find(|path| path.is_file());
+    found.ok_or(searched)
 }

@@ -103,7 +103,14 @@ pub struct PodConfig {
     pub routes: Vec<Route>,
     /// Sysctls of the guest as a whole, e.g. `net.ipv4.ip_forward`.
     pub sysctls: BTreeMap<String, String>,
+    /// Tag of the virtio-fs device with the shared directories, to be mounted on [`SHARED`];
+    /// empty: there is none.
+    pub share: String,
 }
+
+/// Directory of the guest with one entry for each directory or file that the host shares. The
+/// bind mounts of an OCI spec for the agent have their sources in it.
+pub const SHARED: &str = "/run/share";
 
 /// One network interface, found by its MAC address.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

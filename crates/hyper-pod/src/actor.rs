@@ -252,7 +252,7 @@ impl Actor {
     /// Removes what the pod had on the host and answers the shutdown.
     async fn leave(mut self) {
         if let GuestState::Up(guest) | GuestState::Stopping(guest) = &self.guest {
-            guest.vm.kill().await;
+            guest.end().await;
         }
         self.guest = GuestState::Empty;
         self.containers.clear();

@@ -28,6 +28,7 @@ use crate::choose::choose;
 use crate::cpu::CpuWish;
 use crate::exit::reserve_exit;
 use crate::guest::{Guest, boot, watch};
+use crate::mounts::copy_instead;
 use crate::pod::{CreateRequest, ExecRequest, Pod, PodEvent};
 use crate::record::{Container, Process, Reply, State};
 use crate::rootfs::{RootDisks, prepare};
@@ -108,6 +109,8 @@ impl Actor {
                 let file = root.upper.as_ref().and_then(|disk| disk.extents.first());
                 container.upper = file.map(|extent| extent.path.clone());
             }
+            container.keeps |=
+                !prepared.spec.disks.is_empty() || !prepared.spec.shared.is_empty();
             container.network = prepared.spec.network.report();
         }
         match &mut self.guest {
@@ -375,8 +378,9 @@ async fn prepared(
     first: bool,
 ) -> Result<Prepared, PodError> {
     let (bundle, terminal) = (request.bundle.clone(), request.stdio.terminal);
+    let of = request.id.clone();
     let spec = blocking(move || {
-        let spec = read_spec(&bundle, terminal)?;
+        let spec = read_spec(&of, &bundle, terminal)?;
         reserve_exit(&bundle)?;
         Ok(spec)
     })
@@ -425,7 +429,7 @@ async fn prepared(
     }
 }
 
-async fn booted(settings: &Settings, prepared: Prepared) -> Result<Booted, PodError> {
+async fn booted(settings: &Settings, mut prepared: Prepared) -> Result<Booted, PodError> {
     // A container that came second while the first one failed has not chosen.
     let hypervisor = match &prepared.hypervisor {
         Some(hypervisor) => Arc::clone(hypervisor),
@@ -433,19 +437,49 @@ async fn booted(settings: &Settings, prepared: Prepared) -> Result<Booted, PodEr
     };
     let root = prepared.root.iter();
     let disks = root.flat_map(|root| [Some(&root.image), root.upper.as_ref()]).flatten();
-    let disks = disks.cloned().collect();
+    let volumes = prepared.spec.disks.iter().map(|(_, disk)| disk);
+    let disks = disks.chain(volumes).cloned().collect();
+    if !hypervisor.capabilities().share {
+        let name = hypervisor.name();
+        prepared.spec = copied(prepared.spec, name).await?;
+    }
     let (guest, events) = boot(settings, hypervisor, &prepared.spec, disks).await?;
     Ok(Booted { guest, events, prepared })
+}
+
+/// The container without live directories.
+async fn copied(mut spec: Spec, hypervisor: &'static str) -> Result<Spec, PodError> {
+    if spec.shared.is_empty() {
+        return Ok(spec);
+    }
+    blocking(move || copy_instead(&mut spec, hypervisor).map(|()| spec)).await
 }
 
 async fn created(
     guest: &Guest,
     id: &str,
-    (spec, root, channels): (Spec, RootDisks, Channels),
+    (mut spec, root, channels): (Spec, RootDisks, Channels),
     first: bool,
     queue: mpsc::Sender<Input>,
 ) -> Result<Running, PodError> {
+    if !first && !guest.hypervisor.capabilities().share {
+        spec = copied(spec, guest.hypervisor.name()).await?;
+    }
+    if !first {
+        guest.add_shared(&spec.shared).await?;
+    }
     let rootfs = if first { guest.first_root(&root).await } else { guest.add_root(&root).await? };
+    for (at, (place, disk)) in spec.disks.iter().enumerate() {
+        let device = if first {
+            guest.device(1 + usize::from(root.upper.is_some()) + at).await
+        } else {
+            guest.add_volume(disk).await?
+        };
+        if let Some(mount) = spec.value.pointer_mut(&format!("/mounts/{place}")) {
+            mount["type"] = "ext4".into();
+            mount["source"] = device.into();
+        }
+    }
     let process = ProcessId { container: id.to_owned(), exec: None };
     let (streams, stdio) = channels.run(&guest.link, process, queue);
     let request = Request::CreateContainer(Box::new(CreateContainer {
@@ -505,7 +539,7 @@ pub(crate) async fn remove(owned: Vec<std::path::PathBuf>, socket: std::path::Pa
     }
 }
 
-fn make_private(dir: &std::path::Path) -> Result<(), PodError> {
+pub(crate) fn make_private(dir: &std::path::Path) -> Result<(), PodError> {
     use std::os::unix::fs::DirBuilderExt as _;
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(dir).map_err(PodError::file("make directory", dir))

@@ -59,6 +59,11 @@ pub enum PodError {
         #[source]
         source: VmError,
     },
+    #[error("share directories of the host with the guest")]
+    Share {
+        #[source]
+        source: hyper_jail::JailError,
+    },
     /// The guest ended, or its agent did not come up.
     #[error(
         "guest did not boot on hypervisor `{hypervisor}`: {detail}; end of its console: {console}"
@@ -106,9 +111,11 @@ impl PodError {
                 FailureKind::NoSpace | FailureKind::Internal | FailureKind::Other => Kind::Internal,
             },
             Self::Dead { .. } => Kind::Unavailable,
-            Self::File { .. } | Self::Boot { .. } | Self::Agent { .. } | Self::Internal(_) => {
-                Kind::Internal
-            }
+            Self::File { .. }
+            | Self::Share { .. }
+            | Self::Boot { .. }
+            | Self::Agent { .. }
+            | Self::Internal(_) => Kind::Internal,
         }
     }
 

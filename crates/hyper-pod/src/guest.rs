@@ -18,6 +18,7 @@ use tokio::sync::{Mutex, mpsc};
 use crate::actor::Input;
 use crate::rootfs::RootDisks;
 use crate::settings::Flavour;
+use crate::share::{Shared, Sharer};
 use crate::spec::Spec;
 use crate::{PodError, Settings};
 
@@ -46,6 +47,11 @@ pub(crate) struct Guest {
     /// All disks ever given, in order: position is identity.
     disks: Mutex<Given>,
     paused: AtomicBool,
+    /// Serves directories of the host to it.
+    sharer: Option<Sharer>,
+    shared: Mutex<Vec<Shared>>,
+    /// Locks on volumes that are disks, for as long as the guest may write to them.
+    held: Mutex<Vec<std::fs::File>>,
 }
 
 /// The disks of a guest, and which files they are: device and inode of each extent. A file that
@@ -99,6 +105,19 @@ pub(crate) async fn boot(
     let name = hypervisor.name();
     let can = hypervisor.capabilities();
     let flavour = flavour(settings, name, spec)?;
+    let memory_bytes = spec.wishes.memory(settings, can.min_memory_bytes);
+    // First of all: what another guest writes to must not be given to this one.
+    let mut held = Vec::new();
+    for (_, disk) in &spec.disks {
+        held.extend(crate::volume::hold(disk).await?);
+    }
+    let shares = !spec.shared.is_empty() || (spec.sandbox && can.share);
+    let sharer = if shares {
+        let cgroup = spec.cgroup_parent.as_deref();
+        Some(Sharer::start(settings, cgroup, memory_bytes, &spec.shared).await?)
+    } else {
+        None
+    };
     let config = VmConfig {
         id: settings.vm_id.clone(),
         kernel: GuestKernel {
@@ -107,13 +126,14 @@ pub(crate) async fn boot(
             extra_cmdline: flavour.extra_cmdline,
         },
         vcpus: spec.wishes.cpus(settings, can.max_vcpus),
-        memory_bytes: spec.wishes.memory(settings, can.min_memory_bytes),
+        memory_bytes,
         disks: disks.clone(),
         nics: Vec::new(),
+        share: sharer.as_ref().map(Sharer::share),
         run_dir: settings.run_dir.clone(),
         cgroup: spec.cgroup_parent.clone(),
     };
-    let (vcpus, memory_bytes) = (config.vcpus, config.memory_bytes);
+    let vcpus = config.vcpus;
     let started_ns = hyper_stdio::now_ns();
     let mut vm = hypervisor.launch(config).await.map_err(|source| PodError::Vm {
         action: format!("launch guest `{}`", settings.id),
@@ -138,7 +158,9 @@ pub(crate) async fn boot(
         }
     };
     let ready_ns = hyper_stdio::now_ns();
-    let configure = Request::ConfigurePod(pod_config(settings, spec)?);
+    let mut identity = pod_config(settings, spec)?;
+    identity.share = sharer.as_ref().map(|sharer| sharer.share().tag).unwrap_or_default();
+    let configure = Request::ConfigurePod(identity);
     link.call(configure, CONFIGURE).await.map_err(|error| failed(crate::error::chain(&error)))?;
     let mut given = Given::default();
     disks.into_iter().for_each(|disk| given.push(disk));
@@ -152,6 +174,9 @@ pub(crate) async fn boot(
         ready_ns,
         disks: Mutex::new(given),
         paused: AtomicBool::new(false),
+        sharer,
+        shared: Mutex::new(spec.shared.clone()),
+        held: Mutex::new(held),
     };
     Ok((guest, events))
 }
@@ -219,6 +244,42 @@ impl Guest {
         Ok(rootfs(root, self.model(), &image, upper.as_deref()))
     }
 
+    /// Shares what a later container mounts.
+    pub async fn add_shared(&self, shared: &[Shared]) -> Result<(), PodError> {
+        let mut known = self.shared.lock().await;
+        // A container that comes back has been given its directories before.
+        let new: Vec<Shared> = shared.iter().filter(|one| !known.contains(one)).cloned().collect();
+        match (&self.sharer, new.first()) {
+            (_, None) => Ok(()),
+            (Some(sharer), _) => {
+                sharer.add(&new).await?;
+                known.extend(new);
+                Ok(())
+            }
+            (None, Some(first)) => Err(PodError::Unsupported(format!(
+                "directory `{}` cannot be shared with a pod that runs already and was started \
+                 without any shared directory: give its first container one",
+                first.source.display()
+            ))),
+        }
+    }
+
+    /// Device node of a disk that holds one file system.
+    pub async fn device(&self, at: usize) -> String {
+        let given = self.disks.lock().await;
+        self.hypervisor.guest_devices(&given.disks, at).into_iter().next().unwrap_or_default()
+    }
+
+    /// Adds a disk of a later container; returns its device node.
+    pub async fn add_volume(&self, disk: &Disk) -> Result<String, PodError> {
+        let mut given = self.disks.lock().await;
+        if given.position(disk).is_none() {
+            self.held.lock().await.extend(crate::volume::hold(disk).await?);
+        }
+        let devices = self.add_disk(&mut given, disk).await?;
+        Ok(devices.into_iter().next().unwrap_or_default())
+    }
+
     async fn add_disk(&self, given: &mut Given, disk: &Disk) -> Result<Vec<String>, PodError> {
         if let Some(at) = given.position(disk) {
             return Ok(self.hypervisor.guest_devices(&given.disks, at));
@@ -268,7 +329,23 @@ impl Guest {
                 _ = self.vm.wait() => {}
             }
         }
+        self.end().await;
+    }
+
+    /// Ends it by force, and what serves it.
+    pub async fn end(&self) {
         self.vm.kill().await;
+        if let Some(sharer) = &self.sharer {
+            sharer.stop().await;
+        }
+    }
+
+    /// Resolves, with the reason, when its shared directories are not served any more.
+    async fn unshared(&self) -> String {
+        match &self.sharer {
+            Some(sharer) => sharer.ended().await,
+            None => std::future::pending().await,
+        }
     }
 
     fn model(&self) -> DiskModel {
@@ -325,6 +402,7 @@ pub(crate) async fn watch(
     let sign = async |sign| _ = queue.send(Input::Guest(number, sign)).await;
     let mut exited = std::pin::pin!(guest.vm.wait());
     let mut silent = std::pin::pin!(silence(&guest));
+    let mut unshared = std::pin::pin!(guest.unshared());
     let ended = loop {
         tokio::select! {
             event = events.recv() => match event {
@@ -344,6 +422,16 @@ pub(crate) async fn watch(
                     sign(Sign::Event(event)).await;
                 }
                 break end_of(&exit);
+            }
+            reason = &mut unshared => {
+                // It goes with its guest, too: then the guest's own end is the reason.
+                match tokio::time::timeout(LAST_WORDS, &mut exited).await {
+                    Ok(exit) => break end_of(&exit),
+                    Err(_) => {
+                        guest.vm.kill().await;
+                        break died(reason);
+                    }
+                }
             }
             () = &mut silent => {
                 guest.vm.kill().await;

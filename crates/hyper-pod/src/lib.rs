@@ -37,8 +37,10 @@ mod record;
 mod rootfs;
 mod serve;
 mod settings;
+mod share;
 mod spec;
 mod stdio;
+mod volume;
 mod wishes;
 
 pub use convert::ConvertError;

@@ -1,43 +1,72 @@
-//! The mounts of `config.json`: the guest's own kinds pass, small host files are injected, host
-//! directories are refused.
+//! The mounts of `config.json`: the guest's own kinds pass, directories and files of the host are
+//! shared live ([`crate::share`]), volumes that are disks become disks of the guest.
+//!
+//! Files of the pod that nobody changes (`/etc/hosts`, …) are copied into the guest: a pod that
+//! shares nothing else has no process that shares.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper_link::message::FileInjection;
+use hyper_hypervisor::{Disk, Extent};
+use hyper_link::message::{FileInjection, SHARED};
+use hyper_task::mount::{DISK_KIND, LIVE};
 use serde_json::{Value, json};
 
 use crate::PodError;
+use crate::share::Shared;
+use crate::spec::Spec;
 
 /// Largest injected file in bytes.
 const MAX_FILE: u64 = 1 << 20;
 /// All injected files of a container: one message to the agent carries them, as base64.
 const MAX_FILES: u64 = 2 << 20;
 /// Kinds that a guest kernel mounts by itself.
+/// Files that the engine above makes for a container, copied unless it says otherwise.
+const COPIED: [&str; 3] = ["/etc/resolv.conf", "/etc/hostname", "/etc/hosts"];
+/// Propagation that reaches beyond the container.
+const TO_HOST: [&str; 4] = ["shared", "rshared", "slave", "rslave"];
 const GUEST_KINDS: [&str; 7] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"];
 
-/// Takes the binds out of `value["mounts"]`; returns the files to inject. Blocking.
-pub(crate) fn carry_mounts(value: &mut Value) -> Result<Vec<FileInjection>, PodError> {
+/// What the mounts of a `config.json` need beside the guest's own file systems.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    pub files: Vec<FileInjection>,
+    pub shared: Vec<Shared>,
+    /// Place in `value["mounts"]`, and the disk to be mounted there.
+    pub disks: Vec<(usize, Disk)>,
+}
+
+/// Makes `value["mounts"]` fit for the guest, and says what has to be given to it for that.
+/// `id` is the container's. Blocking.
+pub(crate) fn carry_mounts(value: &mut Value, id: &str) -> Result<Carried, PodError> {
     let mounts = value.get_mut("mounts").and_then(Value::as_array_mut);
-    let Some(mounts) = mounts else { return Ok(Vec::new()) };
-    let mut files = Vec::new();
+    let mut carried = Carried::default();
+    let Some(mounts) = mounts else { return Ok(carried) };
     let mut total = 0;
     let mut kept = Vec::with_capacity(mounts.len());
     for mount in mounts.drain(..) {
         let kind = mount["type"].as_str().unwrap_or_default().to_owned();
         if GUEST_KINDS.contains(&kind.as_str()) {
             kept.push(mount);
+        } else if kind == DISK_KIND {
+            carried.disks.push((kept.len(), disk(&mount)?));
+            kept.push(mount);
         } else if kind == "bind" || is_bind(&mount) {
-            match bind(&mount)? {
+            let name = format!("{id}.{}", carried.shared.len());
+            match bind(&mount, name)? {
                 Bind::File(file, bytes) => {
                     total += bytes;
-                    files.push(file);
+                    carried.files.push(file);
                 }
                 Bind::Guest(mount) => kept.push(mount),
+                Bind::Shared(mount, shared) => {
+                    kept.push(mount);
+                    carried.shared.push(shared);
+                }
             }
         } else {
             return Err(PodError::Unsupported(format!(
@@ -47,21 +76,56 @@ pub(crate) fn carry_mounts(value: &mut Value) -> Result<Vec<FileInjection>, PodE
             )));
         }
     }
+    check_total(total)?;
+    *mounts = kept;
+    Ok(carried)
+}
+
+/// For a hypervisor that cannot share: copies what is a small file that is only read, and refuses
+/// the rest. Blocking.
+pub(crate) fn copy_instead(spec: &mut Spec, hypervisor: &str) -> Result<(), PodError> {
+    let mut total = 0;
+    for shared in std::mem::take(&mut spec.shared) {
+        let source = format!("{SHARED}/{}", shared.name);
+        let mounts = spec.value["mounts"].as_array_mut();
+        let Some(mounts) = mounts else { break };
+        let Some(at) = mounts.iter().position(|mount| mount["source"] == source) else { continue };
+        let mount = mounts.remove(at);
+        for (place, _) in &mut spec.disks {
+            *place -= usize::from(*place > at);
+        }
+        let to = destination(&mount);
+        if shared.writable || !shared.source.is_file() {
+            return Err(PodError::Unsupported(format!(
+                "`{}` cannot be mounted at `{to}`: hypervisor `{hypervisor}` cannot share \
+                 directories of the host with a guest; it can copy files of up to {MAX_FILE} bytes \
+                 that are mounted read-only",
+                shared.source.display()
+            )));
+        }
+        let (file, bytes) = copied(&shared.source, to, true)?;
+        total += bytes;
+        spec.files.push(file);
+    }
+    check_total(total)
+}
+
+fn check_total(total: u64) -> Result<(), PodError> {
     if total > MAX_FILES {
         return Err(PodError::Unsupported(format!(
-            "files bound into the container have {total} bytes together, more than {MAX_FILES}"
+            "files copied into the container have {total} bytes together, more than {MAX_FILES}"
         )));
     }
-    *mounts = kept;
-    Ok(files)
+    Ok(())
 }
 
 enum Bind {
     File(FileInjection, u64),
     Guest(Value),
+    Shared(Value, Shared),
 }
 
-fn bind(mount: &Value) -> Result<Bind, PodError> {
+fn bind(mount: &Value, name: String) -> Result<Bind, PodError> {
     let destination = destination(mount);
     let source = Path::new(mount["source"].as_str().unwrap_or_default());
     // CRI shares one tmpfs of the host with a pod's containers; the guest has its own.
@@ -71,42 +135,69 @@ fn bind(mount: &Value) -> Result<Bind, PodError> {
             "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]
         })));
     }
-    let fail = || PodError::file("open bind mount source", source);
     // Looked at before opening, which would block on a FIFO.
-    let meta = std::fs::metadata(source).map_err(fail())?;
+    let meta = std::fs::metadata(source).map_err(PodError::file("open bind mount source", source))?;
     let kind = meta.file_type();
-    if !kind.is_file() {
-        let what = if kind.is_dir() {
-            "host directory"
-        } else if kind.is_socket() {
-            "host socket"
-        } else {
-            "host device or FIFO"
-        };
+    if !kind.is_file() && !kind.is_dir() {
+        let what = if kind.is_socket() { "host socket" } else { "host device or FIFO" };
         return Err(PodError::Unsupported(format!(
-            "{what} `{}` cannot be mounted at `{destination}`: host directories cannot be shared \
-             with a guest yet, only regular files of up to 1 MiB",
+            "{what} `{}` cannot be mounted at `{destination}`: its other end is in the host's \
+             kernel, the guest has its own; directories and regular files can be mounted",
             source.display()
         )));
     }
+    let read_only = options(mount).any(|option| option == "ro");
+    let live = options(mount).any(|option| option == LIVE);
+    if COPIED.contains(&destination) && kind.is_file() && !live {
+        let (file, bytes) = copied(source, destination, read_only)?;
+        return Ok(Bind::File(file, bytes));
+    }
+    let mut wanted: Vec<&str> = options(mount).filter(|option| *option != LIVE).collect();
+    if let Some(word) = wanted.iter().find(|word| TO_HOST.contains(word)) {
+        return Err(PodError::Unsupported(format!(
+            "mount propagation `{word}` of `{}` at `{destination}`: what is mounted on the host \
+             later is not mounted in the guest, nor the other way round: use rprivate",
+            source.display()
+        )));
+    }
+    let recursive = wanted.contains(&"rbind");
+    wanted.retain(|word| *word != "bind" && *word != "rbind");
+    wanted.push("rbind");
+    let guest = json!({
+        "destination": destination, "type": "bind", "source": format!("{SHARED}/{name}"),
+        "options": wanted,
+    });
+    let source = source.to_owned();
+    Ok(Bind::Shared(guest, Shared { name, source, writable: !read_only, recursive }))
+}
+
+fn copied(source: &Path, to: &str, read_only: bool) -> Result<(FileInjection, u64), PodError> {
     let mut content = Vec::new();
-    File::open(source)
-        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut content))
-        .map_err(fail())?;
+    let file = File::open(source).and_then(|file| {
+        let mode = file.metadata()?.mode();
+        file.take(MAX_FILE + 1).read_to_end(&mut content)?;
+        Ok(mode)
+    });
+    let mode = file.map_err(PodError::file("read bind mount source", source))?;
     let bytes = content.len() as u64;
     if bytes > MAX_FILE {
         return Err(PodError::Unsupported(format!(
-            "host file `{}` cannot be mounted at `{destination}`: larger than {MAX_FILE} bytes",
+            "host file `{}` cannot be copied to `{to}`: larger than {MAX_FILE} bytes",
             source.display()
         )));
     }
-    let file = FileInjection {
-        path: destination.to_owned(),
-        content: STANDARD.encode(&content),
-        mode: meta.mode() & 0o7777,
+    let content = STANDARD.encode(&content);
+    Ok((FileInjection { path: to.to_owned(), content, mode: mode & 0o7777, read_only }, bytes))
+}
+
+fn disk(mount: &Value) -> Result<Disk, PodError> {
+    let path = PathBuf::from(mount["source"].as_str().unwrap_or_default());
+    let meta = std::fs::metadata(&path).map_err(PodError::file("open disk", &path))?;
+    Ok(Disk {
+        extents: vec![Extent { path, bytes: meta.len() }],
         read_only: options(mount).any(|option| option == "ro"),
-    };
-    Ok(Bind::File(file, bytes))
+        ephemeral: false,
+    })
 }
 
 fn is_bind(mount: &Value) -> bool {
@@ -126,7 +217,7 @@ mod test {
     use super::*;
 
     #[test]
-    fn files_are_injected_and_directories_refused() {
+    fn etc_is_copied_and_the_rest_is_shared() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("hosts");
         std::fs::write(&file, "127.0.0.1 localhost\n").unwrap();
@@ -134,29 +225,45 @@ mod test {
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/etc/hosts", "type": "bind", "source": file, "options": ["rbind", "ro"]},
             {"destination": "/dev/shm", "type": "bind", "source": "/run/shm", "options": ["rbind"]},
+            {"destination": "/data", "type": "bind", "source": dir.path(), "options": ["rbind", "ro"]},
+            {"destination": "/one", "type": "none", "source": file, "options": ["bind", "rprivate"]},
+            {"destination": "/etc/hosts", "type": "bind", "source": file, "options": ["rbind", LIVE]},
+            {"destination": "/db", "type": DISK_KIND, "source": file},
         ]});
-        let files = carry_mounts(&mut value).unwrap();
+        let carried = carry_mounts(&mut value, "c").unwrap();
+        let files = &carried.files;
         assert_eq!(files.len(), 1);
         assert_eq!((files[0].path.as_str(), files[0].read_only), ("/etc/hosts", true));
         assert_eq!(STANDARD.decode(&files[0].content).unwrap(), b"127.0.0.1 localhost\n");
         assert_eq!(value["mounts"][0]["type"], "proc");
         assert_eq!(value["mounts"][1]["type"], "tmpfs");
+        assert_eq!(value["mounts"][2]["source"], "/run/share/c.0");
+        assert_eq!(value["mounts"][2]["options"], json!(["ro", "rbind"]));
+        assert_eq!(value["mounts"][3]["source"], "/run/share/c.1");
+        assert_eq!(value["mounts"][4]["options"], json!(["rbind"]));
+        let shared = |at: usize| &carried.shared[at];
+        assert!(!shared(0).writable && shared(0).recursive && shared(1).writable);
+        assert!(!shared(1).recursive);
+        assert_eq!((carried.disks[0].0, carried.disks[0].1.read_only), (5, false));
+    }
 
+    #[test]
+    fn what_no_guest_can_have_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
         for (mount, words) in [
-            (json!({"destination": "/d", "type": "bind", "source": dir.path()}), "host directory"),
             (
                 json!({"destination": "/d", "type": "none", "options": ["bind"], "source": "/dev/null"}),
                 "host device",
             ),
+            (
+                json!({"destination": "/d", "type": "bind", "options": ["rslave"], "source": dir.path()}),
+                "`rslave`",
+            ),
             (json!({"destination": "/d", "type": "nfs"}), "`nfs`"),
             (json!({"destination": "/d", "type": "bind", "source": "/no/such"}), "/no/such"),
         ] {
-            let error = carry_mounts(&mut json!({"mounts": [mount]})).unwrap_err();
+            let error = carry_mounts(&mut json!({"mounts": [mount]}), "c").unwrap_err();
             assert!(error.to_string().contains(words), "{error}");
         }
-        let large = dir.path().join("large");
-        std::fs::write(&large, vec![0; 1 + (1 << 20)]).unwrap();
-        let mount = json!({"destination": "/d", "type": "bind", "source": large});
-        assert!(carry_mounts(&mut json!({"mounts": [mount]})).is_err());
     }
 }

@@ -6,13 +6,15 @@
 
 use std::path::{Path, PathBuf};
 
+use hyper_hypervisor::Disk;
 use hyper_link::message::FileInjection;
 use hyper_task::annotation;
 use serde_json::{Value, json};
 
 use crate::PodError;
-use crate::mounts::carry_mounts;
+use crate::mounts::{Carried, carry_mounts};
 use crate::network::Found;
+use crate::share::Shared;
 use crate::wishes::Wishes;
 
 /// Longest `config.json` in bytes.
@@ -24,6 +26,10 @@ pub(crate) struct Spec {
     /// For the agent.
     pub value: Value,
     pub files: Vec<FileInjection>,
+    /// Directories and files of the host that the guest sees live.
+    pub shared: Vec<Shared>,
+    /// Disks mounted in the container: place in `value`'s mounts, and the disk.
+    pub disks: Vec<(usize, Disk)>,
     pub wishes: Wishes,
     pub read_only: bool,
     pub hostname: Option<String>,
@@ -38,7 +44,7 @@ pub(crate) struct Spec {
 }
 
 /// Reads `BUNDLE/config.json`. Blocking.
-pub(crate) fn read_spec(bundle: &Path, terminal: bool) -> Result<Spec, PodError> {
+pub(crate) fn read_spec(id: &str, bundle: &Path, terminal: bool) -> Result<Spec, PodError> {
     let path = bundle.join("config.json");
     let length = std::fs::metadata(&path).map_err(PodError::file("open", &path))?.len();
     if length > MAX_SPEC {
@@ -47,10 +53,10 @@ pub(crate) fn read_spec(bundle: &Path, terminal: bool) -> Result<Spec, PodError>
     let bytes = std::fs::read(&path).map_err(PodError::file("read", &path))?;
     let value = serde_json::from_slice(&bytes)
         .map_err(|error| PodError::Invalid(format!("`{}`: {error}", path.display())))?;
-    fit(value, bundle, terminal)
+    fit(value, id, bundle, terminal)
 }
 
-fn fit(mut value: Value, bundle: &Path, terminal: bool) -> Result<Spec, PodError> {
+fn fit(mut value: Value, id: &str, bundle: &Path, terminal: bool) -> Result<Spec, PodError> {
     let wishes = Wishes::from_spec(&value)?;
     let root = value["root"]["path"].as_str().map(|path| bundle.join(path));
     let read_only = value["root"]["readonly"].as_bool().unwrap_or(false);
@@ -59,7 +65,7 @@ fn fit(mut value: Value, bundle: &Path, terminal: bool) -> Result<Spec, PodError
     let sandbox = value["annotations"][annotation::CRI_CONTAINER_TYPE] == "sandbox";
     refuse_hooks(&value)?;
     refuse_devices(&value)?;
-    let files = carry_mounts(&mut value)?;
+    let Carried { files, shared, disks } = carry_mounts(&mut value, id)?;
     let network = Found { namespace: fit_namespaces(&mut value) };
     let sysctls = take_network_sysctls(&mut value);
     // Indexing a mutable value would put nulls where nothing is.
@@ -75,6 +81,8 @@ fn fit(mut value: Value, bundle: &Path, terminal: bool) -> Result<Spec, PodError
     Ok(Spec {
         value,
         files,
+        shared,
+        disks,
         wishes,
         read_only,
         hostname,
@@ -175,7 +183,7 @@ mod test {
     use super::*;
 
     fn fitted(value: Value) -> Result<Spec, PodError> {
-        fit(value, Path::new("/bundle"), true)
+        fit(value, "c", Path::new("/bundle"), true)
     }
 
     #[test]

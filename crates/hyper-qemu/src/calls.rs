@@ -173,7 +173,7 @@ const TAP: Comparison = Comparison::Masked { mask: 0xff80, bits: 0x5480 };
 const FIONBIO: Comparison = Comparison::Is(0x5421);
 
 /// The list; KVM's calls only where KVM is used.
-pub fn list(kvm: bool) -> Seccomp {
+pub fn list(kvm: bool, share: bool) -> Seccomp {
     let mut list = Seccomp::new(SeccompDefault::Errno(libc::EPERM));
     for calls in [DATA, FILES, MEMORY, WAITING, PROCESS] {
         list = list.allow(calls);
@@ -186,6 +186,10 @@ pub fn list(kvm: bool) -> Seccomp {
         .refuse(libc::SYS_io_uring_setup, libc::ENOSYS)
         // Asking for limits, not setting them.
         .allow_if(libc::SYS_prlimit64, 2, Comparison::Is(0));
+    if share {
+        // The device of shared directories gets a channel of its own back to QEMU.
+        list = list.allow_if(libc::SYS_socketpair, 0, Comparison::Is(libc::AF_UNIX as u64));
+    }
     for request in [TAP, VHOST, FIONBIO] {
         list = list.allow_if(libc::SYS_ioctl, 1, request);
     }

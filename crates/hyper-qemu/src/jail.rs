@@ -48,7 +48,7 @@ pub fn spec(
         // QEMU opens it to see which kind of file locks there is.
         .device("/dev/null")
         .limits(limits)
-        .seccomp(calls::list(kvm));
+        .seccomp(calls::list(kvm, config.share.is_some()));
     for directory in ["/usr/lib", "/usr/lib64", "/lib", "/lib64"] {
         spec = library(spec, Path::new(directory));
     }

@@ -1,6 +1,7 @@
 //! What hyperd and the supervisor agree on beside containerd's Task API.
 //!
 //! - [`annotation`]: keys in a container's `config.json` that steer the pod.
+//! - [`mount`]: mounts in a `config.json` that are ours.
 //! - [`rootfs`]: how a root file system of our image store is named in a Task `Create` request.
 //! - [`stdio`]: the URIs that say where a process's output goes.
 //! - [`pod`]: `hyper.pod.v1`, the small service beside the Task API.
@@ -9,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod annotation;
+pub mod mount;
 pub mod pod;
 pub mod rootfs;
 pub mod stdio;

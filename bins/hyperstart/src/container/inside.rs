@@ -63,6 +63,12 @@ impl Inside {
         parent.doing(|| format!("make {} in the image", path.display()))
     }
 
+    /// What is at `path`.
+    pub(crate) fn existing(&self, path: &str) -> Outcome<OwnedFd> {
+        self.find(Path::new(path), OFlags::PATH, Mode::empty())
+            .doing(|| format!("open {path} in the image"))
+    }
+
     /// The file `path`, made empty if it is not there: a place to mount on.
     pub(crate) fn file(&self, path: &str) -> Outcome<OwnedFd> {
         let name = Path::new(path);

@@ -109,7 +109,7 @@ impl Directories {
 fn mount_image(image: &GuestDisk, layers: &[GuestDisk], target: &Path) -> Outcome<()> {
     for disk in layers.iter().chain([image]) {
         check_device(disk)?;
-        forget_cache(disk)?;
+        forget_cache(&disk.device)?;
     }
     let layers: Vec<String> = layers.iter().map(|disk| format!("device={}", disk.device)).collect();
     let options = text(layers.join(","))?;
@@ -124,7 +124,7 @@ fn mount_upper(upper: Option<&GuestDisk>, target: &Path) -> Outcome<()> {
             .doing(|| format!("mount a tmpfs on {}", target.display()));
     };
     check_device(disk)?;
-    forget_cache(disk)?;
+    forget_cache(&disk.device)?;
     mount(&disk.device, target, "ext4", MountFlags::NOATIME, c"")
         .doing(|| format!("mount writable disk {} (ext4)", disk.device))
 }
@@ -138,12 +138,12 @@ fn check_device(disk: &GuestDisk) -> Outcome<()> {
 }
 
 /// A guest restored from a template has read other bytes from this device.
-fn forget_cache(disk: &GuestDisk) -> Outcome<()> {
+pub(super) fn forget_cache(device: &str) -> Outcome<()> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let device = open(&disk.device, flags, Mode::empty());
-    let device = device.doing(|| format!("open disk {}", disk.device))?;
-    crate::sys::drop_disk_cache(std::os::fd::AsFd::as_fd(&device))
-        .doing(|| format!("drop the cache of disk {}", disk.device))
+    let opened = open(device, flags, Mode::empty());
+    let opened = opened.doing(|| format!("open disk {device}"))?;
+    crate::sys::drop_disk_cache(std::os::fd::AsFd::as_fd(&opened))
+        .doing(|| format!("drop the cache of disk {device}"))
 }
 
 fn text(options: String) -> Outcome<CString> {

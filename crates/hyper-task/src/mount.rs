@@ -1,0 +1,9 @@
+//! Mounts of a `config.json` that are ours: a containerd's never has them.
+
+/// Type of a mount whose source is a file with an ext4 file system: it becomes a disk of the guest.
+/// The file is a multiple of 4096 bytes long and used by nothing else meanwhile.
+pub const DISK_KIND: &str = "hyper.disk";
+
+/// Option of a bind mount: the guest sees the host's file itself, also where a copy is usual
+/// (`/etc/hosts` and the like).
+pub const LIVE: &str = "hyper.live";
