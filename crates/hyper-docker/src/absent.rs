@@ -16,16 +16,12 @@ pub(crate) fn router() -> Router<App> {
         .route("/networks", get(networks))
         .route("/networks/prune", post(prune_networks))
         .route("/networks/{id}", get(network).delete(unsupported))
-        .route("/volumes", get(volumes))
-        .route("/volumes/prune", post(prune_volumes))
-        .route("/volumes/{name}", get(volume).delete(volume))
         .route("/plugins", get(async || Json(json!([]))))
         .route("/build/prune", post(prune_builds));
     for path in [
         "/networks/create",
         "/networks/{id}/connect",
         "/networks/{id}/disconnect",
-        "/volumes/create",
         "/grpc",
         "/session",
         "/containers/{id}/attach/ws",
@@ -54,7 +50,6 @@ async fn unsupported(method: Method, uri: Uri) -> ApiError {
     let path = uri.path();
     let why = match path.split('/').nth(1).unwrap_or_default() {
         "networks" => "containers have a loopback interface only in this version",
-        "volumes" => "volumes are not supported in this version",
         "grpc" | "session" => crate::build::NO_BUILDKIT,
         "swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs" => {
             "this engine is no cluster"
@@ -107,18 +102,6 @@ async fn network(State(_): State<App>, Path(id): Path<String>) -> ApiResult {
 
 async fn prune_networks() -> Response {
     Json(json!({ "NetworksDeleted": null })).into_response()
-}
-
-async fn volumes() -> Response {
-    Json(json!({ "Volumes": [], "Warnings": null })).into_response()
-}
-
-async fn volume(Path(name): Path<String>) -> ApiError {
-    ApiError::not_found(format!("get {name}: no such volume"))
-}
-
-async fn prune_volumes() -> Response {
-    Json(json!({ "VolumesDeleted": [], "SpaceReclaimed": 0 })).into_response()
 }
 
 async fn prune_builds() -> Response {

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::ApiError;
 use crate::{
-    API_VERSION, absent, build, commit, container, event, exec, hyper_v1, image, pull, system,
+    API_VERSION, absent, build, commit, container, event, exec, hyper_v1, image, pull, system, volume,
 };
 
 /// Shared by the handlers. Clones are the same one.
@@ -67,6 +67,7 @@ impl App {
             .route("/images/{*rest}", any(image::by_name))
             .route("/build", post(build::build))
             .route("/commit", post(commit::commit))
+            .merge(volume::router())
             .merge(absent::router())
             .route("/hyper/v1/phases", get(hyper_v1::all_phases))
             .route("/hyper/v1/phases/{id}", get(hyper_v1::phases))

@@ -1,6 +1,7 @@
 //! Containers.
 //!
 //! - [`create`], [`refuse`]: from Docker's words to the engine's, and what has none.
+//! - [`mounts`]: directories, files and volumes, both ways.
 //! - [`policy`]: restart policies and health checks, both ways.
 //! - [`inspect`], [`list`]: back again.
 //! - [`lifecycle`]: start, stop, wait, remove and the like.
@@ -14,6 +15,7 @@ pub(crate) mod inspect;
 pub(crate) mod lifecycle;
 pub(crate) mod list;
 pub(crate) mod logs;
+pub(crate) mod mounts;
 pub(crate) mod policy;
 pub(crate) mod refuse;
 pub(crate) mod stats;

@@ -110,9 +110,10 @@ fn wanted(filters: &Filters, event: &Event) -> bool {
             let of = event.attributes.get("image").map_or(event.actor.as_str(), String::as_str);
             of == image || of.split(':').next() == Some(image) || name() == image
         })
+        && filters.any("volume", |volume| is("volume") && event.actor == *volume)
         && filters.any("scope", |scope| scope == "local")
         && filters.labels(&event.attributes)
-        && ["builder", "config", "network", "node", "plugin", "secret", "service", "volume"]
+        && ["builder", "config", "network", "node", "plugin", "secret", "service"]
             .iter()
             .all(|kind| !filters.has(kind))
 }

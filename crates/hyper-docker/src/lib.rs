@@ -37,6 +37,7 @@ mod request;
 mod server;
 mod system;
 mod upload;
+mod volume;
 
 pub use app::{App, RegistryNames};
 pub use server::{Listener, serve};

@@ -5,6 +5,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
+use hyper_engine::VolumeDriver;
 use hyper_image::Credentials;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -12,7 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::app::App;
 use crate::error::ApiResult;
 use crate::request::Version;
-use crate::{API_VERSION, MIN_API_VERSION, image, request};
+use crate::{API_VERSION, MIN_API_VERSION, image, request, volume};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -85,7 +86,7 @@ pub(crate) async fn info(State(app): State<App>) -> Response {
         "Driver": "erofs",
         "DriverStatus": [["Image format", "EROFS"], ["Writable layer", "ext4 disk, overlayfs in the guest"]],
         "SystemStatus": null,
-        "Plugins": { "Volume": [], "Network": ["null"], "Authorization": null, "Log": ["json-file", "local", "none"] },
+        "Plugins": { "Volume": VolumeDriver::WORDS, "Network": ["null"], "Authorization": null, "Log": ["json-file", "local", "none"] },
         "MemoryLimit": true,
         // Guests have none.
         "SwapLimit": false,
@@ -191,7 +192,7 @@ pub(crate) async fn df(State(app): State<App>, version: Version) -> ApiResult {
         "LayersSize": shared.total(),
         "Images": images,
         "Containers": containers,
-        "Volumes": [],
+        "Volumes": volume::usage(&app).await,
         "BuildCache": [],
     }))
     .into_response())

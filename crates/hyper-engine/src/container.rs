@@ -4,6 +4,7 @@
 //! - [`state`]: what it is doing; stored at every change.
 //! - [`actor`]: the one task that changes either; everyone else reads the published [`View`].
 //! - [`create`]: from a request to a spec.
+//! - [`mounts`]: from wishes to the volumes and directories it has.
 //! - [`start`]: from a spec to a running pod.
 //! - [`restart`]: whether and when it is started again.
 //! - [`health`]: whether it does what it is for.
@@ -13,6 +14,7 @@ pub(crate) mod actor;
 pub(crate) mod create;
 pub mod health;
 pub(crate) mod lending;
+pub(crate) mod mounts;
 pub(crate) mod restart;
 pub mod spec;
 pub(crate) mod start;

@@ -47,6 +47,7 @@ pub(crate) struct Core {
     pub events: Log,
     pub finished: Finished,
     pub registry: RwLock<Registry>,
+    pub volumes: crate::volume::Volumes,
     pub execs: Mutex<HashMap<String, Arc<Exec>>>,
     /// Places of containers that their restart policies start.
     pub restarts: Arc<Semaphore>,

@@ -101,10 +101,12 @@ impl Engine {
             events,
             finished: crate::phases::Finished::default(),
             registry: std::sync::RwLock::default(),
+            volumes: crate::volume::Volumes::default(),
             execs: std::sync::Mutex::default(),
             restarts: Arc::new(tokio::sync::Semaphore::new(crate::container::restart::AT_ONCE)),
             tasks: TaskTracker::new(),
         });
+        crate::volume::restore(&core).await?;
         restore::run(&core).await?;
         let listening = Arc::downgrade(&core);
         // Ends with the service, which has the other side of the channel.
@@ -320,6 +322,17 @@ impl Engine {
         ask(&self.core.find(reference)?, |reply| Command::Remove { force, reply }).await
     }
 
+    /// As [`Engine::remove`], with the anonymous volumes that no other container has.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it runs.
+    pub async fn remove_with_volumes(&self, reference: &str, force: bool) -> Result<()> {
+        let volumes = self.anonymous_volumes(reference)?;
+        self.remove(reference, force).await?;
+        self.remove_orphans(volumes).await;
+        Ok(())
+    }
+
     /// A wait that has begun: an end after this call is not missed. Await what it returns.
     ///
     /// # Errors
@@ -388,6 +401,7 @@ fn prepare(layout: &layout::Layout) -> Result<(Store, [Lock; 2])> {
         &layout.data_root,
         &layout.exec_root,
         &layout.containers(),
+        &layout.volumes(),
         &layout.templates(),
         &layout.pods(),
     ] {

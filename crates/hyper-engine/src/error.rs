@@ -12,6 +12,9 @@ pub enum Error {
     NoSuchContainer(String),
     #[error("No such exec instance: {0}")]
     NoSuchExec(String),
+    /// In Docker's words.
+    #[error("{0}")]
+    NoSuchVolume(String),
     #[error("No such image: {0}")]
     NoSuchImage(String),
     /// In Docker's words.
@@ -104,6 +107,7 @@ impl Error {
             Self::NoSuchContainer(_)
             | Self::NoSuchExec(_)
             | Self::NoSuchImage(_)
+            | Self::NoSuchVolume(_)
             | Self::NoSuchPath(_) => Kind::NotFound,
             Self::ReadOnly(_) => Kind::Forbidden,
             Self::AmbiguousContainer(_) | Self::Invalid(_) | Self::Program { .. } => Kind::Invalid,

@@ -36,6 +36,7 @@ pub struct Event {
 pub enum Kind {
     Container,
     Image,
+    Volume,
 }
 
 impl Kind {
@@ -44,6 +45,7 @@ impl Kind {
         match self {
             Self::Container => "container",
             Self::Image => "image",
+            Self::Volume => "volume",
         }
     }
 }

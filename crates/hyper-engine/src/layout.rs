@@ -7,6 +7,7 @@
 //!   images/                      the image store (hyper-image)
 //!   templates/                   empty ext4 disks, one per size
 //!   containers/ID/               upper.ext4, ID-json.log or ID-local.log, hosts, hostname, resolv.conf
+//!   volumes/NAME/                _data/ or disk.ext4
 //! EXEC_ROOT/                     a tmpfs: gone after a reboot
 //!   events.sock                  supervisors publish here
 //!   pods/ID/                     the bundle of a running container
@@ -35,6 +36,16 @@ impl Layout {
     #[must_use]
     pub fn templates(&self) -> PathBuf {
         self.data_root.join("templates")
+    }
+
+    #[must_use]
+    pub fn volumes(&self) -> PathBuf {
+        self.data_root.join("volumes")
+    }
+
+    #[must_use]
+    pub fn volume(&self, name: &str) -> PathBuf {
+        self.volumes().join(name)
     }
 
     #[must_use]

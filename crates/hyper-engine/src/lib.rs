@@ -37,6 +37,7 @@ pub mod signal;
 mod stats;
 mod store;
 mod supervisor;
+mod volume;
 
 pub use attach::{Attached, Attaching};
 pub use commit::CommitOptions;
@@ -58,3 +59,4 @@ pub use oci::{ExecSpec, MASKED, READ_ONLY, hostname};
 pub use phases::Record as PhaseRecord;
 pub use stats::Stats;
 pub use supervisor::PodStreams;
+pub use volume::{Driver as VolumeDriver, Volume, VolumeRequest, VolumeView};

@@ -10,12 +10,13 @@ mod environment;
 mod mounts;
 mod seccomp;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use crate::container::spec::{Limits, Seccomp, Security, Spec};
+use crate::volume::Backing;
 use crate::{Result, id};
 
 pub(crate) use environment::{check as check_environment, merge as merge_environment};
@@ -38,6 +39,10 @@ pub(crate) struct Surroundings {
     pub hypervisor: String,
     /// Files of the host that appear in the container: host path, container path.
     pub files: Vec<(PathBuf, &'static str)>,
+    /// What the volumes that the container mounts are.
+    pub volumes: BTreeMap<String, Backing>,
+    /// The container has never run: empty volumes take what the image has.
+    pub first: bool,
 }
 
 /// What an exec asks for.
@@ -85,7 +90,7 @@ pub(crate) fn document(spec: &Spec, surroundings: &Surroundings) -> Result<Value
         "process": process(spec, &caps),
         "root": { "path": "rootfs", "readonly": security.read_only_root },
         "hostname": hostname(spec),
-        "mounts": mounts::list(spec, &surroundings.files)?,
+        "mounts": mounts::list(spec, surroundings)?,
         "annotations": annotations(spec, surroundings),
         "linux": linux,
     });

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use crate::container::spec::Spec;
 use crate::container::state::State;
 use crate::event::{Event, RING};
+use crate::volume::Volume;
 use crate::{Error, Result};
 
 /// One statement list per version, oldest first.
@@ -36,6 +37,9 @@ const MIGRATIONS: &[&str] = &[
 ",
     "
     CREATE TABLE event (number INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT NOT NULL);
+",
+    "
+    CREATE TABLE volume (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 ",
 ];
 
@@ -65,6 +69,7 @@ struct Change {
 
 const SET_STATE: &str = "UPDATE container SET state = ?2 WHERE id = ?1";
 const DELETE: &str = "DELETE FROM container WHERE id = ?1";
+const DELETE_VOLUME: &str = "DELETE FROM volume WHERE name = ?1";
 /// How often a late change is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -261,6 +266,32 @@ impl Store {
 
     pub async fn delete(&self, id: &str) -> Result<()> {
         let change = Change { sql: DELETE, id: id.to_owned(), value: None };
+        self.desk(|desk| desk.change(change)).await
+    }
+
+    /// All volumes, in no order.
+    pub async fn volumes(&self) -> Result<Vec<Volume>> {
+        self.call(|connection| {
+            let mut statement = connection.prepare("SELECT record FROM volume")?;
+            let rows = statement.query_map([], |row| json(row, 0))?;
+            rows.collect()
+        })
+        .await
+    }
+
+    pub async fn insert_volume(&self, volume: &Volume) -> Result<()> {
+        let (name, record) = (volume.name.clone(), self.encode(volume)?);
+        self.call(move |connection| {
+            connection
+                .prepare_cached("INSERT INTO volume VALUES (?1, ?2)")?
+                .execute(params![name, record])
+                .map(drop)
+        })
+        .await
+    }
+
+    pub async fn delete_volume(&self, name: &str) -> Result<()> {
+        let change = Change { sql: DELETE_VOLUME, id: name.to_owned(), value: None };
         self.desk(|desk| desk.change(change)).await
     }
 

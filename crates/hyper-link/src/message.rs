@@ -112,6 +112,10 @@ pub struct PodConfig {
 /// bind mounts of an OCI spec for the agent have their sources in it.
 pub const SHARED: &str = "/run/share";
 
+/// Option of a mount of a directory in [`SHARED`], or of an ext4 disk: while it is empty it takes
+/// what the image has at its place.
+pub const COPY_UP: &str = "hyper.copyup";
+
 /// One network interface, found by its MAC address.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Interface {

@@ -129,7 +129,7 @@ fn bind(mount: &Value, name: String) -> Result<Bind, PodError> {
     let destination = destination(mount);
     let source = Path::new(mount["source"].as_str().unwrap_or_default());
     // CRI shares one tmpfs of the host with a pod's containers; the guest has its own.
-    if destination == "/dev/shm" {
+    if destination == "/dev/shm" && !options(mount).any(|option| option == LIVE) {
         return Ok(Bind::Guest(json!({
             "destination": destination, "type": "tmpfs", "source": "shm",
             "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]

@@ -4,6 +4,10 @@
 /// The file is a multiple of 4096 bytes long and used by nothing else meanwhile.
 pub const DISK_KIND: &str = "hyper.disk";
 
+/// Option of a bind of a directory, or of a [`DISK_KIND`]: while it is empty it takes what the
+/// image has at its place, with owners and modes.
+pub const COPY_UP: &str = "hyper.copyup";
+
 /// Option of a bind mount: the guest sees the host's file itself, also where a copy is usual
 /// (`/etc/hosts` and the like).
 pub const LIVE: &str = "hyper.live";

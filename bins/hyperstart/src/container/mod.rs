@@ -15,6 +15,7 @@ mod mounts;
 mod program;
 mod rootfs;
 mod talk;
+mod volume;
 
 use std::{
     cell::{Cell, RefCell},

@@ -11,7 +11,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use hyper_link::message::{FileInjection, SHARED};
+use hyper_link::message::FileInjection;
 use rustix::{
     fs::{FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, symlinkat},
     io::Errno,
@@ -24,7 +24,7 @@ use rustix::{
 
 use super::{
     inside::{Inside, name_of},
-    rootfs::forget_cache,
+    volume::{is_volume, mount_volume},
 };
 use crate::{
     failure::{Doing as _, Outcome, invalid, unsupported},
@@ -69,8 +69,8 @@ pub(super) fn mount_all(inside: &Inside, mounts: &[Mount]) -> Outcome<()> {
 fn mount_one(inside: &Inside, wanted: &Mount) -> Outcome<()> {
     let bind = wanted.kind == "bind" || wanted.options.iter().any(|o| o == "bind" || o == "rbind");
     let kind = if wanted.kind == "cgroup" { "cgroup2" } else { wanted.kind.as_str() };
-    if bind && shared(&wanted.source) {
-        return mount_shared(inside, wanted);
+    if is_volume(wanted) {
+        return mount_volume(inside, wanted);
     }
     if bind || !GUEST_FILE_SYSTEMS.contains(&kind) {
         return Err(unsupported(format!(
@@ -89,44 +89,10 @@ fn mount_one(inside: &Inside, wanted: &Mount) -> Outcome<()> {
     // Nodes are still to be made in /dev; it is made read-only with the root.
     let late = if wanted.destination == "/dev" { MountFlags::RDONLY } else { MountFlags::empty() };
     let source = if wanted.source.is_empty() { kind } else { &wanted.source };
-    if kind == "ext4" {
-        forget_cache(source)?;
-    }
     mount(source, name_of(&target), kind, options.flags - late, data.as_c_str()).doing(describe)?;
     if !options.propagation.is_empty() {
         let target = inside.directory(&wanted.destination)?;
         mount_change(name_of(&target), options.propagation).doing(describe)?;
-    }
-    Ok(())
-}
-
-/// Whether `source` is one of the entries of [`SHARED`].
-fn shared(source: &str) -> bool {
-    let name = source.strip_prefix(SHARED).and_then(|rest| rest.strip_prefix('/'));
-    name.is_some_and(|name| !name.is_empty() && !name.contains('/') && !name.starts_with(".."))
-}
-
-/// Mounts a directory or file that the host shares.
-fn mount_shared(inside: &Inside, wanted: &Mount) -> Outcome<()> {
-    let describe = || format!("mount {} (shared by the host)", wanted.destination);
-    let mut data = String::new();
-    let options = mounts::parse(&wanted.options, &mut data);
-    if !options.data.is_empty() {
-        return Err(unsupported(format!("mount {}: option {}", wanted.destination, options.data)));
-    }
-    let target = if fs::metadata(&wanted.source).doing(describe)?.is_dir() {
-        inside.directory(&wanted.destination)?
-    } else {
-        inside.file(&wanted.destination)?
-    };
-    mount_bind_recursive(wanted.source.as_str(), name_of(&target)).doing(describe)?;
-    // The path leads to what was mounted there just now.
-    let mounted = || inside.existing(&wanted.destination);
-    if !options.flags.is_empty() {
-        mount_remount(name_of(&mounted()?), options.flags | MountFlags::BIND, "").doing(describe)?;
-    }
-    if !options.propagation.is_empty() {
-        mount_change(name_of(&mounted()?), options.propagation).doing(describe)?;
     }
     Ok(())
 }

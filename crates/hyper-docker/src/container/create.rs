@@ -13,7 +13,7 @@ use bollard_stubs::models::{
 use hyper_engine::spec::{CreateRequest, HostSpec, Limits, Log, Seccomp, Security, Ulimit};
 use serde_json::json;
 
-use super::{policy, refuse};
+use super::{mounts, policy, refuse};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::request::{self, Query};
@@ -86,7 +86,11 @@ fn host_spec(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<HostSpe
         limits: limits(host),
         security: security(host)?,
         log: log(host.log_config.as_ref())?,
-        tmpfs: tmpfs(host),
+        mounts: mounts::mounts(host)?,
+        binds: host.binds.clone().unwrap_or_default(),
+        volumes_from: host.volumes_from.clone().unwrap_or_default(),
+        volume_driver: host.volume_driver.clone().unwrap_or_default(),
+        tmpfs: mounts::tmpfs(host),
         shm_bytes: match host.shm_size.unwrap_or_default() {
             size if size < 0 => {
                 return Err(ApiError::invalid(format!("SHM size can not be less than 0: {size}")));
@@ -218,26 +222,6 @@ fn log(config: Option<&HostConfigLogConfig>) -> ApiResult<Log> {
     Ok(log)
 }
 
-fn tmpfs(host: &HostConfig) -> BTreeMap<String, String> {
-    let mut all = sorted(host.tmpfs.clone());
-    for mount in host.mounts.iter().flatten() {
-        let mut options = Vec::new();
-        if let Some(sizes) = &mount.tmpfs_options {
-            if let Some(size) = sizes.size_bytes.filter(|size| *size > 0) {
-                options.push(format!("size={size}"));
-            }
-            if let Some(mode) = sizes.mode.filter(|mode| *mode > 0) {
-                options.push(format!("mode={mode:o}"));
-            }
-        }
-        if mount.read_only == Some(true) {
-            options.push("ro".to_owned());
-        }
-        all.insert(mount.target.clone().unwrap_or_default(), options.join(","));
-    }
-    all
-}
-
 fn ulimit(limit: &ResourcesUlimits) -> Ulimit {
     Ulimit {
         name: limit.name.clone().unwrap_or_default().to_ascii_lowercase(),
@@ -262,7 +246,7 @@ fn bytes(text: &str) -> Option<u64> {
     number.checked_mul(unit)
 }
 
-fn sorted(map: Option<HashMap<String, String>>) -> BTreeMap<String, String> {
+pub(super) fn sorted(map: Option<HashMap<String, String>>) -> BTreeMap<String, String> {
     map.unwrap_or_default().into_iter().collect()
 }
 

@@ -7,7 +7,7 @@ use hyper_engine::spec::{HostSpec, Spec};
 use hyper_engine::{MASKED, READ_ONLY, Status, View};
 use serde_json::{Map, Value, json};
 
-use super::policy;
+use super::{mounts, policy};
 use crate::app::App;
 use crate::error::ApiResult;
 use crate::request::Query;
@@ -60,7 +60,7 @@ fn document(app: &App, view: &View) -> Value {
             "Name": "erofs",
             "Data": { "UpperDisk": directory.join("upper.ext4").display().to_string() },
         },
-        "Mounts": mounts(&spec.host),
+        "Mounts": mounts::shown(app, &spec.host),
         "Config": config(spec),
         "NetworkSettings": network(&spec.host),
     })
@@ -149,15 +149,15 @@ fn host_config(spec: &Spec, default_runtime: &str) -> Value {
         .map(|limit| json!({ "Name": limit.name, "Soft": limit.soft, "Hard": limit.hard }))
         .collect();
     json!({
-        "Binds": null,
+        "Binds": none_if_empty(&host.binds),
         "ContainerIDFile": "",
         "LogConfig": { "Type": log.driver, "Config": log.options },
         "NetworkMode": host.network,
         "PortBindings": {},
         "RestartPolicy": policy::restart_policy(host.restart),
         "AutoRemove": host.auto_remove,
-        "VolumeDriver": "",
-        "VolumesFrom": null,
+        "VolumeDriver": host.volume_driver,
+        "VolumesFrom": none_if_empty(&host.volumes_from),
         "ConsoleSize": [host.console_size.0, host.console_size.1],
         "Annotations": host.annotations,
         "CapAdd": none_if_empty(&security.cap_add),
@@ -225,19 +225,6 @@ fn host_config(spec: &Spec, default_runtime: &str) -> Value {
         "MaskedPaths": paths(&security.masked_paths, &MASKED),
         "ReadonlyPaths": paths(&security.readonly_paths, &READ_ONLY),
     })
-}
-
-fn mounts(host: &HostSpec) -> Vec<Value> {
-    host.tmpfs
-        .iter()
-        .map(|(path, options)| {
-            let rw = !options.split(',').any(|option| option == "ro");
-            json!({
-                "Type": "tmpfs", "Source": "", "Destination": path, "Mode": options, "RW": rw,
-                "Propagation": "",
-            })
-        })
-        .collect()
 }
 
 /// Loopback only, whatever the network is called.

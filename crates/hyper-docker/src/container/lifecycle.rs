@@ -98,7 +98,12 @@ pub(crate) async fn remove(
     if query.flag("link") {
         return Err(ApiError::unsupported("links between containers are not supported"));
     }
-    app.engine.remove(&id, query.flag("force")).await?;
+    let force = query.flag("force");
+    if query.flag("v") {
+        app.engine.remove_with_volumes(&id, force).await?;
+    } else {
+        app.engine.remove(&id, force).await?;
+    }
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -8,6 +8,7 @@ use regex::RegexBuilder;
 use serde_json::{Value, json};
 
 use super::inspect::network;
+use super::mounts;
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::human;
@@ -122,7 +123,7 @@ pub(crate) fn filter(app: &App, views: Vec<View>, filters: &Filters) -> ApiResul
             })
             && filters.any("is-task", |wanted| wanted == "false" || wanted == "0")
             && filters.any("isolation", |wanted| wanted.is_empty() || wanted == "default")
-            && filters.any("volume", |volume| spec.volumes.contains(volume))
+            && filters.any("volume", |volume| mounts::has(&spec.host, volume))
             && filters.any("expose", |port| {
                 spec.exposed_ports.iter().any(|has| has.split('/').next() == port.split('/').next())
             })
@@ -161,7 +162,7 @@ fn item(app: &App, view: &View) -> Value {
         "Status": status(view),
         "HostConfig": { "NetworkMode": spec.host.network },
         "NetworkSettings": { "Networks": network["Networks"] },
-        "Mounts": [],
+        "Mounts": mounts::shown(app, &spec.host),
     })
 }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use bollard_stubs::models::{
-    ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, MountType, NetworkingConfig,
+    ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, NetworkingConfig,
 };
 
 use crate::error::{ApiError, ApiResult};
@@ -24,14 +24,11 @@ fn set(text: Option<&String>) -> Option<&String> {
 }
 
 const NO_NETWORK: &str = "containers have a loopback interface only in this version";
-const NO_DIRECTORIES: &str =
-    "no volumes and no directories of the host in this version; tmpfs and the container's own disk";
 const NO_DEVICES: &str = "devices of the host are not given to guests";
 
 /// Everything but networks, mounts and namespaces.
 pub(crate) fn check(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<()> {
     networks(host, body.networking_config.as_ref())?;
-    mounts(host)?;
     namespaces(host)?;
     devices(host)?;
     if let Some(parent) = set(host.cgroup_parent.as_ref()) {
@@ -95,27 +92,6 @@ fn networks(host: &HostConfig, networking: Option<&NetworkingConfig>) -> ApiResu
             .and_then(|ipam| set(ipam.ipv4_address.as_ref()).or(set(ipam.ipv6_address.as_ref())));
         if let Some(address) = address {
             no("NetworkingConfig IPAMConfig", address, NO_NETWORK)?;
-        }
-    }
-    Ok(())
-}
-
-fn mounts(host: &HostConfig) -> ApiResult<()> {
-    if let Some(bind) = some(host.binds.as_ref()) {
-        no("HostConfig.Binds", bind, NO_DIRECTORIES)?;
-    }
-    if let Some(from) = some(host.volumes_from.as_ref()) {
-        no("HostConfig.VolumesFrom", from, NO_DIRECTORIES)?;
-    }
-    for mount in host.mounts.iter().flatten() {
-        if mount.typ != Some(MountType::TMPFS) {
-            let target = mount.target.as_deref().unwrap_or_default();
-            let kind = mount.typ.map_or_else(|| "volume".to_owned(), |kind| kind.to_string());
-            no("HostConfig.Mounts", format!("{kind}:{target}"), NO_DIRECTORIES)?;
-        }
-        let options = mount.tmpfs_options.as_ref().and_then(|options| options.options.as_ref());
-        if let Some(option) = some(options) {
-            no("HostConfig.Mounts TmpfsOptions.Options", option.join("="), "use --tmpfs")?;
         }
     }
     Ok(())
@@ -186,12 +162,10 @@ mod test {
     #[test]
     fn each_is_named_with_its_value() {
         for (host, names) in [
-            (r#"{"Binds":["/a:/b"]}"#, ["Binds", "/a:/b"]),
             (r#"{"NetworkMode":"host"}"#, ["NetworkMode", "host"]),
             (r#"{"PortBindings":{"80/tcp":[{"HostPort":"1"}]}}"#, ["PortBindings", "80/tcp"]),
             (r#"{"PidMode":"host"}"#, ["PidMode", "host"]),
             (r#"{"Devices":[{"PathOnHost":"/dev/kvm"}]}"#, ["Devices", "/dev/kvm"]),
-            (r#"{"Mounts":[{"Type":"volume","Target":"/d"}]}"#, ["Mounts", "volume:/d"]),
             (r#"{"CpusetCpus":"0"}"#, ["CpusetCpus", "\"0\""]),
         ] {
             let message = refused(host);

@@ -45,7 +45,7 @@ use crate::core::Core;
 use crate::event::Kind;
 use crate::phases::{self, Record};
 use crate::supervisor::Pod;
-use crate::{Error, Result};
+use crate::{Error, Result, volume};
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 
@@ -670,6 +670,10 @@ impl Actor {
             tracing::warn!(directory = %directory.display(), %error, "remove");
         }
         self.core.forget(id, &self.name);
+        if self.spec.host.auto_remove {
+            let own = volume::anonymous(&self.spec.host.mounts);
+            volume::remove_orphans(&self.core, own).await;
+        }
         self.event("destroy", []);
         self.phases.removed = phases::now();
         if self.phases.start_accepted.is_some() {

@@ -10,7 +10,7 @@ use super::actor::{Actor, Begin, QUEUE, attributes};
 use super::spec::HealthCheck;
 use super::spec::{CreateRequest, HostSpec, Limits, Log, Spec};
 use super::state::State;
-use super::{View, health, restart, spec};
+use super::{View, health, mounts, restart, spec};
 use crate::attach::Slot;
 use crate::core::{Core, Handle, image_error};
 use crate::event::Kind;
@@ -43,14 +43,24 @@ pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<C
     let image = resolve_image(core, &request)?;
     check_host(core, &request.host)?;
     let name = request.name.clone();
-    let (spec, warnings) = merge(request, &image)?;
+    let (mut spec, warnings) = merge(request, &image)?;
     check_spec(&spec)?;
     restart::check(spec.host.restart, spec.host.auto_remove)?;
     let id = spec.id.clone();
     let name = reserve(core, name, &id)?;
+    // Held until the container is known, so that nobody removes a volume of it before.
+    let mut volumes = core.volumes.all.lock().await;
+    let made = match mounts::resolve(core, &mut volumes, &mut spec).await {
+        Ok(made) => made,
+        Err(error) => {
+            core.release(&name);
+            return Err(error);
+        }
+    };
     let record = store::Record { name: name.clone(), spec, state: State::default() };
     if let Err(error) = insert(core, &record).await {
         core.release(&name);
+        mounts::discard(core, &mut volumes, &made).await;
         return Err(error);
     }
     let phases =
@@ -58,6 +68,7 @@ pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<C
     let spec = Arc::new(record.spec);
     let labels = attributes(&spec, &name);
     enlist(core, spec, name, record.state, None, phases);
+    drop(volumes);
     core.events.publish(Kind::Container, "create", &id, labels);
     Ok(Created { id, warnings })
 }
@@ -178,7 +189,6 @@ fn with_tag(image: &str) -> String {
 
 fn merge(request: CreateRequest, image: &hyper_image::Image) -> Result<(Spec, Vec<String>)> {
     let defaults = &image.config.config;
-    let mut warnings = Vec::new();
     // As Docker: a new entrypoint drops the image's command.
     let (entrypoint, cmd) = match (request.entrypoint, request.cmd) {
         (Some(entrypoint), cmd) => (entrypoint, cmd.unwrap_or_default()),
@@ -206,11 +216,6 @@ fn merge(request: CreateRequest, image: &hyper_image::Image) -> Result<(Spec, Ve
         (Some(asked), image) => Some(asked.over(Some(&image.unwrap_or_else(shell)))),
         (None, image) => image,
     };
-    for volume in defaults.volumes.keys().chain(&request.volumes) {
-        warnings.push(format!(
-            "anonymous volume {volume} is kept in the container's writable layer and goes with it"
-        ));
-    }
     let mut volumes: Vec<String> = defaults.volumes.keys().cloned().collect();
     volumes.extend(request.volumes);
     let mut ports: Vec<String> = defaults.exposed_ports.keys().cloned().collect();
@@ -238,7 +243,7 @@ fn merge(request: CreateRequest, image: &hyper_image::Image) -> Result<(Spec, Ve
         health: checked.filter(|check| !check.test.is_empty()),
         host: request.host,
     };
-    Ok((spec, warnings))
+    Ok((spec, Vec::new()))
 }
 
 fn check_spec(spec: &Spec) -> Result<()> {

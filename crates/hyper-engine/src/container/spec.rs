@@ -93,6 +93,14 @@ pub struct HostSpec {
     pub limits: Limits,
     pub security: Security,
     pub log: Log,
+    /// Directories, files and volumes; complete once the container is made.
+    pub mounts: Vec<Mount>,
+    /// `-v` as given, for `inspect`.
+    pub binds: Vec<String>,
+    /// `CONTAINER[:ro]`, as given.
+    pub volumes_from: Vec<String>,
+    /// Of volumes that name none.
+    pub volume_driver: String,
     /// Path in the container → mount options.
     pub tmpfs: BTreeMap<String, String>,
     /// Bytes of /dev/shm; 0: 64 MiB.
@@ -163,6 +171,43 @@ pub struct HealthCheck {
     pub retries: i64,
     /// The image's, for `CMD-SHELL`; empty: `/bin/sh -c`.
     pub shell: Vec<String>,
+}
+
+/// What a [`Mount`] shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountKind {
+    /// A directory or file of the host.
+    #[default]
+    Bind,
+    Volume,
+}
+
+/// One mount of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mount {
+    pub kind: MountKind,
+    /// Path on the host, or name of the volume; empty: an anonymous volume is to be made.
+    pub source: String,
+    pub target: String,
+    pub read_only: bool,
+    /// Docker's `Mode` as given with `-v`, for `inspect`.
+    pub mode: String,
+    /// `private` or `rprivate`; empty: the latter.
+    pub propagation: String,
+    /// Without what is mounted below `source`.
+    pub not_recursive: bool,
+    /// A directory is made where `source` is missing.
+    pub create_source: bool,
+    /// An empty volume stays empty, whatever the image has at `target`.
+    pub no_copy: bool,
+    /// Of the volume, should it have to be made.
+    pub driver: String,
+    pub options: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
+    /// The volume was made for this container.
+    pub anonymous: bool,
 }
 
 /// Limits inside the guest; 0: none.

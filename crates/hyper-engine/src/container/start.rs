@@ -6,6 +6,7 @@
 //! ```
 //! Whatever fails, and wherever the future is dropped, [`discard`] leaves nothing of it behind.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,13 +14,15 @@ use hyper_task::rootfs::RootfsOptions;
 use hyper_task::stdio::{HUB, LogConfig, Sink};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::spec::{Log, Spec};
+use super::mounts;
+use super::spec::{Log, Mount, MountKind, Spec};
 use super::state::Exit;
 use crate::attach::Slot;
 use crate::core::Core;
 use crate::oci::Surroundings;
 use crate::phases::{self, Record};
 use crate::supervisor::{self, CreateTask, Pod};
+use crate::volume::Backing;
 use crate::{Error, Result, layout, oci};
 
 /// A pod whose container runs.
@@ -135,12 +138,14 @@ pub(crate) async fn pod_with_disks(
 
 /// Makes the bundle: all of it on a tmpfs, some tens of microseconds.
 async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Prepared> {
+    let volumes = backings(core, spec).await?;
     let (core, spec, bundle) = (core.clone(), spec.clone(), bundle.to_owned());
     let work = move || {
         let write = |name: &str, text: &[u8]| {
             let path = bundle.join(name);
             std::fs::write(&path, text).map_err(Error::file("write", path))
         };
+        mounts::make_sources(&spec.host.mounts)?;
         layout::private_directory(&bundle)?;
         layout::private_directory(&core.layout.container(&spec.id))?;
         write("hosts", hosts(&spec).as_bytes())?;
@@ -154,6 +159,8 @@ async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Pr
                 file("hostname", "/etc/hostname"),
                 file("hosts", "/etc/hosts"),
             ],
+            volumes,
+            first: !core.layout.upper(&spec.id).exists(),
         };
         write("config.json", oci::document(&spec, &surroundings)?.to_string().as_bytes())?;
         let upper = core.layout.upper(&spec.id);
@@ -174,6 +181,20 @@ async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Pr
         })
     };
     crate::core::blocking(work).await
+}
+
+/// What the volumes of a container are on the host.
+async fn backings(core: &Core, spec: &Spec) -> Result<BTreeMap<String, Backing>> {
+    let wanted = spec.host.mounts.iter().filter(|mount| mount.kind == MountKind::Volume);
+    let all = core.volumes.all.lock().await;
+    let one = |mount: &Mount| {
+        let name = &mount.source;
+        let volume = all.get(name);
+        let volume = volume
+            .ok_or_else(|| Error::NoSuchVolume(format!("get {name}: no such volume")))?;
+        Ok((name.clone(), volume.backing(&core.layout)?))
+    };
+    wanted.map(one).collect()
 }
 
 async fn run(

@@ -1,16 +1,21 @@
 //! File systems mounted in a container: Docker's, the tmpfs asked for, and our files in /etc.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::container::spec::Spec;
+use hyper_task::mount::{COPY_UP, DISK_KIND, LIVE};
+
+use super::Surroundings;
+use crate::container::spec::{Mount, MountKind, Spec};
+use crate::volume::Backing;
 use crate::{Error, Result};
 
 const SHM_BYTES: u64 = 64 << 20;
 
 /// The `mounts` array, parents before children.
-pub(super) fn list(spec: &Spec, files: &[(PathBuf, &'static str)]) -> Result<Vec<Value>> {
+pub(super) fn list(spec: &Spec, surroundings: &Surroundings) -> Result<Vec<Value>> {
+    let own = |at: &str| spec.host.mounts.iter().any(|mount| mount.target == at);
     let privileged = spec.host.security.privileged;
     let kernel = if privileged { "rw" } else { "ro" };
     let shm = match spec.host.shm_bytes {
@@ -37,7 +42,8 @@ pub(super) fn list(spec: &Spec, files: &[(PathBuf, &'static str)]) -> Result<Vec
     if spec.host.ipc == "none" {
         mounts.pop();
     }
-    for (host, container) in files {
+    mounts.retain(|mount| !mount["destination"].as_str().is_some_and(own));
+    for (host, container) in surroundings.files.iter().filter(|(_, at)| !own(at)) {
         mounts.push(json!({
             "destination": container, "type": "bind", "source": host,
             "options": ["rbind", "rprivate"],
@@ -46,7 +52,47 @@ pub(super) fn list(spec: &Spec, files: &[(PathBuf, &'static str)]) -> Result<Vec
     for (at, options) in &spec.host.tmpfs {
         mounts.push(tmpfs(at, options)?);
     }
+    for mount in &spec.host.mounts {
+        mounts.extend(given(mount, surroundings)?);
+    }
     Ok(mounts)
+}
+
+/// A directory of the host or a volume; a volume that is not looked up yet is nothing.
+fn given(mount: &Mount, surroundings: &Surroundings) -> Result<Option<Value>> {
+    let directory = |source: &Path, copy_up: bool| {
+        let private = if mount.propagation.is_empty() { "rprivate" } else { &mount.propagation };
+        let mut options = vec![
+            if mount.not_recursive { "bind" } else { "rbind" },
+            if mount.read_only { "ro" } else { "rw" },
+            private,
+            LIVE,
+        ];
+        options.extend(copy_up.then_some(COPY_UP));
+        json!({
+            "destination": mount.target, "type": "bind", "source": source, "options": options,
+        })
+    };
+    if mount.kind == MountKind::Bind {
+        return Ok(Some(directory(Path::new(&mount.source), false)));
+    }
+    let copy_up = surroundings.first && !mount.no_copy && !mount.read_only;
+    Ok(match surroundings.volumes.get(&mount.source) {
+        None => None,
+        Some(Backing::Directory(path)) => Some(directory(path, copy_up)),
+        Some(Backing::Disk(path)) => {
+            let mut options = vec![if mount.read_only { "ro" } else { "rw" }];
+            options.extend(copy_up.then_some(COPY_UP));
+            Some(json!({
+                "destination": mount.target, "type": DISK_KIND, "source": path,
+                "options": options,
+            }))
+        }
+        Some(Backing::Memory(options)) => {
+            let options = if mount.read_only { format!("{options},ro") } else { options.clone() };
+            Some(tmpfs(&mount.target, &options)?)
+        }
+    })
 }
 
 /// Refuses what [`list`] would.
