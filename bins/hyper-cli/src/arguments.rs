@@ -4,17 +4,21 @@ mod build;
 mod container;
 mod create;
 mod image;
+mod mount;
 mod settings;
+mod volume;
 
 use clap::{Args, Parser, Subcommand};
 
 pub use build::BuildFlags;
 pub use container::{RestartFlags, StatsFlags, TopFlags, UpdateFlags};
+pub use create::loose_pairs as key_values;
 pub use create::{CreateFlags, bytes, nano_cpus, restart as restart_policy, variable};
 pub use image::{
     HistoryFlags, ImageCommand, ImagePruneFlags, ImportFlags, LoginFlags, PushFlags, SaveFlags,
     SystemCommand, TagFlags,
 };
+pub use volume::{VolumeCommand, VolumeCreateFlags, VolumeListFlags, VolumePruneFlags};
 
 /// Runs containers, each pod in a kernel of its own.
 #[derive(Debug, Parser)]
@@ -103,6 +107,9 @@ pub enum Command {
     /// Manage images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Log in to a registry
     Login(LoginFlags),
     /// Log out of a registry

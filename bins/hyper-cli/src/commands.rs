@@ -18,6 +18,7 @@ mod push;
 mod run;
 mod session;
 mod system;
+mod volume;
 
 use crate::arguments::{BenchCommand, Cli, Command, ImageCommand, InspectFlags, SystemCommand};
 use crate::client::{Client, ClientError};
@@ -64,6 +65,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::Import(flags) => image::import(client, flags).await,
         Command::History(flags) => image::history(client, flags).await,
         Command::Image(command) => image_command(client, command).await,
+        Command::Volume(command) => volume::run(client, command).await,
         Command::Login(flags) => login::login(client, flags).await,
         Command::Logout { server } => login::logout(server.as_deref()),
         Command::System(SystemCommand::Df { verbose, format }) => {

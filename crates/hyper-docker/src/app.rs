@@ -12,7 +12,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::ApiError;
 use crate::{
-    API_VERSION, absent, build, commit, container, event, exec, hyper_v1, image, pull, system, volume,
+    API_VERSION, absent, build, commit, container, event, exec, hyper_v1, image, pull, system,
+    volume,
 };
 
 /// Shared by the handlers. Clones are the same one.

@@ -48,7 +48,8 @@ async fn create(State(app): State<App>, body: Body) -> ApiResult {
             "ClusterVolumeSpec is not supported: this engine is no cluster",
         ));
     }
-    let sorted = |map: Option<HashMap<String, String>>| map.unwrap_or_default().into_iter().collect();
+    let sorted =
+        |map: Option<HashMap<String, String>>| map.unwrap_or_default().into_iter().collect();
     let request = VolumeRequest {
         name: body.name.unwrap_or_default(),
         driver: body.driver.unwrap_or_default(),

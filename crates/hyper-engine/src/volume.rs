@@ -311,7 +311,9 @@ fn check(volume: &Volume) -> Result<()> {
         Driver::Local if volume.options.is_empty() => Ok(()),
         Driver::Local => match option("type") {
             "tmpfs" => crate::oci::check_tmpfs("/", option("o")),
-            "none" | "bind" | "" if option("o").split(',').any(|o| matches!(o, "bind" | "rbind")) => {
+            "none" | "bind" | ""
+                if option("o").split(',').any(|o| matches!(o, "bind" | "rbind")) =>
+            {
                 if Path::new(option("device")).is_absolute() {
                     Ok(())
                 } else {
@@ -385,7 +387,11 @@ fn place(layout: &layout::Layout, templates: &Path, volume: &Volume) -> Result<(
 }
 
 /// Removes a volume. The caller holds the lock.
-pub(crate) async fn remove_unused(core: &Arc<Core>, all: &mut BTreeMap<String, Volume>, name: &str) -> Result<()> {
+pub(crate) async fn remove_unused(
+    core: &Arc<Core>,
+    all: &mut BTreeMap<String, Volume>,
+    name: &str,
+) -> Result<()> {
     let volume = all.get(name).cloned().ok_or_else(|| missing(name))?;
     let users = users(core, name);
     if !users.is_empty() {
@@ -402,7 +408,11 @@ pub(crate) async fn remove_unused(core: &Arc<Core>, all: &mut BTreeMap<String, V
         std::fs::remove_dir_all(&directory).map_err(Error::file("remove", &directory))
     });
     if let Err(error) = gone.await {
-        tracing::warn!(volume = name, error = error.chain(), "its directory stays until hyperd starts again");
+        tracing::warn!(
+            volume = name,
+            error = error.chain(),
+            "its directory stays until hyperd starts again"
+        );
     }
     event(core, &volume, "destroy");
     Ok(())
@@ -419,9 +429,11 @@ pub(crate) async fn restore(core: &Arc<Core>) -> Result<()> {
         let fail = || Error::file("read", &directory);
         for entry in std::fs::read_dir(&directory).map_err(fail())? {
             let entry = entry.map_err(fail())?;
-            let unknown = entry.file_name().to_str().is_none_or(|name| !known.iter().any(|k| k == name));
+            let unknown =
+                entry.file_name().to_str().is_none_or(|name| !known.iter().any(|k| k == name));
             if unknown {
-                std::fs::remove_dir_all(entry.path()).map_err(Error::file("remove", entry.path()))?;
+                std::fs::remove_dir_all(entry.path())
+                    .map_err(Error::file("remove", entry.path()))?;
             }
         }
         Ok(())
@@ -449,8 +461,7 @@ fn view(core: &Core, volume: &Volume) -> VolumeView {
 }
 
 fn event(core: &Core, volume: &Volume, action: &str) {
-    let attributes =
-        BTreeMap::from([("driver".to_owned(), volume.driver.word().to_owned())]);
+    let attributes = BTreeMap::from([("driver".to_owned(), volume.driver.word().to_owned())]);
     core.events.publish(Kind::Volume, action, &volume.name, attributes);
 }
 

@@ -41,8 +41,8 @@ mod usage;
 pub mod wire;
 
 pub use error::JailError;
-pub use locate::find as find_program;
 pub use jailed::{JailExit, Jailed, Outcome};
+pub use locate::find as find_program;
 pub use probe::{Finding, can_freeze, probe};
 pub use seccomp::{Comparison, Seccomp, SeccompDefault};
 pub use spawn::spawn;

@@ -109,8 +109,7 @@ impl Actor {
                 let file = root.upper.as_ref().and_then(|disk| disk.extents.first());
                 container.upper = file.map(|extent| extent.path.clone());
             }
-            container.keeps |=
-                !prepared.spec.disks.is_empty() || !prepared.spec.shared.is_empty();
+            container.keeps |= !prepared.spec.disks.is_empty() || !prepared.spec.shared.is_empty();
             container.network = prepared.spec.network.report();
         }
         match &mut self.guest {

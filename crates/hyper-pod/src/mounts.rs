@@ -136,7 +136,8 @@ fn bind(mount: &Value, name: String) -> Result<Bind, PodError> {
         })));
     }
     // Looked at before opening, which would block on a FIFO.
-    let meta = std::fs::metadata(source).map_err(PodError::file("open bind mount source", source))?;
+    let meta =
+        std::fs::metadata(source).map_err(PodError::file("open bind mount source", source))?;
     let kind = meta.file_type();
     if !kind.is_file() && !kind.is_dir() {
         let what = if kind.is_socket() { "host socket" } else { "host device or FIFO" };

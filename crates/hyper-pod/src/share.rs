@@ -75,8 +75,7 @@ impl Sharer {
         let socket = settings.run_dir.join("share.sock");
         // Left by a guest before this one.
         let _ = std::fs::remove_file(&socket);
-        let listener =
-            UnixListener::bind(&socket).map_err(PodError::file("listen on", &socket))?;
+        let listener = UnixListener::bind(&socket).map_err(PodError::file("listen on", &socket))?;
         // The hypervisor has a uid of its own; nobody else can enter the directory.
         std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666))
             .map_err(PodError::file("open to the hypervisor", &socket))?;
@@ -178,7 +177,10 @@ fn calls() -> Seccomp {
         .allow_if(
             libc::SYS_clone,
             0,
-            hyper_jail::Comparison::Masked { mask: libc::CLONE_THREAD as u64, bits: libc::CLONE_THREAD as u64 },
+            hyper_jail::Comparison::Masked {
+                mask: libc::CLONE_THREAD as u64,
+                bits: libc::CLONE_THREAD as u64,
+            },
         )
         .refuse(libc::SYS_clone3, libc::ENOSYS)
 }

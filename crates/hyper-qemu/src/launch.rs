@@ -20,7 +20,7 @@ use crate::control::Control;
 use crate::disk;
 use crate::machine::{self, DiskArgs, Machine, NicArgs, fd};
 use crate::vm::{self, Guest};
-use crate::{MAX_NICS, MAX_VCPUS, MIN_MEMORY, NAME, SHARES, Options, jail, kernel};
+use crate::{MAX_NICS, MAX_VCPUS, MIN_MEMORY, NAME, Options, SHARES, jail, kernel};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PLACES: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/libexec", "/opt/qemu/bin"];

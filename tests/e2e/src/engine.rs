@@ -126,6 +126,12 @@ impl Engine {
         self.hyper(&["inspect", "--format", template, name]).succeeded().text()
     }
 
+    /// One field of `volume inspect`.
+    #[track_caller]
+    pub fn inspect_volume(&self, name: &str, template: &str) -> String {
+        self.docker(&["volume", "inspect", "-f", template, name]).succeeded().text()
+    }
+
     /// The supervisor's report on a container's pod.
     #[track_caller]
     pub fn pod_report(&self, name: &str) -> serde_json::Value {

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::mount;
 use super::settings::SettingFlags;
 
 #[derive(Debug, Args)]
@@ -94,9 +95,18 @@ pub struct CreateFlags {
     pub init: bool,
     #[arg(long)]
     pub restart: Option<String>,
-    /// Bind or named volume
+    /// [DIRECTORY|VOLUME:]PATH[:OPTIONS]
     #[arg(short, long)]
     pub volume: Vec<String>,
+    /// type=bind|volume|tmpfs,source=…,target=…
+    #[arg(long)]
+    pub mount: Vec<String>,
+    /// Mount what another container mounts: CONTAINER[:ro]
+    #[arg(long)]
+    pub volumes_from: Vec<String>,
+    /// Driver of volumes that are made: local, disk or tmpfs
+    #[arg(long)]
+    pub volume_driver: Option<String>,
     /// [HOST:]CONTAINER[/PROTOCOL]
     #[arg(short, long)]
     pub publish: Vec<String>,
@@ -161,7 +171,10 @@ impl CreateFlags {
                 "SecurityOpt": self.security_opts()?,
                 "GroupAdd": self.group_add,
                 "Sysctls": pairs(&self.sysctl, "sysctl")?,
-                "Binds": self.volume,
+                "Binds": self.volume.iter().map(|text| mount::bind(text)).collect::<Result<Vec<_>, _>>()?,
+                "Mounts": self.mount.iter().map(|text| mount::mount(text)).collect::<Result<Vec<_>, _>>()?,
+                "VolumesFrom": self.volumes_from,
+                "VolumeDriver": self.volume_driver.as_deref().unwrap_or(""),
                 "ExtraHosts": self.add_host,
                 "Dns": self.dns,
                 "NetworkMode": self.network.as_deref().unwrap_or("default"),
@@ -281,7 +294,7 @@ fn pairs(words: &[String], what: &str) -> anyhow::Result<BTreeMap<String, String
         .collect()
 }
 
-pub(super) fn loose_pairs(words: &[String]) -> BTreeMap<String, String> {
+pub fn loose_pairs(words: &[String]) -> BTreeMap<String, String> {
     words
         .iter()
         .map(|word| {

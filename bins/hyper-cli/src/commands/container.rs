@@ -81,7 +81,7 @@ pub async fn post_each(client: &Client, names: Vec<String>, verb: &str) -> anyho
     Ok(code)
 }
 
-fn report<T>(name: &str, outcome: Result<T, crate::client::ClientError>) -> i32 {
+pub fn report<T>(name: &str, outcome: Result<T, crate::client::ClientError>) -> i32 {
     match outcome {
         Ok(_) => {
             println!("{name}");

@@ -51,14 +51,16 @@ const MAX_ATTRIBUTE: usize = 64 << 10;
 pub(super) fn is_volume(wanted: &Mount) -> bool {
     let name = wanted.source.strip_prefix(SHARED).and_then(|rest| rest.strip_prefix('/'));
     let shared = name.is_some_and(|n| !n.is_empty() && !n.contains('/') && !n.starts_with(".."));
-    (wanted.kind == "bind" && shared) || (wanted.kind == "ext4" && wanted.source.starts_with("/dev/"))
+    (wanted.kind == "bind" && shared)
+        || (wanted.kind == "ext4" && wanted.source.starts_with("/dev/"))
 }
 
 /// Mounts one.
 pub(super) fn mount_volume(inside: &Inside, wanted: &Mount) -> Outcome<()> {
     let at = &wanted.destination;
     let describe = || format!("mount volume {at}");
-    let words: Vec<String> = wanted.options.iter().filter(|word| *word != COPY_UP).cloned().collect();
+    let words: Vec<String> =
+        wanted.options.iter().filter(|word| *word != COPY_UP).cloned().collect();
     let copy_up = words.len() < wanted.options.len();
     let mut data = String::new();
     let options = mounts::parse(&words, &mut data);
@@ -83,7 +85,8 @@ pub(super) fn mount_volume(inside: &Inside, wanted: &Mount) -> Outcome<()> {
             .doing(|| format!("copy the image's {at} into the empty volume"))?;
     }
     if !options.flags.is_empty() {
-        mount_remount(name_of(&mounted()?), options.flags | MountFlags::BIND, "").doing(describe)?;
+        mount_remount(name_of(&mounted()?), options.flags | MountFlags::BIND, "")
+            .doing(describe)?;
     }
     if !options.propagation.is_empty() {
         mount_change(name_of(&mounted()?), options.propagation).doing(describe)?;
@@ -101,9 +104,7 @@ fn mount_disk(
     let flags = MountFlags::NOATIME | (flags & MountFlags::RDONLY);
     mount(&wanted.source, name_of(target), "ext4", flags, None)?;
     let again = || {
-        inside
-            .existing(&wanted.destination)
-            .map_err(|failure| io::Error::other(failure.message))
+        inside.existing(&wanted.destination).map_err(|failure| io::Error::other(failure.message))
     };
     let top = again()?;
     match mkdirat(&top, DATA, Mode::from_raw_mode(0o755)) {
@@ -198,7 +199,9 @@ impl Copy<'_> {
             }
             // A socket of an image belongs to nobody.
             FileType::Socket => return Ok(()),
-            kind => mknodat(to, name, kind, Mode::from_raw_mode(stat.st_mode & 0o7777), stat.st_rdev)?,
+            kind => {
+                mknodat(to, name, kind, Mode::from_raw_mode(stat.st_mode & 0o7777), stat.st_rdev)?
+            }
         }
         let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
         chownat(to, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;

@@ -289,8 +289,14 @@ mod test {
         for (bad, named) in [
             (r#"{"Type":"bind","Target":"/b"}"#, "Source"),
             (r#"{"Type":"bind","Source":"a","Target":"/b"}"#, "'a'"),
-            (r#"{"Type":"volume","Source":"v","Target":"/b","VolumeOptions":{"Subpath":"x"}}"#, "Subpath"),
-            (r#"{"Type":"bind","Source":"/a","Target":"/b","BindOptions":{"Propagation":"rslave"}}"#, "rslave"),
+            (
+                r#"{"Type":"volume","Source":"v","Target":"/b","VolumeOptions":{"Subpath":"x"}}"#,
+                "Subpath",
+            ),
+            (
+                r#"{"Type":"bind","Source":"/a","Target":"/b","BindOptions":{"Propagation":"rslave"}}"#,
+                "rslave",
+            ),
             (r#"{"Type":"npipe","Source":"/a","Target":"/b"}"#, "npipe"),
             (r#"{"Type":"tmpfs","Target":"/b","BindOptions":{}}"#, "BindOptions"),
         ] {

@@ -56,11 +56,7 @@ pub(crate) async fn resolve(
 }
 
 /// Removes anonymous volumes of a container that did not come to be.
-pub(crate) async fn discard(
-    core: &Arc<Core>,
-    all: &mut BTreeMap<String, Volume>,
-    made: &[String],
-) {
+pub(crate) async fn discard(core: &Arc<Core>, all: &mut BTreeMap<String, Volume>, made: &[String]) {
     for name in made {
         if let Err(error) = volume::remove_unused(core, all, name).await {
             tracing::warn!(volume = name, error = error.chain(), "remove");

@@ -190,8 +190,8 @@ async fn backings(core: &Core, spec: &Spec) -> Result<BTreeMap<String, Backing>>
     let one = |mount: &Mount| {
         let name = &mount.source;
         let volume = all.get(name);
-        let volume = volume
-            .ok_or_else(|| Error::NoSuchVolume(format!("get {name}: no such volume")))?;
+        let volume =
+            volume.ok_or_else(|| Error::NoSuchVolume(format!("get {name}: no such volume")))?;
         Ok((name.clone(), volume.backing(&core.layout)?))
     };
     wanted.map(one).collect()

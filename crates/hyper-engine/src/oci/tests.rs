@@ -17,8 +17,11 @@ fn read(document: &Value) -> oci_spec::runtime::Spec {
 
 #[test]
 fn the_default_is_a_valid_oci_document() {
-    let surroundings =
-        Surroundings { hypervisor: "auto".into(), files: vec![("/x/hosts".into(), "/etc/hosts")], ..Surroundings::default() };
+    let surroundings = Surroundings {
+        hypervisor: "auto".into(),
+        files: vec![("/x/hosts".into(), "/etc/hosts")],
+        ..Surroundings::default()
+    };
     let document = document(&spec(), &surroundings).unwrap();
     let parsed = read(&document);
     let process = parsed.process().as_ref().unwrap();
