@@ -30,6 +30,8 @@ use crate::{Error, Result, id, layout};
 const ANONYMOUS: &str = "com.docker.volume.anonymous";
 /// Of a `disk` volume without `size`; sparse.
 const DISK_BYTES: u64 = 10 << 30;
+/// The least that has room for a file system, its journal, and something in it.
+const MIN_DISK_BYTES: u64 = 64 << 20;
 
 /// The drivers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +60,7 @@ impl Driver {
             "" | "local" => Ok(Self::Local),
             "disk" => Ok(Self::Disk),
             "tmpfs" => Ok(Self::Tmpfs),
-            other => Err(Error::NoSuchVolume(format!(
+            other => Err(Error::Invalid(format!(
                 "error looking up volume plugin {other}: plugin \"{other}\" not found: this engine \
                  has {}",
                 Self::WORDS.join(", ")
@@ -333,7 +335,7 @@ fn check(volume: &Volume) -> Result<()> {
 
 fn disk_bytes(volume: &Volume) -> Result<u64> {
     let Some(text) = volume.options.get("size") else { return Ok(DISK_BYTES) };
-    let least = hyper_disk::MIN_BYTES;
+    let least = MIN_DISK_BYTES;
     match bytes(text) {
         Some(size) if size >= least => Ok(size.next_multiple_of(4096)),
         _ => Err(Error::Invalid(format!(
@@ -507,7 +509,7 @@ mod test {
             (Driver::Local, &[][..]),
             (Driver::Local, &[("type", "tmpfs"), ("device", "tmpfs"), ("o", "size=1m,uid=7")]),
             (Driver::Local, &[("type", "none"), ("device", "/srv"), ("o", "bind")]),
-            (Driver::Disk, &[("size", "16M")]),
+            (Driver::Disk, &[("size", "64M")]),
             (Driver::Tmpfs, &[("size", "1m"), ("mode", "700")]),
         ] {
             check(&volume(driver, options)).unwrap();

@@ -228,11 +228,11 @@ fn volumes_are_made_listed_looked_at_and_removed() {
     let engine = Engine::with_busybox();
     let docker = |arguments: &[&str]| engine.docker(arguments);
     docker(&["volume", "create", "--label", "k=v", "first"]).succeeded();
-    docker(&["volume", "create", "-d", "disk", "-o", "size=32m", "second"]).succeeded();
+    docker(&["volume", "create", "-d", "disk", "-o", "size=64m", "second"]).succeeded();
     docker(&["volume", "create", "first"]).succeeded();
     docker(&["volume", "create", "-d", "disk", "first"]).exited(1).says(&["first", "local driver"]);
     docker(&["volume", "create", "-d", "nfs", "x1"]).exited(1).says(&["nfs", "disk, local, tmpfs"]);
-    docker(&["volume", "create", "-d", "disk", "-o", "size=1k", "x1"]).exited(1).says(&["1k", "16 MiB"]);
+    docker(&["volume", "create", "-d", "disk", "-o", "size=1k", "x1"]).exited(1).says(&["1k", "64 MiB"]);
     docker(&["volume", "create", "-o", "type=nfs", "-o", "device=:/x", "x1"]).exited(1).says(&["nfs"]);
     docker(&["volume", "create", "a/b"]).exited(1).says(&["invalid characters"]);
     let names = |filter: &str| docker(&["volume", "ls", "-q", "--filter", filter]).succeeded().text();
@@ -245,7 +245,7 @@ fn volumes_are_made_listed_looked_at_and_removed() {
     docker(&["volume", "rm", "-f", "nope"]).succeeded();
     docker(&["volume", "inspect", "nope"]).exited(1).says(&["no such volume"]);
     let second = engine.inspect_volume("second", "{{.Driver}} {{.Options.size}} {{.Scope}}");
-    assert_eq!(second, "disk 32m local");
+    assert_eq!(second, "disk 64m local");
     docker(&["run", "--rm", "-v", "first:/f", "busybox", "dd", "if=/dev/zero", "of=/f/z", "bs=1M", "count=2"]).succeeded();
     let usage = docker(&["system", "df", "-v"]).succeeded().text();
     let line = usage.lines().find(|line| line.starts_with("first ")).unwrap_or_else(|| panic!("{usage}"));

@@ -22,7 +22,7 @@ pub fn mount(text: &str) -> anyhow::Result<Value> {
             let (name, text) = value.split_once('=').unwrap_or((value, ""));
             (name.to_owned(), json!(text))
         };
-        let mut add = |map: &mut Map<String, Value>, name: &str| {
+        let add = |map: &mut Map<String, Value>, name: &str| {
             let (key, value) = pair();
             let slot = map.entry(name).or_insert_with(|| json!({}));
             slot[key] = value;

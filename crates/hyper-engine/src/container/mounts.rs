@@ -102,7 +102,9 @@ fn from(
             return Err(Error::Invalid(format!("invalid mode for volumes-from: {other}")));
         }
     };
-    let other = core.find(name)?.view.borrow().spec.clone();
+    // Not "not found": for clients that would mean the image.
+    let other = core.find(name).map_err(|error| Error::Invalid(error.to_string()))?;
+    let other = other.view.borrow().spec.clone();
     for mount in &other.host.mounts {
         if taken(mounts, &mount.target) || tmpfs.contains_key(&mount.target) {
             continue;
