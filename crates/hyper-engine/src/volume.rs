@@ -312,7 +312,7 @@ fn check(volume: &Volume) -> Result<()> {
     match volume.driver {
         Driver::Local if volume.options.is_empty() => Ok(()),
         Driver::Local => match option("type") {
-            "tmpfs" => crate::oci::check_tmpfs("/", option("o")),
+            "tmpfs" => crate::oci::check_tmpfs("/volume", option("o")),
             "none" | "bind" | ""
                 if option("o").split(',').any(|o| matches!(o, "bind" | "rbind")) =>
             {
