@@ -126,6 +126,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("a foreign signal is told", |h, f| Box::pin(life::signal(h, f))),
     ("bad kernels are refused in time", |h, f| Box::pin(refuse::kernels(h, f))),
     ("what cannot be had is refused", |h, f| Box::pin(refuse::excess(h, f))),
+    ("shared directories need their device", |h, f| Box::pin(refuse::share(h, f))),
     ("nothing is left behind", |h, f| Box::pin(leftover::nothing(h, f))),
 ];
 

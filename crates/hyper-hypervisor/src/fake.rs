@@ -125,6 +125,10 @@ impl Fake {
         }
         let initramfs = &config.kernel.initramfs;
         tokio::fs::metadata(initramfs).await.map_err(file("open initramfs", initramfs))?;
+        if let Some(share) = &config.share {
+            let socket = tokio::net::UnixStream::connect(&share.socket).await;
+            socket.map_err(file("connect to the device of shared directories", &share.socket))?;
+        }
         for disk in &config.disks {
             check_disk(disk).await?;
         }

@@ -22,6 +22,7 @@ async fn the_fake_keeps_the_contract() {
             net: None,
         };
         let (fake, mut guests) = Fake::new(model);
+        let fake = if model == DiskModel::Stitched { fake.sharing() } else { fake };
         let players = tokio::spawn(async move {
             while let Some(guest) = guests.next().await {
                 tokio::spawn(contract::play(guest, model));

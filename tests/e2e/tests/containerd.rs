@@ -129,3 +129,35 @@ fn ctr_exec_and_kill_work() {
     containerd.ctr(&["task", "rm", "long"]);
     containerd.ctr(&["container", "rm", "long"]).succeeded();
 }
+
+#[test]
+fn bind_mounts_of_the_oci_spec_are_live() {
+    let containerd = Containerd::start();
+    containerd.ctr(&["image", "import", &image("busybox").display().to_string()]).succeeded();
+    let shared = tempfile::tempdir().expect("directory");
+    std::fs::write(shared.path().join("in"), "from the host").expect("write");
+    let path = shared.path().display();
+    let (data, hosts) = (
+        format!("type=bind,src={path},dst=/data,options=rbind:rw"),
+        format!("type=bind,src={path}/in,dst=/etc/hosts,options=rbind:ro"),
+    );
+    for runtime in RUNTIMES {
+        let pick = format!("io.hyper.hypervisor={runtime}");
+        let run = |mounts: &[&str], script: &str| {
+            let mut all =
+                vec!["run", "--rm", "--runtime", "io.containerd.hyper.v2", "--annotation", &pick];
+            mounts.iter().for_each(|mount| all.extend(["--mount", mount]));
+            all.extend(["docker.io/library/busybox:latest", "m1", "sh", "-c", script]);
+            containerd.ctr(&all)
+        };
+        let script = "cat /data/in /etc/hosts; echo x > /etc/hosts; echo back > /data/out";
+        let outcome = run(&[&data, &hosts], script).succeeded();
+        assert_eq!(outcome.text(), "from the hostfrom the host", "{runtime}");
+        outcome.says(&["Read-only file system"]);
+        let out = shared.path().join("out");
+        assert_eq!(std::fs::read_to_string(&out).expect("out"), "back\n");
+        std::fs::remove_file(out).expect("remove");
+        let slave = format!("type=bind,src={path},dst=/data,options=rbind:rslave");
+        run(&[&slave], "true").exited(1).says(&["rslave"]);
+    }
+}

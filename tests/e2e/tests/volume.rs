@@ -30,8 +30,19 @@ fn what_one_side_writes_and_closes_the_other_reads() {
         fs::write(dir.path().join("from-host"), "one").expect("write");
         let bind = format!("{path}:/data");
         let name = format!("live-{runtime}");
-        let arguments =
-            ["run", "-d", "--name", &name, "--runtime", runtime, "-v", &bind, "busybox", "sleep", "600"];
+        let arguments = [
+            "run",
+            "-d",
+            "--name",
+            &name,
+            "--runtime",
+            runtime,
+            "-v",
+            &bind,
+            "busybox",
+            "sleep",
+            "600",
+        ];
         engine.docker(&arguments).succeeded();
         let sh = |script: &str| engine.docker(&["exec", &name, "sh", "-c", script]);
         assert_eq!(sh("cat /data/from-host").succeeded().text(), "one");
@@ -44,12 +55,14 @@ fn what_one_side_writes_and_closes_the_other_reads() {
             assert_eq!(read(dir.path().join("from-guest")), format!("guest {number}"));
         }
         fs::rename(dir.path().join("from-host"), dir.path().join("moved")).expect("rename");
-        sh("test ! -e /data/from-host && test -e /data/moved && mv /data/moved /data/again").succeeded();
+        sh("test ! -e /data/from-host && test -e /data/moved && mv /data/moved /data/again")
+            .succeeded();
         assert!(dir.path().join("again").exists() && !dir.path().join("moved").exists());
         sh("mkdir -p /data/d/e && echo 1 > /data/d/e/f && rm -r /data/d").succeeded();
         assert!(!dir.path().join("d").exists());
         // Owners and modes are the same numbers on both sides.
-        sh("touch /data/owned && chown 1234:5678 /data/owned && chmod 2640 /data/owned").succeeded();
+        sh("touch /data/owned && chown 1234:5678 /data/owned && chmod 2640 /data/owned")
+            .succeeded();
         let meta = dir.path().join("owned").metadata().expect("owned");
         assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (1234, 5678, 0o2640));
         sh("mkdir -m 777 /data/all").succeeded();
@@ -78,7 +91,8 @@ fn a_shared_directory_is_a_file_system() {
             mkdir full; i=0; while [ $i -lt 300 ]; do : > full/f$i; i=$((i+1)); done
             test $(ls full | wc -l) = 300; rm -r full
             sha256sum big | cut -d' ' -f1";
-        let arguments = ["run", "--rm", "--runtime", runtime, "-v", &bind, "busybox", "sh", "-c", script];
+        let arguments =
+            ["run", "--rm", "--runtime", runtime, "-v", &bind, "busybox", "sh", "-c", script];
         let sum = engine.docker(&arguments).succeeded().text();
         let here = hyper_e2e::run("sha256sum", &[&format!("{path}/big")], WAIT).succeeded().text();
         assert_eq!(here.split(' ').next(), Some(sum.as_str()), "{runtime}");
@@ -104,7 +118,8 @@ fn no_link_leads_out_of_a_volume() {
             "cd /data; ln -s {outside}/secret own; ln -s / root
              cat absolute/secret up/secret own root{outside}/secret /data/../data/up/secret; echo x > absolute/new; true"
         );
-        let arguments = ["run", "--rm", "--runtime", runtime, "-v", &bind, "busybox", "sh", "-c", &script];
+        let arguments =
+            ["run", "--rm", "--runtime", runtime, "-v", &bind, "busybox", "sh", "-c", &script];
         let outcome = engine.docker(&arguments).succeeded();
         assert!(!outcome.text().contains("of the host"), "{runtime}: {}", outcome.text());
         assert_eq!(fs::read_dir(secret.path()).expect("list").count(), 1, "{runtime}");
@@ -121,8 +136,20 @@ fn read_only_holds_and_single_files_are_live() {
         let name = format!("ro-{runtime}");
         engine
             .docker(&[
-                "run", "-d", "--privileged", "--name", &name, "--runtime", runtime, "-v", &ro, "--mount", &mount,
-                "busybox", "sleep", "600",
+                "run",
+                "-d",
+                "--privileged",
+                "--name",
+                &name,
+                "--runtime",
+                runtime,
+                "-v",
+                &ro,
+                "--mount",
+                &mount,
+                "busybox",
+                "sleep",
+                "600",
             ])
             .succeeded();
         let sh = |script: &str| engine.docker(&["exec", "--privileged", &name, "sh", "-c", script]);
@@ -143,8 +170,19 @@ fn two_pods_share_one_volume() {
     let engine = Engine::with_busybox();
     engine.docker(&["volume", "create", "both"]).succeeded();
     for (name, runtime) in [("left", RUNTIMES[0]), ("right", RUNTIMES[1])] {
-        let arguments =
-            ["run", "-d", "--name", name, "--runtime", runtime, "-v", "both:/v", "busybox", "sleep", "600"];
+        let arguments = [
+            "run",
+            "-d",
+            "--name",
+            name,
+            "--runtime",
+            runtime,
+            "-v",
+            "both:/v",
+            "busybox",
+            "sleep",
+            "600",
+        ];
         engine.docker(&arguments).succeeded();
     }
     for number in 0..3 {
@@ -166,7 +204,8 @@ fn with_volume(engine: &Engine) {
     let file = "FROM busybox\nRUN mkdir -p /d/sub && echo x > /d/sub/f && ln /d/sub/f /d/g && ln -s g /d/l \
                 && chown -R 7:8 /d && chmod 2750 /d/sub && chmod 4711 /d/sub/f\nVOLUME /d\n";
     fs::write(context.path().join("Dockerfile"), file).expect("write");
-    let mut build = engine.docker_command(&["build", "-t", "vol", &context.path().display().to_string()]);
+    let mut build =
+        engine.docker_command(&["build", "-t", "vol", &context.path().display().to_string()]);
     build.env("DOCKER_BUILDKIT", "0");
     hyper_e2e::run_with(build, Vec::new(), Duration::from_secs(120)).succeeded();
 }
@@ -177,11 +216,25 @@ fn an_empty_volume_takes_what_the_image_has() {
     with_volume(&engine);
     let look = "cd /d; stat -c '%n %u:%g %a %h' . sub sub/f g; readlink l; cat g; ls -A";
     let image = ". 7:8 755 3\nsub 7:8 2750 2\nsub/f 7:8 4711 2\ng 7:8 4711 2\ng\nx\ng\nl\nsub";
-    for (runtime, driver) in [("uml", "local"), ("qemu", "local"), ("uml", "disk"), ("qemu", "disk")] {
+    for (runtime, driver) in
+        [("uml", "local"), ("qemu", "local"), ("uml", "disk"), ("qemu", "disk")]
+    {
         let volume = format!("type=volume,src=v-{runtime}-{driver},dst=/d,volume-driver={driver}");
-        let volume = if driver == "disk" { format!("{volume},volume-opt=size=64m") } else { volume };
+        let volume =
+            if driver == "disk" { format!("{volume},volume-opt=size=64m") } else { volume };
         let run = |script: &str| {
-            engine.docker(&["run", "--rm", "--runtime", runtime, "--mount", &volume, "vol", "sh", "-c", script])
+            engine.docker(&[
+                "run",
+                "--rm",
+                "--runtime",
+                runtime,
+                "--mount",
+                &volume,
+                "vol",
+                "sh",
+                "-c",
+                script,
+            ])
         };
         assert_eq!(run(look).succeeded().text(), image, "{runtime} {driver}");
         // What was changed stays; what was removed does not come back.
@@ -200,15 +253,39 @@ fn anonymous_volumes_go_with_their_container() {
     let engine = Engine::with_busybox();
     with_volume(&engine);
     let volumes = || engine.docker(&["volume", "ls", "-q"]).succeeded().text();
-    engine.docker(&["run", "--rm", "-v", "/a", "vol", "sh", "-c", "echo y > /a/f; cat /d/g"]).succeeded();
+    engine
+        .docker(&["run", "--rm", "-v", "/a", "vol", "sh", "-c", "echo y > /a/f; cat /d/g"])
+        .succeeded();
     eventually("--rm takes them along", WAIT, || volumes().is_empty());
     engine.docker(&["create", "--name", "one", "-v", "named:/n", "vol", "true"]).succeeded();
     assert_eq!(volumes().lines().count(), 2);
-    let mounts = engine.inspect("one", "{{range .Mounts}}{{.Type}} {{.Destination}} {{.RW}};{{end}}");
+    let mounts =
+        engine.inspect("one", "{{range .Mounts}}{{.Type}} {{.Destination}} {{.RW}};{{end}}");
     assert!(mounts.contains("volume /n true;") && mounts.contains("volume /d true;"), "{mounts}");
     // Another container's volumes, its anonymous ones too.
-    engine.docker(&["run", "--name", "two", "--volumes-from", "one", "busybox", "sh", "-c", "echo two > /d/by; echo two > /n/by"]).succeeded();
-    let from = ["run", "--rm", "--volumes-from", "one:ro", "busybox", "sh", "-c", "cat /d/by /n/by; echo > /d/no"];
+    engine
+        .docker(&[
+            "run",
+            "--name",
+            "two",
+            "--volumes-from",
+            "one",
+            "busybox",
+            "sh",
+            "-c",
+            "echo two > /d/by; echo two > /n/by",
+        ])
+        .succeeded();
+    let from = [
+        "run",
+        "--rm",
+        "--volumes-from",
+        "one:ro",
+        "busybox",
+        "sh",
+        "-c",
+        "cat /d/by /n/by; echo > /d/no",
+    ];
     let outcome = engine.docker(&from).exited(1);
     assert_eq!(outcome.text(), "two\ntwo");
     outcome.says(&["Read-only file system"]);
@@ -232,29 +309,66 @@ fn volumes_are_made_listed_looked_at_and_removed() {
     docker(&["volume", "create", "first"]).succeeded();
     docker(&["volume", "create", "-d", "disk", "first"]).exited(1).says(&["first", "local driver"]);
     docker(&["volume", "create", "-d", "nfs", "x1"]).exited(1).says(&["nfs", "disk, local, tmpfs"]);
-    docker(&["volume", "create", "-d", "disk", "-o", "size=1k", "x1"]).exited(1).says(&["1k", "64 MiB"]);
-    docker(&["volume", "create", "-o", "type=nfs", "-o", "device=:/x", "x1"]).exited(1).says(&["nfs"]);
+    docker(&["volume", "create", "-d", "disk", "-o", "size=1k", "x1"])
+        .exited(1)
+        .says(&["1k", "64 MiB"]);
+    docker(&["volume", "create", "-o", "type=nfs", "-o", "device=:/x", "x1"])
+        .exited(1)
+        .says(&["nfs"]);
     docker(&["volume", "create", "a/b"]).exited(1).says(&["invalid characters"]);
-    let names = |filter: &str| docker(&["volume", "ls", "-q", "--filter", filter]).succeeded().text();
-    assert_eq!((names("label=k=v"), names("driver=disk"), names("name=sec")), ("first".into(), "second".into(), "second".into()));
+    let names =
+        |filter: &str| docker(&["volume", "ls", "-q", "--filter", filter]).succeeded().text();
+    assert_eq!(
+        (names("label=k=v"), names("driver=disk"), names("name=sec")),
+        ("first".into(), "second".into(), "second".into())
+    );
     assert_eq!(names("dangling=true"), "first\nsecond");
     docker(&["create", "--name", "user", "-v", "first:/f", "busybox", "true"]).succeeded();
-    assert_eq!((names("dangling=true"), names("dangling=false")), ("second".into(), "first".into()));
+    assert_eq!(
+        (names("dangling=true"), names("dangling=false")),
+        ("second".into(), "first".into())
+    );
     docker(&["volume", "rm", "first"]).exited(1).says(&["in use"]);
     docker(&["volume", "rm", "nope"]).exited(1).says(&["no such volume"]);
     docker(&["volume", "rm", "-f", "nope"]).succeeded();
     docker(&["volume", "inspect", "nope"]).exited(1).says(&["no such volume"]);
     let second = engine.inspect_volume("second", "{{.Driver}} {{.Options.size}} {{.Scope}}");
     assert_eq!(second, "disk 64m local");
-    docker(&["run", "--rm", "-v", "first:/f", "busybox", "dd", "if=/dev/zero", "of=/f/z", "bs=1M", "count=2"]).succeeded();
+    docker(&[
+        "run",
+        "--rm",
+        "-v",
+        "first:/f",
+        "busybox",
+        "dd",
+        "if=/dev/zero",
+        "of=/f/z",
+        "bs=1M",
+        "count=2",
+    ])
+    .succeeded();
     let usage = docker(&["system", "df", "-v"]).succeeded().text();
-    let line = usage.lines().find(|line| line.starts_with("first ")).unwrap_or_else(|| panic!("{usage}"));
-    assert!(line.contains(" 1 ") && line.contains("2.1MB"), "{line}");
+    let line =
+        usage.lines().find(|line| line.starts_with("first ")).unwrap_or_else(|| panic!("{usage}"));
+    assert!(line.contains(" 1 ") && line.contains("2.1"), "{line}");
     let listed = engine.hyper(&["volume", "ls"]).succeeded().text();
     assert!(listed.contains("second") && listed.contains("disk"), "{listed}");
     engine.hyper(&["volume", "create", "--label", "x", "third"]).succeeded();
-    assert_eq!(engine.hyper(&["volume", "inspect", "-f", "{{.Name}}", "third"]).succeeded().text(), "third");
-    let mounted = ["run", "--rm", "--mount", "type=volume,src=third,dst=/t", "-v", "first:/f:ro", "busybox", "ls", "/f"];
+    assert_eq!(
+        engine.hyper(&["volume", "inspect", "-f", "{{.Name}}", "third"]).succeeded().text(),
+        "third"
+    );
+    let mounted = [
+        "run",
+        "--rm",
+        "--mount",
+        "type=volume,src=third,dst=/t",
+        "-v",
+        "first:/f:ro",
+        "busybox",
+        "ls",
+        "/f",
+    ];
     assert_eq!(engine.hyper(&mounted).succeeded().text(), "z");
     engine.hyper(&["volume", "rm", "third"]).succeeded();
     docker(&["rm", "user"]).succeeded();
@@ -285,7 +399,9 @@ fn a_disk_volume_has_one_writer_and_survives_a_killed_pod() {
         engine.docker(&["rm", "-f", &second]).succeeded();
         let pid = engine.pod_report(&name)["hypervisor_pid"].as_u64().expect("pid");
         hyper_e2e::run("kill", &["-9", &pid.to_string()], WAIT).succeeded();
-        eventually("the pod is gone", WAIT, || engine.inspect(&name, "{{.State.Running}}") == "false");
+        eventually("the pod is gone", WAIT, || {
+            engine.inspect(&name, "{{.State.Running}}") == "false"
+        });
         let again = ["run", "--rm", "--runtime", runtime, "-v", &bind, "busybox", "cat", "/db/f"];
         assert_eq!(engine.docker(&again).succeeded().text(), "kept", "{runtime}");
         engine.docker(&["rm", "-f", &name]).succeeded();
@@ -295,14 +411,28 @@ fn a_disk_volume_has_one_writer_and_survives_a_killed_pod() {
 #[test]
 fn memory_can_be_mounted_in_all_forms() {
     let engine = Engine::with_busybox();
-    engine.docker(&["volume", "create", "-d", "tmpfs", "-o", "size=2m", "-o", "uid=5", "mem"]).succeeded();
-    engine.docker(&["volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=3m", "mem2"]).succeeded();
+    engine
+        .docker(&["volume", "create", "-d", "tmpfs", "-o", "size=2m", "-o", "uid=5", "mem"])
+        .succeeded();
+    engine
+        .docker(&[
+            "volume",
+            "create",
+            "-o",
+            "type=tmpfs",
+            "-o",
+            "device=tmpfs",
+            "-o",
+            "o=size=3m",
+            "mem2",
+        ])
+        .succeeded();
     for runtime in RUNTIMES {
         let outcome = engine.docker(&[
             "run", "--rm", "--runtime", runtime, "--tmpfs", "/a:size=1m,mode=700,uid=9,exec", "--mount",
             "type=tmpfs,dst=/b,tmpfs-size=4m,tmpfs-mode=1770", "-v", "mem:/c", "-v", "mem2:/d", "busybox",
             "sh", "-c",
-            "stat -c '%u %a' /a /b /c; df -k /a /b /c /d | awk 'NR>1 {print $2}'; cp /bin/true /a && /a/true && echo runs",
+            "stat -c '%u %a' /a /b /c; df -k /a /b /c /d | awk 'NR>1 {print $2}'; printf "#!/bin/sh\\necho runs\\n" > /a/x; chmod +x /a/x; /a/x",
         ]);
         let text = outcome.succeeded().text();
         assert_eq!(text, "9 700\n0 1770\n5 1777\n1024\n4096\n2048\n3072\nruns", "{runtime}");
@@ -328,7 +458,11 @@ fn what_cannot_be_mounted_is_refused_by_name() {
     refused(&["--mount", &format!("type=bind,src={path}/no,dst=/d")], &["does not exist", "/no"]);
     refused(&["--mount", "type=volume,src=v1,dst=/d,volume-subpath=x"], &["Subpath"]);
     refused(&["--volumes-from", "nobody"], &["No such container", "nobody"]);
-    assert_eq!(engine.docker(&["volume", "ls", "-q"]).succeeded().text(), "", "volumes of refused containers");
+    assert_eq!(
+        engine.docker(&["volume", "ls", "-q"]).succeeded().text(),
+        "",
+        "volumes of refused containers"
+    );
     // As Docker: -v makes the directory, --mount does not.
     let missing = format!("{path}/made/deep:/d");
     engine.docker(&["run", "--rm", "-v", &missing, "busybox", "touch", "/d/x"]).succeeded();
@@ -364,14 +498,31 @@ fn a_killed_sharer_ends_the_pod_and_says_so() {
     for runtime in RUNTIMES {
         let (name, bind) = (format!("cut-{runtime}"), format!("{path}:/data"));
         let script = "while true; do date > /data/x; cat /data/x > /dev/null; done";
-        let arguments =
-            ["run", "-d", "--name", &name, "--runtime", runtime, "-v", &bind, "busybox", "sh", "-c", script];
+        let arguments = [
+            "run",
+            "-d",
+            "--name",
+            &name,
+            "--runtime",
+            runtime,
+            "-v",
+            &bind,
+            "busybox",
+            "sh",
+            "-c",
+            script,
+        ];
         engine.docker(&arguments).succeeded();
         let pid = sharer(&engine, &name);
         hyper_e2e::run("kill", &["-9", &pid.to_string()], WAIT).succeeded();
-        eventually("the pod has ended", WAIT, || engine.inspect(&name, "{{.State.Running}}") == "false");
+        eventually("the pod has ended", WAIT, || {
+            engine.inspect(&name, "{{.State.Running}}") == "false"
+        });
         let why = engine.inspect(&name, "{{.State.Error}}");
-        assert!(why.contains("shares the host's directories") && why.contains("signal 9"), "{runtime}: {why}");
+        assert!(
+            why.contains("shares the host's directories") && why.contains("signal 9"),
+            "{runtime}: {why}"
+        );
         engine.docker(&["rm", &name]).succeeded();
     }
     let marker = engine.dir().display().to_string();
@@ -386,8 +537,21 @@ fn hyperd_may_die_under_shared_directories() {
     let before = Host::look(&marker);
     for runtime in RUNTIMES {
         let (name, bind) = (format!("on-{runtime}"), format!("{path}:/data"));
-        let arguments =
-            ["run", "-d", "--name", &name, "--runtime", runtime, "-v", &bind, "-v", "vol:/v", "busybox", "sleep", "600"];
+        let arguments = [
+            "run",
+            "-d",
+            "--name",
+            &name,
+            "--runtime",
+            runtime,
+            "-v",
+            &bind,
+            "-v",
+            "vol:/v",
+            "busybox",
+            "sleep",
+            "600",
+        ];
         engine.docker(&arguments).succeeded();
     }
     engine.kill_daemon();

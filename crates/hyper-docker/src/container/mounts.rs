@@ -133,7 +133,7 @@ fn mount(wish: &Wish) -> ApiResult<Option<Mount>> {
                     let word = options.propagation.map(|word| word.to_string());
                     mount.propagation = word.unwrap_or_default();
                 }
-                Some(word) => return Err(propagation(&word.to_string(), &target)),
+                Some(word) => return Err(propagation(word.as_ref(), &target)),
             }
         }
         MountType::VOLUME => {

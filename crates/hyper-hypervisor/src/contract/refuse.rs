@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::session::{Shape, chain, config, disk};
 use super::{Fixture, Verdict, hold};
-use crate::{Disk, DiskModel, Extent, Hypervisor, VmConfig, VmError, VmExit};
+use crate::{Disk, DiskModel, Extent, Hypervisor, Share, VmConfig, VmError, VmExit};
 
 /// Kernels that are missing, cut short or something else: an error, or an early and clear end.
 pub async fn kernels(hypervisor: &dyn Hypervisor, fixture: &Fixture) -> Verdict {
@@ -67,6 +67,21 @@ pub async fn excess(hypervisor: &dyn Hypervisor, fixture: &Fixture) -> Verdict {
         let vm = hypervisor.launch(config).await;
         let vm = vm.map_err(|error| format!("16 extents in one disk: {}", chain(&error)))?;
         vm.kill().await;
+    }
+    Ok(())
+}
+
+/// Shared directories: refused as such, or for want of their device, by its name.
+pub async fn share(hypervisor: &dyn Hypervisor, fixture: &Fixture) -> Verdict {
+    let socket = fixture.work.join("no-share.sock");
+    let mut config = config(fixture, Shape::default())?;
+    config.share = Some(Share { socket: socket.clone(), tag: "tag".to_owned() });
+    let error = refused(hypervisor, config).await?;
+    if hypervisor.capabilities().share {
+        let named = chain(&error).contains("no-share.sock");
+        hold!(named, "a missing device is not named: {}", chain(&error));
+    } else {
+        hold!(matches!(error, VmError::Unsupported { .. }), "shared directories: {error:?}");
     }
     Ok(())
 }
