@@ -432,7 +432,7 @@ fn memory_can_be_mounted_in_all_forms() {
             "run", "--rm", "--runtime", runtime, "--tmpfs", "/a:size=1m,mode=700,uid=9,exec", "--mount",
             "type=tmpfs,dst=/b,tmpfs-size=4m,tmpfs-mode=1770", "-v", "mem:/c", "-v", "mem2:/d", "busybox",
             "sh", "-c",
-            "stat -c '%u %a' /a /b /c; df -k /a /b /c /d | awk 'NR>1 {print $2}'; printf "#!/bin/sh\\necho runs\\n" > /a/x; chmod +x /a/x; /a/x",
+            "stat -c '%u %a' /a /b /c; df -k /a /b /c /d | awk 'NR>1 {print $2}'; printf '#!/bin/sh\necho runs\n' > /a/x; chmod +x /a/x; /a/x",
         ]);
         let text = outcome.succeeded().text();
         assert_eq!(text, "9 700\n0 1770\n5 1777\n1024\n4096\n2048\n3072\nruns", "{runtime}");
