@@ -155,7 +155,7 @@ fn imported_tree_runs_with_its_changes() {
     }
     let run = engine.docker(&["run", "--rm", "tree:2", "hello"]).succeeded();
     assert_eq!(run.text(), "hello");
-    import("hyper", "root.tar.xz", "tree:3").exited(1).says(&["xz"]);
+    import("hyper", "root.tar.xz", "tree:3").succeeded();
     engine.docker(&["import", "-c", "RUN x", &path("root.tar")]).exited(1).says(&["RUN x"]);
     let stdin = engine.hyper_command(&["import", "-", "tree:4"]);
     let tar = std::fs::read(dir.path().join("root.tar")).expect("read");

@@ -3,7 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_erofs::Limits;
 use tokio::sync::Semaphore;
@@ -22,6 +22,9 @@ use crate::spec::{Document, MAX_DOCUMENT};
 use crate::trust::Policy;
 use crate::unpack::Unpacker;
 
+/// How long an earlier holder of the store may take to let it go: threads of work that was given up end at their next
+/// step, not at once.
+const HANDOVER: Duration = Duration::from_secs(2);
 /// How long finished layers of an unfinished pull are kept.
 const GRACE: Duration = Duration::from_secs(24 * 3600);
 
@@ -54,13 +57,19 @@ impl Inner {
         let lock_path = layout.root().join("lock");
         let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
         let lock = lock.map_err(|error| layout::failed("open", &lock_path, error))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::Locked { path: layout.root().to_owned() });
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(layout::failed("lock", &lock_path, error));
+        let deadline = Instant::now() + HANDOVER;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::Locked { path: layout.root().to_owned() });
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(layout::failed("lock", &lock_path, error));
+                }
             }
         }
         let catalog = Catalog::read(&layout)?;
