@@ -53,6 +53,7 @@ impl Running<'_> {
             let options = size.as_ref().map(|size| format!("size={size}")).unwrap_or_default();
             host.tmpfs.insert(target.clone(), options);
         }
+        host.plain_volumes = true;
         host.log = Log { driver: Log::NONE.to_owned(), ..Log::default() };
         let created = self
             .engine

@@ -200,12 +200,16 @@ fn two_pods_share_one_volume() {
 
 /// An image with a VOLUME that has content, owners and modes.
 fn with_volume(engine: &Engine) {
-    let context = tempfile::tempdir().expect("directory");
     let file = "FROM busybox\nRUN mkdir -p /d/sub && echo x > /d/sub/f && ln /d/sub/f /d/g && ln -s g /d/l \
                 && chown -R 7:8 /d && chmod 2750 /d/sub && chmod 4711 /d/sub/f\nVOLUME /d\n";
+    build(engine, "vol", file);
+}
+
+fn build(engine: &Engine, name: &str, file: &str) {
+    let context = tempfile::tempdir().expect("directory");
     fs::write(context.path().join("Dockerfile"), file).expect("write");
     let mut build =
-        engine.docker_command(&["build", "-t", "vol", &context.path().display().to_string()]);
+        engine.docker_command(&["build", "-t", name, &context.path().display().to_string()]);
     build.env("DOCKER_BUILDKIT", "0");
     hyper_e2e::run_with(build, Vec::new(), Duration::from_secs(120)).succeeded();
 }
@@ -214,6 +218,13 @@ fn with_volume(engine: &Engine) {
 fn an_empty_volume_takes_what_the_image_has() {
     let engine = Engine::with_busybox();
     with_volume(&engine);
+    // A step of a build in an image with volumes: part of the layer, and no volume stays.
+    build(&engine, "more", "FROM vol\nRUN echo built > /d/built\n");
+    let built = ["run", "--rm", "more", "cat", "/d/built"];
+    assert_eq!(engine.docker(&built).succeeded().text(), "built");
+    eventually("no volume stays", WAIT, || {
+        engine.docker(&["volume", "ls", "-q"]).succeeded().text().is_empty()
+    });
     let look = "cd /d; stat -c '%n %u:%g %a %h' . sub sub/f g; readlink l; cat g; ls -A";
     let image = ". 7:8 755 3\nsub 7:8 2750 2\nsub/f 7:8 4711 2\ng 7:8 4711 2\ng\nx\ng\nl\nsub";
     for (runtime, driver) in

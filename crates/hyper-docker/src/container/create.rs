@@ -89,6 +89,7 @@ fn host_spec(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<HostSpe
         mounts: mounts::mounts(host)?,
         binds: host.binds.clone().unwrap_or_default(),
         volumes_from: host.volumes_from.clone().unwrap_or_default(),
+        plain_volumes: false,
         volume_driver: host.volume_driver.clone().unwrap_or_default(),
         tmpfs: mounts::tmpfs(host),
         shm_bytes: match host.shm_size.unwrap_or_default() {

@@ -34,7 +34,7 @@ pub(crate) async fn resolve(
     for wish in &spec.host.volumes_from {
         from(core, wish, &spec.host.tmpfs, &mut mounts)?;
     }
-    for path in &spec.volumes {
+    for path in spec.volumes.iter().filter(|_| !spec.host.plain_volumes) {
         let target = clean(path)?;
         if !taken(&mounts, &target) && !spec.host.tmpfs.contains_key(&target) {
             let kind = MountKind::Volume;

@@ -99,6 +99,9 @@ pub struct HostSpec {
     pub binds: Vec<String>,
     /// `CONTAINER[:ro]`, as given.
     pub volumes_from: Vec<String>,
+    /// The image's volumes are plain directories of this container: what a build writes there is
+    /// part of its layer.
+    pub plain_volumes: bool,
     /// Of volumes that name none.
     pub volume_driver: String,
     /// Path in the container → mount options.
