@@ -210,7 +210,18 @@ impl Engine {
             None | Some("") => SIGKILL,
             Some(text) => signal::parse(text)?,
         };
-        ask(&handle, |reply| Command::Kill { signal, stop: false, reply }).await?;
+        let asked = ask(&handle, |reply| Command::Kill { signal, stop: false, reply }).await;
+        if let Err(error @ Error::Supervisor { .. }) = asked {
+            // Its pod may know of the end before we do.
+            let ended = tokio::time::timeout(stop::NEWS, stop::not_up(handle.view.clone())).await;
+            return Err(match ended {
+                Ok(()) => Error::Conflict(format!(
+                    "cannot kill container: {reference}: container is not running"
+                )),
+                Err(_) => error,
+            });
+        }
+        asked?;
         if signal == SIGKILL {
             // As Docker: the answer means that it is dead.
             let _ = tokio::time::timeout(KILLED, stop::not_up(handle.view)).await;

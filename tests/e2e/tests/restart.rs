@@ -221,3 +221,33 @@ fn health_checks_are_run() {
     let left = engine.docker(&["top", "slow"]).succeeded().text();
     assert!(left.matches("sleep 100").count() <= 2, "killed probes are gone: {left}");
 }
+
+#[test]
+fn our_client_has_the_same_verbs() {
+    let engine = Engine::with_busybox();
+    let labels = engine.dir().join("labels");
+    std::fs::write(&labels, "a=1\nb=2\n").expect("labels");
+    let file = labels.display().to_string();
+    let run = ["run", "-d", "--name", "web", "--restart", "unless-stopped", "--label-file", &file];
+    let check = ["--label", "b=3", "--health-cmd", "true", "--health-interval", "300ms", "--init"];
+    let limits = ["--memory", "64m", "--memory-swap", "64m", "--cpu-quota", "50000"];
+    let command = ["busybox", "sleep", "600"];
+    engine.hyper(&[&run[..], &check[..], &limits[..], &command[..]].concat()).succeeded();
+    assert_eq!(engine.inspect("web", "{{.Config.Labels.a}} {{.Config.Labels.b}}"), "1 3");
+    assert_eq!(engine.inspect("web", "{{.HostConfig.RestartPolicy.Name}}"), "unless-stopped");
+    eventually("it is healthy", SOON, || {
+        engine.hyper(&["ps"]).succeeded().text().contains("(healthy)")
+    });
+    engine.hyper(&["restart", "-t", "0", "web"]).succeeded();
+    engine.hyper(&["rename", "web", "site"]).succeeded();
+    let update =
+        ["update", "--cpu-quota", "25000", "--restart", "no", "--pids-limit", "30", "site"];
+    engine.hyper(&update).succeeded();
+    let files = ["exec", "site", "sh", "-c", "cd /sys/fs/cgroup; cat cpu.max pids.max"];
+    assert_eq!(engine.hyper(&files).succeeded().text(), "25000 100000\n30");
+    let top = engine.hyper(&["top", "site", "-o", "pid,args"]).succeeded().text();
+    assert!(top.starts_with("PID") && top.contains("sleep 600"), "{top}");
+    engine.hyper(&["update", "--restart", "sometimes", "site"]).exited(1).says(&["sometimes"]);
+    engine.hyper(&["create", "--health-interval", "3 days", "busybox"]).exited(1).says(&["3 days"]);
+    engine.hyper(&["create", "--device", "/dev/fuse", "busybox"]).exited(125).says(&["/dev/fuse"]);
+}

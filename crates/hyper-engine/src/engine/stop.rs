@@ -11,6 +11,8 @@ use crate::core::{Core, Handle};
 use crate::event::Kind;
 use crate::{Error, Result, View, signal};
 
+/// From the end of a process to its being known here.
+pub(super) const NEWS: Duration = Duration::from_secs(3);
 /// Docker's grace between the stop signal and SIGKILL, in seconds.
 const STOP_GRACE: i64 = 10;
 
@@ -51,10 +53,11 @@ pub(super) async fn stop(
 /// It may end at any moment by itself, which is as good.
 async fn kill_if_up(handle: &Handle, signal: i32) -> Result<()> {
     match ask(handle, |reply| Command::Kill { signal, stop: true, reply }).await {
-        Err(error) => {
-            let view = handle.view.borrow();
-            if view.removed || !view.state.status.is_up() { Ok(()) } else { Err(error) }
-        }
+        // Its pod may know of the end before we do.
+        Err(error) => match tokio::time::timeout(NEWS, not_up(handle.view.clone())).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(error),
+        },
         Ok(()) => Ok(()),
     }
 }
