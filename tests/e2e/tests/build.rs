@@ -303,3 +303,95 @@ fn nothing_is_left_of_a_build_that_is_given_up() {
     let small = context(&[("Dockerfile", "FROM busybox\nRUN true\n")]);
     build(&engine, &small, &[]).succeeded();
 }
+
+#[test]
+fn steps_have_a_network_and_memory_of_their_own_if_they_say_so() {
+    let engine = Engine::with_busybox();
+    let directory = context(&[(
+        "Dockerfile",
+        "FROM busybox\nRUN --network=none ls /sys/class/net >/links\n\
+         RUN --mount=type=tmpfs,target=/t,size=1m --mount=type=tmpfs,target=/u \
+         grep ' /[tu] ' /proc/mounts >/mounts && echo x >/t/x && echo y >/u/y\n",
+    )]);
+    build(&engine, &directory, &["-t", "own"]).succeeded();
+    assert_eq!(in_image(&engine, "own", "cat /links"), "lo");
+    let mounts = in_image(&engine, "own", "cat /mounts");
+    assert!(mounts.contains("tmpfs /t ") && mounts.contains("tmpfs /u "), "{mounts}");
+    assert!(mounts.contains("size=1024k"), "{mounts}");
+    assert_eq!(in_image(&engine, "own", "ls -A /t /u | grep -c [xy] || true"), "0");
+    for (flag, word) in [
+        ("--mount=type=cache,target=/c", "type=cache"),
+        ("--mount=type=secret,id=s", "type=secret"),
+        ("--network=host", "--network=host"),
+    ] {
+        let text = format!("FROM busybox\nRUN {flag} true\n");
+        let refused = context(&[("Dockerfile", &text)]);
+        build(&engine, &refused, &[]).exited(1).says(&["line 2", word]);
+    }
+}
+
+/// A server of one file with a certificate of its own making; dropped, it ends.
+struct Web(std::process::Child, TempDir, u16);
+
+impl Web {
+    fn start(name: &str, content: &str) -> Self {
+        let dir = tempfile::tempdir().expect("directory");
+        fs::write(dir.path().join(name), content).expect("write");
+        let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
+                     -subj /CN=web -addext subjectAltName=IP:0.0.0.0 -addext basicConstraints=CA:FALSE \
+                     -keyout key.pem -out cert.pem";
+        let mut openssl = Command::new("openssl");
+        let made = openssl.args(words.split_whitespace()).current_dir(dir.path());
+        assert!(made.output().expect("openssl").status.success());
+        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+        let port = port.local_addr().expect("address").port();
+        let server = Command::new("openssl")
+            .args(["s_server", "-WWW", "-cert", "cert.pem", "-key", "key.pem", "-accept"])
+            .arg(port.to_string())
+            .current_dir(dir.path())
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("start the server");
+        eventually("the server listens", Duration::from_secs(20), || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        Self(server, dir, port)
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("https://0.0.0.0:{}/{name}", self.2)
+    }
+}
+
+impl Drop for Web {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn add_fetches_by_https_and_trusts_whom_it_was_told_to() {
+    let web = Web::start("file.txt", "from the web");
+    let certificates = tempfile::tempdir().expect("directory");
+    let flag = ["--registry-certificates", &text(certificates.path())];
+    let mut engine = Engine::start_with(&flag);
+    let busybox = hyper_e2e::image("busybox").display().to_string();
+    engine.hyper(&["load", "-q", "-i", &busybox]).succeeded();
+    let dockerfile = format!("FROM busybox\nADD {} /got/\n", web.url("file.txt"));
+    let directory = context(&[("Dockerfile", &dockerfile)]);
+    build(&engine, &directory, &["-t", "web"]).exited(1).says(&["line 2", "certificate"]);
+    // What was learnt of a host is kept while hyperd runs.
+    engine.kill_daemon();
+    let own = certificates.path().join("0.0.0.0");
+    fs::create_dir(&own).expect("directory");
+    fs::copy(web.1.path().join("cert.pem"), own.join("ca.crt")).expect("copy");
+    engine.restart();
+    build(&engine, &directory, &["-t", "web"]).succeeded();
+    assert_eq!(
+        in_image(&engine, "web", "cat /got/file.txt; stat -c ' %a' /got/file.txt"),
+        "from the web 600"
+    );
+}
