@@ -5,6 +5,7 @@ mod container;
 mod create;
 mod image;
 mod mount;
+mod network;
 mod settings;
 mod volume;
 
@@ -19,6 +20,7 @@ pub use image::{
     SystemCommand, TagFlags,
 };
 pub use volume::{VolumeCommand, VolumeCreateFlags, VolumeListFlags, VolumePruneFlags};
+pub use network::{NetworkCommand, NetworkCreateFlags, NetworkListFlags, endpoint};
 
 /// Runs containers, each pod in a kernel of its own.
 #[derive(Debug, Parser)]
@@ -110,6 +112,11 @@ pub enum Command {
     /// Manage volumes
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Show the published ports of a container
+    Port { container: String, port: Option<String> },
     /// Log in to a registry
     Login(LoginFlags),
     /// Log out of a registry

@@ -13,6 +13,7 @@ mod inspect;
 mod live;
 mod login;
 mod logs;
+mod network;
 mod pull;
 mod push;
 mod run;
@@ -67,6 +68,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::Image(command) => image_command(client, command).await,
         Command::Volume(command) => volume::run(client, command).await,
         Command::Login(flags) => login::login(client, flags).await,
+        Command::Network(command) => network::network(client, command).await,
+        Command::Port { container, port } => {
+            network::port(client, &container, port.as_deref()).await
+        }
         Command::Logout { server } => login::logout(server.as_deref()),
         Command::System(SystemCommand::Df { verbose, format }) => {
             system::df(client, verbose, format.as_deref()).await

@@ -11,7 +11,7 @@ use serde::Deserialize as _;
 use crate::{
     container::{Container, aside, check_id},
     failure::{Doing as _, Outcome, failure},
-    files,
+    files, names,
     oci::spec::Resources,
     pod, power, processes,
     reaper::Reaper,
@@ -90,7 +90,10 @@ impl Agent {
     /// The requests that are answered with `Done`.
     async fn carry_out(&self, request: Request) -> Outcome<()> {
         match request {
-            Request::ConfigurePod(config) => pod::configure(&config).await,
+            Request::ConfigurePod(config) => {
+                pod::configure(&config).await?;
+                self.resolve(config.names).await
+            }
             Request::SetTime { unix_ns } => pod::set_time(unix_ns),
             Request::Signal { process, signal, all } => self.signal(&process, signal, all),
             Request::Resize { process, rows, columns } => {
@@ -121,6 +124,18 @@ impl Agent {
             // The others are answered above.
             _ => Ok(()),
         }
+    }
+
+    /// Starts the pod's resolver.
+    async fn resolve(&self, stream: Option<u32>) -> Outcome<()> {
+        let Some(id) = stream else { return Ok(()) };
+        let ends = names::listen().await.doing(|| "listen on 127.0.0.11:53".to_owned())?;
+        let open = self.link.open(id);
+        let (answers, questions) =
+            open.doing_as(FailureKind::InvalidArgument, || "take the resolver's stream".into())?;
+        // It ends with the link, and so does the agent's work.
+        tokio::task::spawn_local(names::serve(ends, answers, questions));
+        Ok(())
     }
 
     fn container(&self, id: &str) -> Outcome<Rc<Container>> {

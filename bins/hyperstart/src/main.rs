@@ -29,6 +29,7 @@ mod failure;
 mod files;
 mod init;
 mod kernel_file;
+mod names;
 mod network;
 mod oci;
 mod pod;

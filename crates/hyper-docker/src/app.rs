@@ -12,8 +12,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::ApiError;
 use crate::{
-    API_VERSION, absent, build, commit, container, event, exec, hyper_v1, image, pull, system,
-    volume,
+    API_VERSION, absent, build, commit, container, event, exec, hyper_v1, image, network, pull,
+    system, volume,
 };
 
 /// Shared by the handlers. Clones are the same one.
@@ -70,6 +70,7 @@ impl App {
             .route("/commit", post(commit::commit))
             .merge(volume::router())
             .merge(absent::router())
+            .merge(network::router())
             .route("/hyper/v1/phases", get(hyper_v1::all_phases))
             .route("/hyper/v1/phases/{id}", get(hyper_v1::phases))
             .route("/hyper/v1/pods/{id}", get(hyper_v1::pod))

@@ -16,6 +16,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod mounts;
+pub(crate) mod network;
 pub(crate) mod policy;
 pub(crate) mod refuse;
 pub(crate) mod stats;

@@ -110,10 +110,13 @@ fn wanted(filters: &Filters, event: &Event) -> bool {
             let of = event.attributes.get("image").map_or(event.actor.as_str(), String::as_str);
             of == image || of.split(':').next() == Some(image) || name() == image
         })
+        && filters.any("network", |network| {
+            is("network") && (event.actor.starts_with(network.as_str()) || name() == network)
+        })
         && filters.any("volume", |volume| is("volume") && event.actor == *volume)
         && filters.any("scope", |scope| scope == "local")
         && filters.labels(&event.attributes)
-        && ["builder", "config", "network", "node", "plugin", "secret", "service"]
+        && ["builder", "config", "node", "plugin", "secret", "service"]
             .iter()
             .all(|kind| !filters.has(kind))
 }

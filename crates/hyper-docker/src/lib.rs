@@ -30,6 +30,7 @@ mod human;
 mod hyper_v1;
 mod image;
 mod import;
+mod network;
 mod progress;
 mod pull;
 mod push;

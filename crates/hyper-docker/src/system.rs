@@ -86,7 +86,7 @@ pub(crate) async fn info(State(app): State<App>) -> Response {
         "Driver": "erofs",
         "DriverStatus": [["Image format", "EROFS"], ["Writable layer", "ext4 disk, overlayfs in the guest"]],
         "SystemStatus": null,
-        "Plugins": { "Volume": VolumeDriver::WORDS, "Network": ["null"], "Authorization": null, "Log": ["json-file", "local", "none"] },
+        "Plugins": { "Volume": VolumeDriver::WORDS, "Network": ["bridge", "null"], "Authorization": null, "Log": ["json-file", "local", "none"] },
         "MemoryLimit": true,
         // Guests have none.
         "SwapLimit": false,
@@ -142,7 +142,7 @@ pub(crate) async fn info(State(app): State<App>) -> Response {
         "InitCommit": empty,
         "SecurityOptions": ["name=seccomp,profile=builtin", "name=kernel-per-container"],
         "CDISpecDirs": [],
-        "Warnings": ["containers have a loopback interface only: networks are not in this version"],
+        "Warnings": app.engine.network_trouble().map(|why| vec![format!("no networks but `none`: {why}")]).unwrap_or_default(),
     }))
     .into_response()
 }

@@ -13,6 +13,7 @@ use crate::container::actor::Command;
 use crate::event::Log;
 use crate::exec::Exec;
 use crate::layout::Layout;
+use crate::network::Networks;
 use crate::phases::Finished;
 use crate::store::Store;
 use crate::supervisor::launch::Launcher;
@@ -46,6 +47,7 @@ pub(crate) struct Core {
     pub launcher: Launcher,
     pub events: Log,
     pub finished: Finished,
+    pub networks: Networks,
     pub registry: RwLock<Registry>,
     pub volumes: crate::volume::Volumes,
     pub execs: Mutex<HashMap<String, Arc<Exec>>>,

@@ -3,6 +3,7 @@
 //! - [`streams`]: attach, logs, terminals, execs, counters.
 //! - [`stop`]: the signal, the grace, the kill.
 
+mod networks;
 mod stop;
 mod streams;
 
@@ -20,6 +21,7 @@ use crate::container::state::Status;
 use crate::core::{Config, Core, Handle};
 use crate::event::{Event, Kind};
 use crate::lock::Lock;
+use crate::network::Networks;
 use crate::store::Store;
 use crate::supervisor::launch::Launcher;
 use crate::supervisor::publish::Service;
@@ -88,6 +90,7 @@ impl Engine {
         let (service, mut ooms) = Service::listen(&config.layout.events_socket()).await?;
         let engine_id = store.engine_id().await?;
         let events = crate::event::Log::kept_in(store.clone()).await?;
+        let networks = Networks::open(config.layout.clone(), store.clone()).await?;
         let core = Arc::new(Core {
             layout: config.layout.clone(),
             launcher: Launcher {
@@ -100,6 +103,7 @@ impl Engine {
             images,
             events,
             finished: crate::phases::Finished::default(),
+            networks,
             registry: std::sync::RwLock::default(),
             volumes: crate::volume::Volumes::default(),
             execs: std::sync::Mutex::default(),
@@ -146,6 +150,7 @@ impl Engine {
         if tokio::time::timeout(within, self.core.tasks.wait()).await.is_err() {
             tracing::debug!(tasks = self.core.tasks.len(), "not everything was finished");
         }
+        self.core.networks.close().await;
         // Actors end with the last sender of their queue.
         let registry = std::mem::take(
             &mut *self.core.registry.write().unwrap_or_else(std::sync::PoisonError::into_inner),
@@ -415,6 +420,8 @@ fn prepare(layout: &layout::Layout) -> Result<(Store, [Lock; 2])> {
         &layout.volumes(),
         &layout.templates(),
         &layout.pods(),
+        &layout.namespaces(),
+        &layout.networks(),
     ] {
         layout::private_directory(directory)?;
     }

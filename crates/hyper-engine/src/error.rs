@@ -17,6 +17,13 @@ pub enum Error {
     NoSuchVolume(String),
     #[error("No such image: {0}")]
     NoSuchImage(String),
+    #[error("network {0} not found")]
+    NoSuchNetwork(String),
+    /// Not to be done with this object, in Docker's words.
+    #[error("{0}")]
+    Forbidden(String),
+    #[error(transparent)]
+    Network(hyper_network::NetworkError),
     /// In Docker's words.
     #[error("{0}")]
     NoSuchPath(String),
@@ -108,8 +115,9 @@ impl Error {
             | Self::NoSuchExec(_)
             | Self::NoSuchImage(_)
             | Self::NoSuchVolume(_)
+            | Self::NoSuchNetwork(_)
             | Self::NoSuchPath(_) => Kind::NotFound,
-            Self::ReadOnly(_) => Kind::Forbidden,
+            Self::ReadOnly(_) | Self::Forbidden(_) => Kind::Forbidden,
             Self::AmbiguousContainer(_) | Self::Invalid(_) | Self::Program { .. } => Kind::Invalid,
             Self::NameInUse { .. } | Self::Conflict(_) => Kind::Conflict,
             Self::NotModified(_) => Kind::NotModified,
@@ -123,6 +131,7 @@ impl Error {
             | Self::ContainerFull(_)
             | Self::Deadline { .. }
             | Self::Disk(_)
+            | Self::Network(_)
             | Self::File { .. }
             | Self::Database { .. } => Kind::Internal,
         }

@@ -37,6 +37,7 @@ pub enum Kind {
     Container,
     Image,
     Volume,
+    Network,
 }
 
 impl Kind {
@@ -46,6 +47,7 @@ impl Kind {
             Self::Container => "container",
             Self::Image => "image",
             Self::Volume => "volume",
+            Self::Network => "network",
         }
     }
 }

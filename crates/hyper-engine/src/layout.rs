@@ -11,6 +11,9 @@
 //! EXEC_ROOT/                     a tmpfs: gone after a reboot
 //!   events.sock                  supervisors publish here
 //!   pods/ID/                     the bundle of a running container
+//!   netns/ID                     the network namespace of a running container's pod
+//!   networks/ID.json, pod-ID.json  names that resolvers know, per network and per pod
+//!   rules                        there: the packet filter has a table of ours
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -77,6 +80,36 @@ impl Layout {
     #[must_use]
     pub fn bundle(&self, id: &str) -> PathBuf {
         self.pods().join(id)
+    }
+
+    #[must_use]
+    pub fn namespaces(&self) -> PathBuf {
+        self.exec_root.join("netns")
+    }
+
+    #[must_use]
+    pub fn namespace(&self, id: &str) -> PathBuf {
+        self.namespaces().join(id)
+    }
+
+    #[must_use]
+    pub fn networks(&self) -> PathBuf {
+        self.exec_root.join("networks")
+    }
+
+    #[must_use]
+    pub fn network_names(&self, network: &str) -> PathBuf {
+        self.networks().join(format!("{network}.json"))
+    }
+
+    #[must_use]
+    pub fn pod_names(&self, id: &str) -> PathBuf {
+        self.networks().join(format!("pod-{id}.json"))
+    }
+
+    #[must_use]
+    pub fn rules_mark(&self) -> PathBuf {
+        self.exec_root.join("rules")
     }
 
     #[must_use]

@@ -30,6 +30,7 @@ mod image;
 mod layout;
 mod lock;
 mod logs;
+mod network;
 mod oci;
 mod phases;
 mod restore;
@@ -55,6 +56,27 @@ pub use exec::{Exec, ExecState};
 pub use files::{Archive, Change, ChangeKind, CopyOptions, PathStat, ProcessInfo};
 pub use layout::Layout;
 pub use logs::LogQuery;
+pub use network::spec as networks;
+
+/// A MAC address as it is written: `02:42:ac:11:00:02`.
+///
+/// # Errors
+/// It is none, or a group's.
+pub fn mac(text: &str) -> std::io::Result<String> {
+    hyper_network::link::parse_mac(text).map(hyper_network::link::mac_text)
+}
+
+/// `80`, `80/udp`, `8000-8010/tcp`: protocol, first, last.
+#[must_use]
+pub fn exposed_port(text: &str) -> Option<(networks::Protocol, u16, u16)> {
+    network::parse_exposed(text)
+}
+
+/// The networks that a container is to be in, by name as given, the one of its way out first.
+#[must_use]
+pub fn wanted_networks(spec: &spec::Spec) -> Vec<(String, networks::Wish)> {
+    network::wanted(spec)
+}
 pub use oci::{ExecSpec, MASKED, READ_ONLY, hostname};
 pub use phases::Record as PhaseRecord;
 pub use stats::Stats;

@@ -43,6 +43,10 @@ pub(crate) struct Surroundings {
     pub volumes: BTreeMap<String, Backing>,
     /// The container has never run: empty volumes take what the image has.
     pub first: bool,
+    /// The pod's network namespace on the host.
+    pub namespace: Option<PathBuf>,
+    /// What the pod's resolver knows.
+    pub names: Option<PathBuf>,
 }
 
 /// What an exec asks for.
@@ -82,6 +86,11 @@ pub(crate) fn document(spec: &Spec, surroundings: &Surroundings) -> Result<Value
         "readonlyPaths": read_only(security),
         "sysctl": spec.host.sysctls,
     });
+    if let (Some(path), Some(namespaces)) =
+        (&surroundings.namespace, linux["namespaces"].as_array_mut())
+    {
+        namespaces.push(json!({ "type": "network", "path": path }));
+    }
     if let Some(filter) = filter(security, &caps)? {
         linux["seccomp"] = filter;
     }
@@ -244,6 +253,12 @@ fn annotations(spec: &Spec, surroundings: &Surroundings) -> Value {
         }
     };
     set(annotation::HYPERVISOR, surroundings.hypervisor.clone());
+    if surroundings.namespace.is_some() {
+        set(annotation::NETWORK_STRICT, "true".to_owned());
+    }
+    if let Some(path) = &surroundings.names {
+        set(annotation::NAMES, path.display().to_string());
+    }
     if spec.host.limits.nano_cpus > 0 {
         let cpus = (spec.host.limits.nano_cpus - 1) / 1_000_000_000 + 1;
         set(annotation::VCPUS, cpus.to_string());

@@ -66,6 +66,13 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<()> {
     while let Some(done) = work.join_next().await {
         done.map_err(|_| Error::ShuttingDown)??;
     }
+    let views = core.views();
+    let up = views.into_iter().filter(|view| view.state.status.is_up());
+    let live = up.map(|view| view.spec.id.clone()).collect();
+    if let Err(error) = core.networks.reconcile(&live).await {
+        // Pods run on; starts will say what is wrong.
+        tracing::error!(error = error.chain(), "networks are not as they should be");
+    }
     Ok(())
 }
 

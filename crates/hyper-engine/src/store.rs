@@ -11,6 +11,8 @@
 //! Only this module knows SQL. Calls are queued in order; dropping the future of one does not undo
 //! it. The thread ends when the last [`Store`] is dropped.
 
+mod network;
+
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -41,6 +43,7 @@ const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE volume (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 ",
+    network::TABLES,
 ];
 
 /// A container as stored.

@@ -151,6 +151,19 @@ async fn only_the_given_descriptors_are_open() {
     assert!(numbers[3].1.starts_with("pipe:"), "{text}");
 }
 
+#[tokio::test]
+async fn a_descriptor_at_any_number_is_there_after_exec() {
+    let mut made = spec("many", &["busybox", "ls", "-l", "/proc/self/fd"]).proc();
+    for number in 4..40 {
+        let (end, _other) = rustix::pipe::pipe().unwrap();
+        made = made.fd(end, number);
+    }
+    let (text, _) = output(made).await;
+    for number in 4..40 {
+        assert!(text.contains(&format!(" {number} -> pipe:")), "{number}: {text}");
+    }
+}
+
 fn rustix_keep(fd: &OwnedFd) {
     rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).unwrap();
 }

@@ -16,6 +16,7 @@
 //! - [`message`]: requests, replies, events and the handshake.
 //! - `frame`: the wire form; decoding is pure and holds against any bytes.
 //! - `mux`: streams over frames: credit, half-close, fairness, bounds.
+//! - [`names`]: questions to the resolver, on a stream.
 //! - [`connect`], [`Link`]: the supervisor's end. [`accept`], [`AgentLink`]: the agent's end.
 #![forbid(unsafe_code)]
 
@@ -25,6 +26,7 @@ mod frame;
 mod handshake;
 pub mod message;
 mod mux;
+pub mod names;
 mod supervisor;
 
 pub use agent::{AgentLink, Replier, RequestReceiver, accept};

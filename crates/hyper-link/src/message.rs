@@ -101,6 +101,9 @@ pub struct PodConfig {
     pub entropy: String,
     pub interfaces: Vec<Interface>,
     pub routes: Vec<Route>,
+    /// Stream for the resolver's questions and answers, see [`crate::names`]; `None`: the guest
+    /// has no resolver.
+    pub names: Option<u32>,
     /// Sysctls of the guest as a whole, e.g. `net.ipv4.ip_forward`.
     pub sysctls: BTreeMap<String, String>,
     /// Tag of the virtio-fs device with the shared directories, to be mounted on [`SHARED`];

@@ -29,6 +29,7 @@ use crate::cpu::CpuWish;
 use crate::exit::reserve_exit;
 use crate::guest::{Guest, boot, watch};
 use crate::mounts::copy_instead;
+use crate::network::{Network, wire};
 use crate::pod::{CreateRequest, ExecRequest, Pod, PodEvent};
 use crate::record::{Container, Process, Reply, State};
 use crate::rootfs::{RootDisks, prepare};
@@ -49,6 +50,7 @@ pub(crate) struct Prepared {
     pub listener: UnixListener,
     /// For the first container.
     pub hypervisor: Option<Arc<dyn Hypervisor>>,
+    pub network: Option<Network>,
 }
 
 impl Actor {
@@ -393,6 +395,7 @@ async fn prepared(
     }
     let hypervisor =
         async { if first { choose(settings, &spec.wishes).await.map(Some) } else { Ok(None) } };
+    let network = async { if first { wire(&spec.network).await.map(Some) } else { Ok(None) } };
     let (of, id, mounts) = (Arc::clone(settings), request.id.clone(), request.rootfs.clone());
     let (spec_root, spec_read_only) = (spec.root.clone(), spec.read_only);
     let root = blocking(move || {
@@ -404,17 +407,17 @@ async fn prepared(
     });
     let root = async { if spec.sandbox { Ok(None) } else { root.await.map(Some) } };
     let channels = Channels::open(&request.id, &request.stdio, false);
-    let (hypervisor, root, channels) = tokio::join!(hypervisor, root, channels);
+    let (hypervisor, root, channels, network) = tokio::join!(hypervisor, root, channels, network);
     // The root may hold files: it is the last to fail, so that it is never dropped silently.
     let rest = hypervisor.and_then(|hypervisor| {
         let path = request.bundle.join(hyper_task::pod::SOCKET);
         let listener =
             hyper_stdio::socket::bind(&path).map_err(PodError::file("listen on", path))?;
-        Ok((hypervisor, channels?, listener))
+        Ok((hypervisor, channels?, listener, network?))
     });
     match (rest, root) {
-        (Ok((hypervisor, channels, listener)), Ok(root)) => {
-            Ok(Prepared { spec, root, channels, listener, hypervisor })
+        (Ok((hypervisor, channels, listener, network)), Ok(root)) => {
+            Ok(Prepared { spec, root, channels, listener, hypervisor, network })
         }
         (rest, root) => {
             let owned = root.as_ref().ok().and_then(Option::as_ref);
@@ -434,6 +437,10 @@ async fn booted(settings: &Settings, mut prepared: Prepared) -> Result<Booted, P
         Some(hypervisor) => Arc::clone(hypervisor),
         None => choose(settings, &prepared.spec.wishes).await?,
     };
+    let network = match prepared.network.take() {
+        Some(network) => network,
+        None => wire(&prepared.spec.network).await?,
+    };
     let root = prepared.root.iter();
     let disks = root.flat_map(|root| [Some(&root.image), root.upper.as_ref()]).flatten();
     let volumes = prepared.spec.disks.iter().map(|(_, disk)| disk);
@@ -442,7 +449,7 @@ async fn booted(settings: &Settings, mut prepared: Prepared) -> Result<Booted, P
         let name = hypervisor.name();
         prepared.spec = copied(prepared.spec, name).await?;
     }
-    let (guest, events) = boot(settings, hypervisor, &prepared.spec, disks).await?;
+    let (guest, events) = boot(settings, hypervisor, &prepared.spec, disks, network).await?;
     Ok(Booted { guest, events, prepared })
 }
 

@@ -83,6 +83,8 @@ pub enum PodError {
     /// A task of the supervisor failed.
     #[error("supervisor task failed: {0}")]
     Internal(String),
+    #[error("wire the pod's network")]
+    Network(#[source] hyper_network::NetworkError),
 }
 
 impl PodError {
@@ -115,6 +117,7 @@ impl PodError {
             | Self::Share { .. }
             | Self::Boot { .. }
             | Self::Agent { .. }
+            | Self::Network(_)
             | Self::Internal(_) => Kind::Internal,
         }
     }

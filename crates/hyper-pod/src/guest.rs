@@ -16,6 +16,7 @@ use hyper_link::{CallError, EventReceiver, Link};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::actor::Input;
+use crate::network::Network;
 use crate::rootfs::RootDisks;
 use crate::settings::Flavour;
 use crate::share::{Shared, Sharer};
@@ -101,10 +102,18 @@ pub(crate) async fn boot(
     hypervisor: Arc<dyn Hypervisor>,
     spec: &Spec,
     disks: Vec<Disk>,
+    network: Network,
 ) -> Result<(Guest, EventReceiver), PodError> {
     let name = hypervisor.name();
     let can = hypervisor.capabilities();
     let flavour = flavour(settings, name, spec)?;
+    if network.nics.len() > can.max_nics {
+        return Err(PodError::Unsupported(format!(
+            "{} network interfaces: a guest of hypervisor `{name}` has at most {}",
+            network.nics.len(),
+            can.max_nics
+        )));
+    }
     let memory_bytes = spec.wishes.memory(settings, can.min_memory_bytes);
     // First of all: what another guest writes to must not be given to this one.
     let mut held = Vec::new();
@@ -128,7 +137,7 @@ pub(crate) async fn boot(
         vcpus: spec.wishes.cpus(settings, can.max_vcpus),
         memory_bytes,
         disks: disks.clone(),
-        nics: Vec::new(),
+        nics: network.nics,
         share: sharer.as_ref().map(Sharer::share),
         run_dir: settings.run_dir.clone(),
         cgroup: spec.cgroup_parent.clone(),
@@ -160,6 +169,9 @@ pub(crate) async fn boot(
     let ready_ns = hyper_stdio::now_ns();
     let mut identity = pod_config(settings, spec)?;
     identity.share = sharer.as_ref().map(|sharer| sharer.share().tag).unwrap_or_default();
+    identity.interfaces = network.interfaces;
+    identity.routes = network.routes;
+    identity.names = spec.network.names.clone().map(|file| crate::names::serve(&link, file));
     let configure = Request::ConfigurePod(identity);
     link.call(configure, CONFIGURE).await.map_err(|error| failed(crate::error::chain(&error)))?;
     let mut given = Given::default();

@@ -30,6 +30,7 @@ mod exits;
 mod files;
 mod guest;
 mod mounts;
+mod names;
 mod network;
 mod ops;
 mod pod;

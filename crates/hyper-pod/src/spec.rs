@@ -66,7 +66,8 @@ fn fit(mut value: Value, id: &str, bundle: &Path, terminal: bool) -> Result<Spec
     refuse_hooks(&value)?;
     refuse_devices(&value)?;
     let Carried { files, shared, disks } = carry_mounts(&mut value, id)?;
-    let network = Found { namespace: fit_namespaces(&mut value) };
+    let namespace = fit_namespaces(&mut value);
+    let network = Found::new(namespace, &value);
     let sysctls = take_network_sysctls(&mut value);
     // Indexing a mutable value would put nulls where nothing is.
     if let Some(process) = value.get_mut("process") {

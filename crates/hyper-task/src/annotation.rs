@@ -15,6 +15,11 @@ pub const MEMORY: &str = "io.hyper.memory";
 /// The weakest acceptable wall, as in `hyper_hypervisor::Wall` (kebab-case).
 pub const MIN_ISOLATION: &str = "io.hyper.min-isolation";
 
+/// `true`: frames of the guest pass only from its own addresses; else from its own MAC.
+pub const NETWORK_STRICT: &str = "io.hyper.network-strict";
+/// File with the names that the pod's resolver knows, see `hyper_task::names`; absent: the guest
+/// has no resolver of ours.
+pub const NAMES: &str = "io.hyper.names";
 /// Present: the container is made for its files, nothing is to run in it.
 pub const FILES_ONLY: &str = "io.hyper.files-only";
 

@@ -2,6 +2,7 @@
 //!
 //! - [`annotation`]: keys in a container's `config.json` that steer the pod.
 //! - [`mount`]: mounts in a `config.json` that are ours.
+//! - [`names`]: the files that a pod's resolver reads.
 //! - [`rootfs`]: how a root file system of our image store is named in a Task `Create` request.
 //! - [`stdio`]: the URIs that say where a process's output goes.
 //! - [`pod`]: `hyper.pod.v1`, the small service beside the Task API.
@@ -11,6 +12,7 @@
 
 pub mod annotation;
 pub mod mount;
+pub mod names;
 pub mod pod;
 pub mod rootfs;
 pub mod stdio;

@@ -222,7 +222,7 @@ pub struct PodReport {
     pub guest_memory_used_bytes: u64,
     /// Tail of the guest kernel's console.
     pub console: String,
-    /// What the host prepared for the pod's network and is not wired yet, a line each.
+    /// What the host prepared for the pod's network, a line each.
     pub networks: Vec<String>,
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::command::{Outcome, run_command};
+use crate::command::{Outcome, run, run_command};
 use crate::{eventually, image, program};
 
 /// Time for one client command; emulated guests on a busy machine are slow.
@@ -19,6 +19,8 @@ pub struct Engine {
     dir: TempDir,
     daemon: Child,
     flags: Vec<String>,
+    /// It runs in a network namespace of its own, of this name.
+    namespace: Option<String>,
 }
 
 impl Engine {
@@ -37,15 +39,44 @@ impl Engine {
         Self::start_in(Some(root), flags)
     }
 
+    /// Starts a hyperd that has the busybox image, in a network namespace of its own where nothing
+    /// but loopback is.
+    pub fn apart() -> Self {
+        let name = format!("hyper-e2e-{}", std::process::id());
+        // A leftover of a test that was killed.
+        drop(run("ip", &["netns", "del", &name], DEADLINE));
+        run("ip", &["netns", "add", &name], DEADLINE).succeeded();
+        run("ip", &["-n", &name, "link", "set", "lo", "up"], DEADLINE).succeeded();
+        let engine = Self::start_with_namespace(None, &[], Some(name));
+        engine.hyper(&["load", "-q", "-i", &image("busybox").display().to_string()]).succeeded();
+        engine
+    }
+
+    /// Runs a program where hyperd's network is.
+    #[track_caller]
+    pub fn beside(&self, words: &[&str]) -> Outcome {
+        let mut command = entered(self.namespace.as_deref(), Path::new(words[0]));
+        command.args(&words[1..]);
+        run_command(command, Vec::new(), DEADLINE)
+    }
+
     fn start_in(root: Option<&Path>, flags: &[&str]) -> Self {
+        Self::start_with_namespace(root, flags, None)
+    }
+
+    fn start_with_namespace(
+        root: Option<&Path>,
+        flags: &[&str],
+        namespace: Option<String>,
+    ) -> Self {
         let dir = tempfile::Builder::new().prefix("hyper-e2e-").tempdir().expect("directory");
         if let Some(root) = root {
             std::fs::create_dir_all(root).expect("data root");
             std::os::unix::fs::symlink(root, dir.path().join("data")).expect("link");
         }
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let daemon = spawn(dir.path(), &flags);
-        let engine = Self { dir, daemon, flags };
+        let daemon = spawn(dir.path(), &flags, namespace.as_deref());
+        let engine = Self { dir, daemon, flags, namespace };
         engine.await_ready();
         engine
     }
@@ -84,7 +115,7 @@ impl Engine {
 
     /// Starts hyperd again on the same directories.
     pub fn restart(&mut self) {
-        self.daemon = spawn(self.dir.path(), &self.flags);
+        self.daemon = spawn(self.dir.path(), &self.flags, self.namespace.as_deref());
         self.await_ready();
     }
 
@@ -161,7 +192,7 @@ impl Drop for Engine {
             }
         }
         if self.daemon.try_wait().is_ok_and(|status| status.is_some()) {
-            self.daemon = spawn(self.dir.path(), &self.flags);
+            self.daemon = spawn(self.dir.path(), &self.flags, self.namespace.as_deref());
             std::thread::sleep(Duration::from_secs(1));
         }
         let command = self.hyper_command(&["ps", "-aq"]);
@@ -173,10 +204,25 @@ impl Drop for Engine {
         // Already gone is fine.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.daemon.wait();
+        if let Some(name) = &self.namespace {
+            drop(run("ip", &["netns", "del", name], DEADLINE));
+        }
     }
 }
 
-fn spawn(dir: &Path, flags: &[String]) -> Child {
+/// A program, in a network namespace if one is named.
+fn entered(namespace: Option<&str>, program: &Path) -> Command {
+    match namespace {
+        None => Command::new(program),
+        Some(name) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/run/netns/{name}")).arg(program);
+            command
+        }
+    }
+}
+
+fn spawn(dir: &Path, flags: &[String], namespace: Option<&str>) -> Child {
     let log = File::options()
         .create(true)
         .append(true)
@@ -184,7 +230,7 @@ fn spawn(dir: &Path, flags: &[String]) -> Child {
         .expect("open hyperd's log");
     let own = ["--data-root".to_owned(), dir.join("data").display().to_string()];
     let data_root = (!flags.iter().any(|flag| flag == "--data-root")).then_some(own);
-    Command::new(program("hyperd"))
+    entered(namespace, &program("hyperd"))
         .arg("-H")
         .arg(format!("unix://{}", dir.join("hyper.sock").display()))
         .arg("--exec-root")

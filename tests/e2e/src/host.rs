@@ -19,7 +19,11 @@ impl Host {
     /// Looks now. Processes are those whose command line has `marker`, a path of the engine.
     pub fn look(marker: &str) -> Self {
         Self {
-            links: names("/sys/class/net"),
+            // A bridge is hyperd's, for as long as it runs.
+            links: names("/sys/class/net")
+                .into_iter()
+                .filter(|name| !name.starts_with("hy-"))
+                .collect(),
             namespaces: names("/run/netns"),
             mounts: fs::read_to_string("/proc/self/mounts")
                 .unwrap_or_default()

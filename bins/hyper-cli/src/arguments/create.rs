@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::mount;
+use super::network::NetworkFlags;
 use super::settings::SettingFlags;
 
 #[derive(Debug, Args)]
@@ -64,8 +65,6 @@ pub struct CreateFlags {
     #[arg(long)]
     pub pids_limit: Option<i64>,
     #[arg(long)]
-    pub network: Option<String>,
-    #[arg(long)]
     pub read_only: bool,
     /// PATH[:OPTIONS]
     #[arg(long)]
@@ -74,6 +73,8 @@ pub struct CreateFlags {
     pub shm_size: Option<String>,
     #[command(flatten)]
     pub settings: SettingFlags,
+    #[command(flatten)]
+    pub networks: NetworkFlags,
     #[arg(long)]
     pub cap_add: Vec<String>,
     #[arg(long)]
@@ -107,13 +108,6 @@ pub struct CreateFlags {
     /// Driver of volumes that are made: local, disk or tmpfs
     #[arg(long)]
     pub volume_driver: Option<String>,
-    /// [HOST:]CONTAINER[/PROTOCOL]
-    #[arg(short, long)]
-    pub publish: Vec<String>,
-    #[arg(long)]
-    pub add_host: Vec<String>,
-    #[arg(long)]
-    pub dns: Vec<String>,
     #[arg(long)]
     pub log_driver: Option<String>,
     #[arg(long)]
@@ -175,9 +169,6 @@ impl CreateFlags {
                 "Mounts": self.mount.iter().map(|text| mount::mount(text)).collect::<Result<Vec<_>, _>>()?,
                 "VolumesFrom": self.volumes_from,
                 "VolumeDriver": self.volume_driver.as_deref().unwrap_or(""),
-                "ExtraHosts": self.add_host,
-                "Dns": self.dns,
-                "NetworkMode": self.network.as_deref().unwrap_or("default"),
                 "LogConfig": {
                     "Type": self.log_driver.as_deref().unwrap_or(""),
                     "Config": pairs(&self.log_opt, "log-opt")?,
@@ -221,15 +212,11 @@ impl CreateFlags {
         if let Some(policy) = &self.restart {
             host["RestartPolicy"] = restart(policy)?;
         }
-        if !self.publish.is_empty() {
-            let (exposed, bindings) = ports(&self.publish)?;
-            host["PortBindings"] = bindings;
-            body["ExposedPorts"] = exposed;
-        }
         if let Some(entrypoint) = &self.entrypoint {
             body["Entrypoint"] = json!([entrypoint]);
         }
         self.settings.apply(&mut body)?;
+        self.networks.apply(&mut body)?;
         if let Some(signal) = &self.stop_signal {
             body["StopSignal"] = json!(signal);
         }
@@ -354,28 +341,6 @@ pub fn restart(policy: &str) -> anyhow::Result<Value> {
     }
     let count: u32 = count.parse().with_context(|| format!("--restart `{policy}`: retries"))?;
     Ok(json!({"Name": name, "MaximumRetryCount": count}))
-}
-
-fn ports(words: &[String]) -> anyhow::Result<(Value, Value)> {
-    let mut exposed = Map::new();
-    let mut bindings = Map::new();
-    for word in words {
-        let (rest, protocol) = word.rsplit_once('/').unwrap_or((word, "tcp"));
-        let (host, container) = rest.rsplit_once(':').unwrap_or(("", rest));
-        let (address, port) = host.rsplit_once(':').unwrap_or(("", host));
-        if container.parse::<u16>().is_err() || !(port.is_empty() || port.parse::<u16>().is_ok()) {
-            bail!("--publish `{word}` is not of the form [[ADDRESS:]HOST:]CONTAINER[/PROTOCOL]");
-        }
-        let key = format!("{container}/{protocol}");
-        exposed.insert(key.clone(), json!({}));
-        bindings
-            .entry(key)
-            .or_insert_with(|| json!([]))
-            .as_array_mut()
-            .context("port bindings")?
-            .push(json!({"HostIp": address.trim_matches(['[', ']']), "HostPort": port}));
-    }
-    Ok((exposed.into(), bindings.into()))
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ fn row(item: &Value, whole: bool) -> BTreeMap<&'static str, String> {
         ("RunningFor", format!("{} ago", output::age(now - created))),
         ("Status", text("Status")),
         ("State", text("State")),
-        ("Ports", String::new()),
+        ("Ports", super::network::column(&item["Ports"])),
         ("Names", names.join(",")),
         ("Labels", labels.join(",")),
     ])

@@ -13,7 +13,7 @@ use bollard_stubs::models::{
 use hyper_engine::spec::{CreateRequest, HostSpec, Limits, Log, Seccomp, Security, Ulimit};
 use serde_json::json;
 
-use super::{mounts, policy, refuse};
+use super::{mounts, network, policy, refuse};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::request::{self, Query};
@@ -32,7 +32,7 @@ pub(crate) fn translate(
     query: &Query,
 ) -> ApiResult<(CreateRequest, Vec<String>)> {
     let host = body.host_config.clone().unwrap_or_default();
-    refuse::check(body, &host)?;
+    refuse::check(&host)?;
     let mut warnings = Vec::new();
     if host.oom_kill_disable == Some(true) {
         warnings.push("OomKillDisable is discarded: the guest's kernel has no such switch".into());
@@ -82,6 +82,9 @@ fn host_spec(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<HostSpe
             (_, None | Some("")) => "default".to_owned(),
             (_, Some(mode)) => mode.to_owned(),
         },
+        endpoints: network::wishes(body.networking_config.as_ref(), host)?,
+        ports: network::ports(host)?,
+        publish_all: flag(host.publish_all_ports),
         annotations: sorted(host.annotations.clone()),
         limits: limits(host),
         security: security(host)?,

@@ -7,7 +7,7 @@ use hyper_engine::spec::{HostSpec, Spec};
 use hyper_engine::{MASKED, READ_ONLY, Status, View};
 use serde_json::{Map, Value, json};
 
-use super::{mounts, policy};
+use super::{mounts, network, policy};
 use crate::app::App;
 use crate::error::ApiResult;
 use crate::request::Query;
@@ -62,7 +62,7 @@ fn document(app: &App, view: &View) -> Value {
         },
         "Mounts": mounts::shown(app, &spec.host),
         "Config": config(spec),
-        "NetworkSettings": network(&spec.host),
+        "NetworkSettings": network::settings(app, view),
     })
 }
 
@@ -153,7 +153,7 @@ fn host_config(spec: &Spec, default_runtime: &str) -> Value {
         "ContainerIDFile": "",
         "LogConfig": { "Type": log.driver, "Config": log.options },
         "NetworkMode": host.network,
-        "PortBindings": {},
+        "PortBindings": network::bindings(&host.ports),
         "RestartPolicy": policy::restart_policy(host.restart),
         "AutoRemove": host.auto_remove,
         "VolumeDriver": host.volume_driver,
@@ -182,7 +182,7 @@ fn host_config(spec: &Spec, default_runtime: &str) -> Value {
         "OomScoreAdj": host.oom_score_adj,
         "PidMode": "",
         "Privileged": security.privileged,
-        "PublishAllPorts": false,
+        "PublishAllPorts": host.publish_all,
         "ReadonlyRootfs": security.read_only_root,
         "SecurityOpt": none_if_empty(&security.options),
         "StorageOpt": if host.disk_bytes > 0 { json!({ "size": host.disk_bytes.to_string() }) } else { Value::Null },
@@ -227,36 +227,4 @@ fn host_config(spec: &Spec, default_runtime: &str) -> Value {
     })
 }
 
-/// Loopback only, whatever the network is called.
-pub(crate) fn network(host: &HostSpec) -> Value {
-    let name = if host.network == "default" { "bridge" } else { host.network.as_str() };
-    json!({
-        "Bridge": "",
-        "SandboxID": "",
-        "SandboxKey": "",
-        "Ports": {},
-        "HairpinMode": false,
-        "LinkLocalIPv6Address": "",
-        "LinkLocalIPv6PrefixLen": 0,
-        "SecondaryIPAddresses": null,
-        "SecondaryIPv6Addresses": null,
-        "EndpointID": "",
-        "Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "IPAddress": "",
-        "IPPrefixLen": 0,
-        "IPv6Gateway": "",
-        "MacAddress": "",
-        "Networks": { name: endpoint() },
-    })
-}
-
-fn endpoint() -> Value {
-    json!({
-        "IPAMConfig": null, "Links": null, "Aliases": null, "MacAddress": "", "DriverOpts": null,
-        "GwPriority": 0, "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "",
-        "IPPrefixLen": 0, "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
-        "DNSNames": null,
-    })
 }

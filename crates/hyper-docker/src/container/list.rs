@@ -7,8 +7,7 @@ use hyper_engine::{HealthStatus, Status, View};
 use regex::RegexBuilder;
 use serde_json::{Value, json};
 
-use super::inspect::network;
-use super::mounts;
+use super::{mounts, network};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::human;
@@ -113,10 +112,7 @@ pub(crate) fn filter(app: &App, views: Vec<View>, filters: &Filters) -> ApiResul
             && before.iter().all(|limit| spec.created_ns < *limit)
             && since.iter().all(|limit| spec.created_ns > *limit)
             && filters.labels(&spec.labels)
-            && filters.any("network", |network| {
-                *network == spec.host.network
-                    || (network == "bridge" && spec.host.network == "default")
-            })
+            && filters.any("network", |wanted| in_network(app, view, wanted))
             && filters.any("health", |wanted| {
                 let health = view.state.health.as_ref();
                 wanted == health.map_or("none", |health| health.status.word())
@@ -127,28 +123,36 @@ pub(crate) fn filter(app: &App, views: Vec<View>, filters: &Filters) -> ApiResul
             && filters.any("expose", |port| {
                 spec.exposed_ports.iter().any(|has| has.split('/').next() == port.split('/').next())
             })
-            && !filters.has("publish")
+            && filters.any("publish", |port| published(app, view, port))
     };
     Ok(views.into_iter().filter(passes).collect())
 }
 
+fn in_network(app: &App, view: &View, wanted: &str) -> bool {
+    let all = hyper_engine::wanted_networks(&view.spec);
+    let Ok(network) = app.engine.network(wanted) else {
+        return wanted == "none" && all.is_empty();
+    };
+    all.iter().any(|(name, _)| app.engine.network(name).is_ok_and(|one| one.id == network.id))
+}
+
+fn published(app: &App, view: &View, text: &str) -> bool {
+    let Some((protocol, first, last)) = hyper_engine::exposed_port(text) else { return false };
+    app.engine
+        .endpoints(&view.spec.id)
+        .iter()
+        .flat_map(|endpoint| &endpoint.ports)
+        .any(|port| port.protocol == protocol && (first..=last).contains(&port.host_port))
+}
+
 fn item(app: &App, view: &View) -> Value {
     let spec = &view.spec;
-    let ports: Vec<Value> = spec
-        .exposed_ports
-        .iter()
-        .filter_map(|port| {
-            let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
-            let number: u16 = number.parse().ok()?;
-            Some(json!({ "PrivatePort": number, "Type": protocol }))
-        })
-        .collect();
     // A name that points elsewhere by now would lie.
     let image = match app.engine.image(&spec.image) {
         Ok(image) if image.id.to_string() == spec.image_id => spec.image.clone(),
         _ => spec.image_id.clone(),
     };
-    let network = network(&spec.host);
+    let networks = network::settings(app, view);
     json!({
         "Id": spec.id,
         "Names": [format!("/{}", view.name)],
@@ -156,12 +160,12 @@ fn item(app: &App, view: &View) -> Value {
         "ImageID": spec.image_id,
         "Command": command(&spec.args()),
         "Created": spec.created_ns / 1_000_000_000,
-        "Ports": ports,
+        "Ports": network::list(app, view),
         "Labels": spec.labels,
         "State": view.state.status.word(),
         "Status": status(view),
         "HostConfig": { "NetworkMode": spec.host.network },
-        "NetworkSettings": { "Networks": network["Networks"] },
+        "NetworkSettings": { "Networks": networks["Networks"] },
         "Mounts": mounts::shown(app, &spec.host),
     })
 }

@@ -4,9 +4,7 @@
 
 use std::collections::HashMap;
 
-use bollard_stubs::models::{
-    ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, NetworkingConfig,
-};
+use bollard_stubs::models::{HostConfig, HostConfigCgroupnsModeEnum};
 
 use crate::error::{ApiError, ApiResult};
 
@@ -23,12 +21,11 @@ fn set(text: Option<&String>) -> Option<&String> {
     text.filter(|text| !text.is_empty())
 }
 
-const NO_NETWORK: &str = "containers have a loopback interface only in this version";
 const NO_DEVICES: &str = "devices of the host are not given to guests";
 
 /// Everything but networks, mounts and namespaces.
-pub(crate) fn check(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<()> {
-    networks(host, body.networking_config.as_ref())?;
+pub(crate) fn check(host: &HostConfig) -> ApiResult<()> {
+    networks(host)?;
     namespaces(host)?;
     devices(host)?;
     if let Some(parent) = set(host.cgroup_parent.as_ref()) {
@@ -58,41 +55,17 @@ pub(crate) fn check(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<
     Ok(())
 }
 
-fn networks(host: &HostConfig, networking: Option<&NetworkingConfig>) -> ApiResult<()> {
-    if let Some(mode) = set(host.network_mode.as_ref())
-        && !matches!(mode.as_str(), "default" | "bridge" | "none")
-    {
-        no("HostConfig.NetworkMode", mode, NO_NETWORK)?;
+fn networks(host: &HostConfig) -> ApiResult<()> {
+    let mode = host.network_mode.as_deref().unwrap_or_default();
+    if mode == "host" {
+        no("HostConfig.NetworkMode", mode, "a guest has a network stack of its own: use -p")?;
     }
-    let bound = host.port_bindings.iter().flatten();
-    if let Some((port, _)) =
-        bound.into_iter().find(|(_, to)| to.as_ref().is_some_and(|to| !to.is_empty()))
-    {
-        no("HostConfig.PortBindings", port, NO_NETWORK)?;
-    }
-    if host.publish_all_ports == Some(true) {
-        no("HostConfig.PublishAllPorts", true, NO_NETWORK)?;
+    if mode.starts_with("container:") {
+        no("HostConfig.NetworkMode", mode, "containers cannot join another's pod in this version")?;
     }
     if let Some(link) = some(host.links.as_ref()) {
-        no("HostConfig.Links", link, NO_NETWORK)?;
-    }
-    let endpoints = networking.and_then(|config| config.endpoints_config.as_ref());
-    for (name, endpoint) in endpoints.into_iter().flatten() {
-        if !matches!(name.as_str(), "default" | "bridge" | "none") {
-            no("NetworkingConfig.EndpointsConfig", name, NO_NETWORK)?;
-        }
-        if let Some(address) = set(endpoint.mac_address.as_ref()) {
-            no("NetworkingConfig MacAddress", address, NO_NETWORK)?;
-        }
-        if let Some(alias) = some(endpoint.aliases.as_ref()) {
-            no("NetworkingConfig Aliases", alias, NO_NETWORK)?;
-        }
-        let ipam = endpoint.ipam_config.as_ref();
-        let address = ipam
-            .and_then(|ipam| set(ipam.ipv4_address.as_ref()).or(set(ipam.ipv6_address.as_ref())));
-        if let Some(address) = address {
-            no("NetworkingConfig IPAMConfig", address, NO_NETWORK)?;
-        }
+        let why = "use a network of your own and --network-alias";
+        no("HostConfig.Links", link, why)?;
     }
     Ok(())
 }
@@ -156,14 +129,13 @@ mod test {
 
     fn refused(host: &str) -> String {
         let host: HostConfig = serde_json::from_str(host).unwrap();
-        check(&ContainerCreateBody::default(), &host).unwrap_err().message
+        check(&host).unwrap_err().message
     }
 
     #[test]
     fn each_is_named_with_its_value() {
         for (host, names) in [
             (r#"{"NetworkMode":"host"}"#, ["NetworkMode", "host"]),
-            (r#"{"PortBindings":{"80/tcp":[{"HostPort":"1"}]}}"#, ["PortBindings", "80/tcp"]),
             (r#"{"PidMode":"host"}"#, ["PidMode", "host"]),
             (r#"{"Devices":[{"PathOnHost":"/dev/kvm"}]}"#, ["Devices", "/dev/kvm"]),
             (r#"{"CpusetCpus":"0"}"#, ["CpusetCpus", "\"0\""]),
@@ -181,6 +153,6 @@ mod test {
             "Isolation":"","BlkioWeight":0,"BlkioWeightDevice":[],"Devices":[],"CpusetCpus":"",
             "MemorySwappiness":-1,"ConsoleSize":[0,0],"MaskedPaths":null}"#;
         let host: HostConfig = serde_json::from_str(host).unwrap();
-        check(&ContainerCreateBody::default(), &host).unwrap();
+        check(&host).unwrap();
     }
 }

@@ -18,6 +18,7 @@
 
 mod after;
 mod change;
+mod network;
 mod policies;
 
 use std::collections::VecDeque;
@@ -67,6 +68,11 @@ pub(crate) enum Command {
     },
     Update {
         change: Box<Change>,
+        reply: Reply<()>,
+    },
+    /// Into a network of that name, or out of it.
+    Network {
+        change: (String, Option<crate::network::spec::Wish>),
         reply: Reply<()>,
     },
     Remove {
@@ -273,6 +279,10 @@ impl Actor {
             }
             Command::Update { change, reply } => {
                 let result = self.update(*change).await;
+                let _ = reply.send(result);
+            }
+            Command::Network { change: (name, wish), reply } => {
+                let result = self.network(&name, wish).await;
                 let _ = reply.send(result);
             }
             Command::Remove { force, reply } => return self.remove(force, reply).await,

@@ -302,9 +302,10 @@ fn check_host(core: &Core, host: &HostSpec) -> Result<()> {
         let address = entry.split_once([':', '=']).map(|(_, address)| {
             address.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>()
         });
-        if !matches!(address, Some(Ok(_))) {
+        let gateway = entry.split_once([':', '=']).is_some_and(|(_, to)| to == "host-gateway");
+        if !gateway && !matches!(address, Some(Ok(_))) {
             return Err(Error::Invalid(format!(
-                "invalid extra host `{entry}`: NAME:ADDRESS is wanted"
+                "invalid extra host `{entry}`: NAME:ADDRESS or NAME:host-gateway is wanted"
             )));
         }
     }

@@ -131,6 +131,7 @@ fn files_only(spec: &Spec) -> Arc<Spec> {
     spec.host.annotations.insert(FILES_ONLY.to_owned(), "true".to_owned());
     spec.host.limits = Limits::default();
     spec.host.log = Log { driver: Log::NONE.to_owned(), ..Log::default() };
+    spec.host.network = crate::network::spec::NONE.to_owned();
     spec.host.tty = false;
     spec.host.sysctls.clear();
     spec.host.ulimits.clear();

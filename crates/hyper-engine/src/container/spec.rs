@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::network::spec::{PortWish, Protocol, Wish};
+
 /// What a client asks for. `None` and empty mean: as the image says.
 #[derive(Debug, Clone, Default)]
 pub struct CreateRequest {
@@ -87,8 +89,14 @@ pub struct HostSpec {
     pub auto_remove: bool,
     /// `auto` or a hypervisor; empty: the daemon's default.
     pub runtime: String,
-    /// `default`, `bridge` or `none`.
+    /// `default`, `none` (or empty), or a network's name or id: the first network.
     pub network: String,
+    /// What it wants of its networks, by name; those beside the first.
+    pub endpoints: BTreeMap<String, Wish>,
+    /// Ports to publish.
+    pub ports: Vec<PortWish>,
+    /// All that are exposed are published, too.
+    pub publish_all: bool,
     pub annotations: BTreeMap<String, String>,
     pub limits: Limits,
     pub security: Security,

@@ -6,6 +6,8 @@
 //! ```
 //! Whatever fails, and wherever the future is dropped, [`discard`] leaves nothing of it behind.
 
+mod network;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,6 +67,7 @@ pub(crate) async fn start(
 pub(crate) async fn discard(core: &Core, id: &str) {
     let bundle = core.layout.bundle(id);
     if !tokio::fs::try_exists(&bundle).await.unwrap_or(true) {
+        core.networks.release(id).await;
         return;
     }
     match supervisor::read_address(&bundle).await {
@@ -82,6 +85,7 @@ pub(crate) async fn discard(core: &Core, id: &str) {
         },
         None => core.launcher.clean(id, &bundle).await,
     }
+    core.networks.release(id).await;
     remove_bundle(&bundle).await;
 }
 
@@ -131,7 +135,8 @@ pub(crate) async fn pod_with_disks(
         writable_disk(core, &prepared).await?;
         Ok::<_, Error>((image, phases::now()))
     };
-    let ((pod, connected), (rootfs, disk_ready)) = tokio::try_join!(connect, disks)?;
+    let network = network::attach(core, spec, &bundle);
+    let ((pod, connected), (rootfs, disk_ready), ()) = tokio::try_join!(connect, disks, network)?;
     prepared.times = (connected, disk_ready);
     Ok((pod, rootfs, prepared))
 }
@@ -148,12 +153,14 @@ async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Pr
         mounts::make_sources(&spec.host.mounts)?;
         layout::private_directory(&bundle)?;
         layout::private_directory(&core.layout.container(&spec.id))?;
-        write("hosts", hosts(&spec).as_bytes())?;
+        write("hosts", network::hosts(&spec, &[]).as_bytes())?;
         write("hostname", format!("{}\n", oci::hostname(&spec)).as_bytes())?;
-        write("resolv.conf", resolv_conf(&spec).as_bytes())?;
+        write("resolv.conf", network::resolv_conf(&spec).as_bytes())?;
         let file = |name: &str, at| (bundle.join(name), at);
         let surroundings = Surroundings {
             hypervisor: core.runtime(&spec.host.runtime),
+            namespace: network::is_wanted(&spec).then(|| core.layout.namespace(&spec.id)),
+            names: network::has_resolver(&spec).then(|| core.layout.pod_names(&spec.id)),
             files: vec![
                 file("resolv.conf", "/etc/resolv.conf"),
                 file("hostname", "/etc/hostname"),
@@ -240,40 +247,6 @@ async fn writable_disk(core: &Core, prepared: &Prepared) -> Result<()> {
     .await
 }
 
-fn hosts(spec: &Spec) -> String {
-    let mut text = String::from(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
-         ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
-    );
-    for entry in &spec.host.extra_hosts {
-        if let Some((name, address)) = entry.split_once([':', '=']) {
-            let address = address.trim_start_matches('[').trim_end_matches(']');
-            text.push_str(&format!("{address}\t{name}\n"));
-        }
-    }
-    // No network but loopback: the container's own name is there.
-    let hostname = oci::hostname(spec);
-    let full = match spec.host.domainname.as_str() {
-        "" => String::new(),
-        domain => format!("{hostname}.{domain} "),
-    };
-    text.push_str(&format!("127.0.1.1\t{full}{hostname}\n"));
-    text
-}
-
-fn resolv_conf(spec: &Spec) -> String {
-    let mut text = String::new();
-    for server in &spec.host.dns {
-        text.push_str(&format!("nameserver {server}\n"));
-    }
-    for (word, values) in [("search", &spec.host.dns_search), ("options", &spec.host.dns_options)] {
-        if !values.is_empty() {
-            text.push_str(&format!("{word} {}\n", values.join(" ")));
-        }
-    }
-    text
-}
-
 /// As Docker says it. Its CLI takes the exit codes 126 and 127 from words in the supervisor's text
 /// ("executable file not found", "permission denied", …).
 pub(crate) fn in_dockers_words(error: Error) -> Error {
@@ -294,18 +267,6 @@ pub(crate) fn in_dockers_words(error: Error) -> Error {
 #[cfg(test)]
 mod test {
     use super::*;
-
-    #[test]
-    fn etc_files() {
-        let mut spec = Spec { id: "ab".repeat(32), ..Spec::default() };
-        spec.host.extra_hosts = vec!["db:10.0.0.1".into(), "six:[fe80::1]".into()];
-        spec.host.dns = vec!["9.9.9.9".into()];
-        spec.host.dns_search = vec!["a".into(), "b".into()];
-        let text = hosts(&spec);
-        assert!(text.contains("10.0.0.1\tdb\n") && text.contains("fe80::1\tsix\n"), "{text}");
-        assert!(text.ends_with("127.0.1.1\tabababababab\n"), "{text}");
-        assert_eq!(resolv_conf(&spec), "nameserver 9.9.9.9\nsearch a b\n");
-    }
 
     #[test]
     fn the_docker_cli_finds_its_words() {

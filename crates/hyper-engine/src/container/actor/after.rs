@@ -36,6 +36,7 @@ pub(super) fn refuse(command: Command, id: &str) {
         | Command::Unpause(reply)
         | Command::Kill { reply, .. }
         | Command::Rename { reply, .. }
+        | Command::Network { reply, .. }
         | Command::Update { reply, .. } => drop(reply.send(gone())),
         // It is gone, as asked.
         Command::Remove { reply, .. } => drop(reply.send(Ok(()))),
@@ -62,6 +63,7 @@ pub(super) async fn clean(
         core.launcher.clean(pod.id(), pod.bundle()).await;
     }
     phases.supervisor.guest_gone = phases.supervisor.guest_gone.or(guest_gone);
+    core.networks.release(pod.id()).await;
     start::remove_bundle(pod.bundle()).await;
     phases.cleaned = phases::now();
     phases

@@ -20,6 +20,7 @@ impl Actor {
     pub(super) async fn rename(&mut self, name: String) -> Result<()> {
         self.core.store.set_name(&self.spec.id, &name).await?;
         let old = std::mem::replace(&mut self.name, name);
+        self.core.networks.renamed(&self.spec, &self.name).await;
         self.publish(self.pod());
         self.event("rename", [("oldName", format!("/{old}"))]);
         Ok(())

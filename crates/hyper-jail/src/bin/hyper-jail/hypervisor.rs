@@ -112,7 +112,9 @@ fn prepare(plan: Plan, fds: Vec<OwnedFd>, errand: Errand) -> Result<Ready, Fail>
             .map_err(std::io::Error::from)
             .or_fail("execute", path.display())?),
     };
-    place(fds.collect(), &plan.fds, &errand.null)?;
+    // Their numbers may be wanted: closed afterwards, they would close what was put there.
+    drop((errand.go, errand.word));
+    place(fds.collect(), &plan.fds, errand.null)?;
     confine::set_rlimits(&plan.rlimits)?;
     if plan.fixed_addresses {
         sys::fix_addresses().or_fail("set the personality of", "the hypervisor")?;
@@ -140,14 +142,14 @@ fn stay_on_this_cpu() {
 }
 
 /// Moves the given descriptors to their numbers; nothing else survives exec.
-fn place(fds: Vec<OwnedFd>, numbers: &[i32], null: &OwnedFd) -> Result<(), Fail> {
+fn place(fds: Vec<OwnedFd>, numbers: &[i32], null: OwnedFd) -> Result<(), Fail> {
     let high = |fd: &OwnedFd| sys::duplicate_high(fd).or_fail("duplicate", "a descriptor");
     let moved = fds.iter().map(&high).collect::<Result<Vec<_>, _>>()?;
-    let null = high(null)?;
-    drop(fds);
+    let high_null = high(&null)?;
+    drop((fds, null));
     sys::close_on_exec_from(0).or_fail("mark", "descriptors to be closed")?;
     for number in (0..3).filter(|number| !numbers.contains(number)) {
-        sys::place_at(null.as_fd(), number).or_fail("open", format!("descriptor {number}"))?;
+        sys::place_at(high_null.as_fd(), number).or_fail("open", format!("descriptor {number}"))?;
     }
     for (fd, number) in moved.iter().zip(numbers) {
         sys::place_at(fd.as_fd(), *number).or_fail("place", format!("descriptor {number}"))?;

@@ -1,0 +1,61 @@
+//! A container's networks change.
+
+use std::sync::Arc;
+
+use super::{Actor, Work};
+use crate::container::spec::Spec;
+use crate::network::spec::{NONE, Wish};
+use crate::network::wanted;
+use crate::{Error, Result};
+
+impl Actor {
+    /// Into a network, or out of it (`None`).
+    pub(super) async fn network(&mut self, name: &str, wish: Option<Wish>) -> Result<()> {
+        let id = self.core.networks.find(name)?.id;
+        let same = |known: &str| self.core.networks.find(known).is_ok_and(|one| one.id == id);
+        let inside = wanted(&self.spec).iter().any(|(known, _)| same(known));
+        let mut spec = Spec::clone(&self.spec);
+        let host = &mut spec.host;
+        match &wish {
+            Some(_) if inside => {
+                return Err(Error::Forbidden(format!(
+                    "endpoint with name {} already exists in network {name}",
+                    self.name
+                )));
+            }
+            None if !inside => {
+                return Err(Error::Forbidden(format!(
+                    "container {} is not connected to network {name}",
+                    self.spec.id
+                )));
+            }
+            Some(wish) if matches!(host.network.as_str(), "" | NONE) => {
+                host.network = name.to_owned();
+                host.endpoints = [(name.to_owned(), wish.clone())].into();
+            }
+            Some(wish) => {
+                host.endpoints.insert(name.to_owned(), wish.clone());
+            }
+            None => {
+                host.endpoints.retain(|known, _| !same(known));
+                if same(&host.network) {
+                    let next = host.endpoints.keys().next().cloned();
+                    host.network = next.unwrap_or_else(|| NONE.to_owned());
+                }
+            }
+        }
+        if let Work::Up { pod, .. } = &self.work {
+            let pod = pod.clone();
+            self.core.networks.change(&self.spec, &spec, &self.name, &pod).await?;
+        } else if !matches!(self.work, Work::Idle) {
+            return Err(Error::Conflict(format!(
+                "container {} is being started or stopped: try again",
+                self.name
+            )));
+        }
+        self.core.store.set_spec(&spec).await?;
+        self.spec = Arc::new(spec);
+        self.publish(self.pod());
+        Ok(())
+    }
+}

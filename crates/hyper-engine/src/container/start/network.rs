@@ -1,0 +1,144 @@
+//! The network's part of a start, and the three files in /etc that go with it.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use hyper_task::names::ADDRESS;
+
+use crate::container::spec::Spec;
+use crate::core::Core;
+use crate::network::spec::{DEFAULT, Endpoint, NONE};
+use crate::{Error, Result, oci};
+
+/// Whether the container has more than its loopback.
+pub(super) fn is_wanted(spec: &Spec) -> bool {
+    !matches!(spec.host.network.as_str(), "" | NONE)
+}
+
+/// Whether its guest asks our resolver. As in Docker's, `--dns` on the default network goes
+/// straight to the servers it names.
+pub(super) fn has_resolver(spec: &Spec) -> bool {
+    is_wanted(spec) && (spec.host.dns.is_empty() || !is_default(spec))
+}
+
+fn is_default(spec: &Spec) -> bool {
+    matches!(spec.host.network.as_str(), "default" | DEFAULT)
+}
+
+/// Gives the pod its networks and writes its addresses into its `hosts`.
+pub(super) async fn attach(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<()> {
+    if !is_wanted(spec) {
+        return Ok(());
+    }
+    let name = core.find(&spec.id)?.view.borrow().name.clone();
+    // A start that is given up is followed by a release, which waits for this turn to be over:
+    // once begun, it is carried out.
+    let turn = core.networks.turn(&spec.id).await;
+    let (engine, own) = (core.clone(), spec.clone());
+    let attaching = async move {
+        let _turn = turn;
+        engine.networks.attach(&own, &name).await
+    };
+    core.tasks.spawn(attaching).await.map_err(|_| Error::ShuttingDown)??;
+    let text = hosts(spec, &core.networks.endpoints(&spec.id));
+    let path = bundle.join("hosts");
+    tokio::fs::write(&path, text).await.map_err(Error::file("write", path))
+}
+
+/// `/etc/hosts`.
+pub(super) fn hosts(spec: &Spec, endpoints: &[Endpoint]) -> String {
+    let mut text = String::from(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
+         ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
+    );
+    let gateway = endpoints.iter().find_map(|endpoint| endpoint.gateway(false));
+    for entry in &spec.host.extra_hosts {
+        if let Some((name, address)) = entry.split_once([':', '=']) {
+            let address = address.trim_start_matches('[').trim_end_matches(']');
+            let address = match (address, gateway) {
+                ("host-gateway", Some(ip)) => ip.to_string(),
+                // The host cannot be reached.
+                ("host-gateway", None) => continue,
+                (address, _) => address.to_owned(),
+            };
+            text.push_str(&format!("{address}\t{name}\n"));
+        }
+    }
+    let hostname = oci::hostname(spec);
+    let full = match spec.host.domainname.as_str() {
+        "" => String::new(),
+        domain => format!("{hostname}.{domain} "),
+    };
+    let own: Vec<IpAddr> =
+        endpoints.iter().flat_map(|endpoint| &endpoint.addresses).map(ipnet::IpNet::addr).collect();
+    // No network but loopback: the container's own name is there.
+    let own = if own.is_empty() { vec![IpAddr::from([127, 0, 1, 1])] } else { own };
+    for ip in own {
+        text.push_str(&format!("{ip}\t{full}{hostname}\n"));
+    }
+    text
+}
+
+/// `/etc/resolv.conf`.
+pub(super) fn resolv_conf(spec: &Spec) -> String {
+    let mut text = String::new();
+    if has_resolver(spec) {
+        text.push_str(&format!("nameserver {ADDRESS}\n"));
+    } else {
+        for server in &spec.host.dns {
+            text.push_str(&format!("nameserver {server}\n"));
+        }
+    }
+    let mut search = spec.host.dns_search.clone();
+    if search.is_empty() && is_wanted(spec) {
+        search = host_search();
+    }
+    // A single dot: none, not even the host's.
+    search.retain(|domain| domain != ".");
+    let mut options = spec.host.dns_options.clone();
+    if has_resolver(spec) && !is_default(spec) && !options.iter().any(|o| o.starts_with("ndots")) {
+        options.push("ndots:0".to_owned());
+    }
+    for (word, values) in [("search", &search), ("options", &options)] {
+        if !values.is_empty() {
+            text.push_str(&format!("{word} {}\n", values.join(" ")));
+        }
+    }
+    text
+}
+
+/// The host's search domains. Blocking.
+fn host_search() -> Vec<String> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let line = text.lines().rev().find_map(|line| line.trim().strip_prefix("search "));
+    line.map(|line| line.split_whitespace().map(str::to_owned).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn etc_files() {
+        let mut spec = Spec { id: "ab".repeat(32), ..Spec::default() };
+        spec.host.extra_hosts =
+            vec!["db:10.0.0.1".into(), "six:[fe80::1]".into(), "host:host-gateway".into()];
+        spec.host.dns = vec!["9.9.9.9".into()];
+        spec.host.dns_search = vec!["a".into(), "b".into()];
+        let text = hosts(&spec, &[]);
+        assert!(text.contains("10.0.0.1\tdb\n") && text.contains("fe80::1\tsix\n"), "{text}");
+        assert!(text.ends_with("127.0.1.1\tabababababab\n"), "{text}");
+        assert_eq!(resolv_conf(&spec), "nameserver 9.9.9.9\nsearch a b\n");
+        spec.host.network = "mine".into();
+        assert_eq!(resolv_conf(&spec), "nameserver 127.0.0.11\nsearch a b\noptions ndots:0\n");
+        let endpoint = serde_json::json!({
+            "id": "e", "network": "n", "network_name": "mine", "container": "c", "mac": "",
+            "interface": "eth0", "link": "l", "addresses": ["10.1.0.2/16", "fd00::2/64"],
+            "gateways": ["10.1.0.1"], "aliases": [], "names": [],
+        });
+        let text = hosts(&spec, &[serde_json::from_value(endpoint).unwrap()]);
+        assert!(text.ends_with("10.1.0.2\tabababababab\nfd00::2\tabababababab\n"), "{text}");
+        assert!(text.contains("10.1.0.1\thost\n"), "{text}");
+    }
+}

@@ -1,0 +1,111 @@
+//! Networks, as dialects ask for them.
+
+use std::collections::BTreeMap;
+
+use super::{Engine, ask};
+use crate::Result;
+use crate::container::actor::Command;
+use crate::event::Kind;
+use crate::network::spec::{Endpoint, Network, NetworkRequest, Wish};
+
+impl Engine {
+    /// Why this host can have no networks but `none`.
+    #[must_use]
+    pub fn network_trouble(&self) -> Option<&str> {
+        self.core.networks.trouble()
+    }
+
+    /// All networks but `none`, by name.
+    #[must_use]
+    pub fn networks(&self) -> Vec<Network> {
+        self.core.networks.all()
+    }
+
+    /// The network that a name, an id, or the start of one means.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoSuchNetwork`].
+    pub fn network(&self, reference: &str) -> Result<Network> {
+        self.core.networks.find(reference)
+    }
+
+    /// Running containers in a network.
+    #[must_use]
+    pub fn members(&self, network: &str) -> Vec<Endpoint> {
+        self.core.networks.members(network)
+    }
+
+    /// What a running container has, the network of its way out first.
+    #[must_use]
+    pub fn endpoints(&self, container: &str) -> Vec<Endpoint> {
+        self.core.networks.endpoints(container)
+    }
+
+    /// Makes a network.
+    ///
+    /// # Errors
+    /// [`crate::Error::Conflict`], [`crate::Error::Forbidden`], [`crate::Error::Invalid`].
+    pub async fn create_network(&self, request: NetworkRequest) -> Result<Network> {
+        let core = self.core.clone();
+        self.detached(async move {
+            let network = core.networks.create(request).await?;
+            core.events.publish(Kind::Network, "create", &network.id, about(&network, None));
+            Ok(network)
+        })
+        .await
+    }
+
+    /// Removes a network that nobody is in.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoSuchNetwork`], [`crate::Error::Forbidden`].
+    pub async fn remove_network(&self, reference: &str) -> Result<()> {
+        let (core, reference) = (self.core.clone(), reference.to_owned());
+        self.detached(async move {
+            let network = core.networks.remove(&reference).await?;
+            core.events.publish(Kind::Network, "destroy", &network.id, about(&network, None));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Brings a container into one more network.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoSuchContainer`], [`crate::Error::NoSuchNetwork`],
+    /// [`crate::Error::Forbidden`] when it is in it.
+    pub async fn connect(&self, container: &str, network: &str, wish: Wish) -> Result<()> {
+        let handle = self.core.find(container)?;
+        let network = self.core.networks.find(network)?;
+        let id = handle.view.borrow().spec.id.clone();
+        let change = (network.name.clone(), Some(wish));
+        ask(&handle, |reply| Command::Network { change, reply }).await?;
+        self.core.events.publish(Kind::Network, "connect", &network.id, about(&network, Some(&id)));
+        Ok(())
+    }
+
+    /// Takes a container out of a network.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoSuchContainer`], [`crate::Error::NoSuchNetwork`],
+    /// [`crate::Error::Forbidden`] when it is not in it.
+    pub async fn disconnect(&self, container: &str, network: &str) -> Result<()> {
+        let handle = self.core.find(container)?;
+        let network = self.core.networks.find(network)?;
+        let id = handle.view.borrow().spec.id.clone();
+        let change = (network.name.clone(), None);
+        ask(&handle, |reply| Command::Network { change, reply }).await?;
+        let about = about(&network, Some(&id));
+        self.core.events.publish(Kind::Network, "disconnect", &network.id, about);
+        Ok(())
+    }
+}
+
+fn about(network: &Network, container: Option<&str>) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::from([
+        ("name".to_owned(), network.name.clone()),
+        ("type".to_owned(), "bridge".to_owned()),
+    ]);
+    all.extend(container.map(|id| ("container".to_owned(), id.to_owned())));
+    all
+}

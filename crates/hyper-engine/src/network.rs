@@ -1,0 +1,248 @@
+//! Networks of containers: bridges of the host, addresses, published ports, names.
+//!
+//! ```text
+//!   create ─▶ database          first pod: bridge, rules
+//!   start  ─▶ address, ports held (database) ─▶ namespace, link ─▶ rules ─▶ names ─▶ supervisor
+//!   end    ─▶ the same backwards
+//! ```
+//! Invariants
+//! - An address is an endpoint's in the database before it is anywhere else, and it is given away
+//!   again after all else is gone.
+//! - What a crash left is found by the database and by names that are ours, and removed
+//!   ([`Networks::reconcile`]); pods that live are not touched.
+//! - A pod without network costs nothing, and a hyperd without such pods changes nothing of the
+//!   host: bridges and rules come with the first pod of a network.
+//!
+//! Files: [`spec`] words, [`manage`] making and removing networks, [`attach`] pods come and go,
+//! [`ports`], [`names`], [`host`] the blocking work.
+
+mod attach;
+mod host;
+mod manage;
+mod names;
+mod ports;
+pub mod spec;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use hyper_network::rules::{self, Rules};
+use ipnet::IpNet;
+use tokio::sync::OwnedMutexGuard;
+
+use crate::layout::Layout;
+use crate::store::Store;
+use crate::{Error, Result};
+pub(crate) use attach::{parse_exposed, wanted};
+use spec::{DEFAULT, Endpoint, Network};
+
+/// The networks of one engine.
+#[derive(Debug)]
+pub(crate) struct Networks {
+    layout: Layout,
+    store: Store,
+    /// Tells our interfaces and our table from those of other hyperds.
+    tag: String,
+    /// Why there are none on this host.
+    trouble: Option<String>,
+    state: Mutex<State>,
+    /// One at a time makes and removes bridges and rules.
+    host: tokio::sync::Mutex<()>,
+    /// One at a time changes what a container has, by its id.
+    turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    networks: BTreeMap<String, Network>,
+    /// By id.
+    endpoints: BTreeMap<String, Endpoint>,
+    /// By endpoint.
+    held: HashMap<String, Vec<ports::Held>>,
+    /// Networks whose bridge is there.
+    up: BTreeSet<String>,
+    /// The address given last, by network.
+    last: HashMap<String, IpAddr>,
+}
+
+impl Networks {
+    /// Reads what there is and makes the default network if this is new. Changes nothing of the
+    /// host.
+    pub async fn open(layout: Layout, store: Store) -> Result<Self> {
+        let networks = store.networks().await?;
+        let endpoints = store.endpoints().await?;
+        let tag = host::tag(&layout.exec_root);
+        let trouble = crate::core::blocking(|| Ok(host::trouble())).await?;
+        if let Some(why) = &trouble {
+            tracing::warn!(why, "no networks on this host: containers have --network none only");
+        }
+        let state = State {
+            networks: networks.into_iter().map(|one| (one.id.clone(), one)).collect(),
+            endpoints: endpoints.into_iter().map(|one| (one.id.clone(), one)).collect(),
+            ..State::default()
+        };
+        let opened = Self {
+            layout,
+            store,
+            tag,
+            trouble,
+            state: Mutex::new(state),
+            host: tokio::sync::Mutex::default(),
+            turns: Mutex::default(),
+        };
+        if opened.trouble.is_none() && opened.find(DEFAULT).is_err() {
+            opened.make_default().await?;
+        }
+        Ok(opened)
+    }
+
+    /// Why there are no networks on this host.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// The right to change what a container has.
+    pub async fn turn(&self, container: &str) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            match turns.get(container).and_then(Weak::upgrade) {
+                Some(turn) => turn,
+                None => {
+                    let turn = Arc::default();
+                    turns.insert(container.to_owned(), Arc::downgrade(&turn));
+                    turn
+                }
+            }
+        };
+        turn.lock_owned().await
+    }
+
+    fn check(&self) -> Result<()> {
+        match &self.trouble {
+            None => Ok(()),
+            Some(why) => Err(Error::Unsupported(format!(
+                "this host cannot have networks: {why}; until then run containers with \
+                 --network none"
+            ))),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All networks, by name.
+    pub fn all(&self) -> Vec<Network> {
+        let mut all: Vec<Network> = self.state().networks.values().cloned().collect();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
+    /// The network that a name, an id, or the start of one means.
+    pub fn find(&self, reference: &str) -> Result<Network> {
+        let reference = if reference == "default" { DEFAULT } else { reference };
+        let missing = || Error::NoSuchNetwork(reference.to_owned());
+        if reference.is_empty() {
+            return Err(missing());
+        }
+        let state = self.state();
+        if let Some(found) = state.networks.values().find(|network| network.name == reference) {
+            return Ok(found.clone());
+        }
+        let mut starting = state
+            .networks
+            .range(reference.to_owned()..)
+            .take_while(|(id, _)| id.starts_with(reference));
+        match (starting.next(), starting.next()) {
+            (Some((_, found)), None) => Ok(found.clone()),
+            (Some(_), Some(_)) => Err(Error::Invalid(format!(
+                "network {reference} is ambiguous: several ids begin so: give more digits"
+            ))),
+            (None, _) => Err(missing()),
+        }
+    }
+
+    /// Endpoints of a network.
+    pub fn members(&self, network: &str) -> Vec<Endpoint> {
+        let state = self.state();
+        state.endpoints.values().filter(|one| one.network == network).cloned().collect()
+    }
+
+    /// Endpoints of a container, by interface.
+    pub fn endpoints(&self, container: &str) -> Vec<Endpoint> {
+        let state = self.state();
+        let mut own: Vec<Endpoint> =
+            state.endpoints.values().filter(|one| one.container == container).cloned().collect();
+        own.sort_by(|one, other| one.interface.cmp(&other.interface));
+        own
+    }
+
+    /// The packet filter as it is to be now.
+    fn rules(&self) -> Rules {
+        let state = self.state();
+        let networks = state.networks.values().filter(|network| state.up.contains(&network.id));
+        let mut ports = Vec::new();
+        for endpoint in state.endpoints.values() {
+            for port in &endpoint.ports {
+                for ipv6 in [false, true] {
+                    let Some(pod) = endpoint.address(ipv6) else { continue };
+                    if port.host.is_some_and(|host| host.is_ipv6() != ipv6) {
+                        continue;
+                    }
+                    // An unspecified address is every one of its family.
+                    let host = port.host.filter(|host| !host.is_unspecified());
+                    ports.push(rules::Port {
+                        protocol: port.protocol,
+                        host,
+                        host_port: port.host_port,
+                        pod: pod.addr(),
+                        pod_port: port.port,
+                    });
+                }
+            }
+        }
+        Rules {
+            table: self.table(),
+            networks: networks
+                .map(|network| rules::Network {
+                    bridge: network.bridge.clone(),
+                    subnets: network.subnets.iter().map(|subnet| subnet.net).collect(),
+                    internal: network.internal,
+                    masquerade: network.masquerade,
+                })
+                .collect(),
+            ports,
+        }
+    }
+
+    fn table(&self) -> String {
+        format!("hyper_{}", self.tag)
+    }
+
+    /// Writes the rules, with [`Self::host`] held.
+    async fn apply(&self) -> Result<()> {
+        let (rules, mark) = (self.rules(), self.layout.rules_mark());
+        crate::core::blocking(move || {
+            if rules.networks.is_empty() {
+                if mark.exists() {
+                    Rules::remove(&rules.table).map_err(host::wrong)?;
+                    let _ = std::fs::remove_file(mark);
+                }
+                return Ok(());
+            }
+            // First: a table without mark would never be removed.
+            std::fs::write(&mark, &rules.table).map_err(Error::file("write", &mark))?;
+            rules.apply().map_err(host::wrong)
+        })
+        .await
+    }
+
+    /// Every subnet that is spoken for.
+    fn subnets(&self, but: &str) -> Vec<IpNet> {
+        let state = self.state();
+        let others = state.networks.values().filter(|network| network.id != but);
+        others.flat_map(|network| network.subnets.iter().map(|subnet| subnet.net)).collect()
+    }
+}

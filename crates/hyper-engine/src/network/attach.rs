@@ -1,0 +1,423 @@
+//! Pods come into networks and go.
+//!
+//! Each step is undone by [`Networks::release`], whichever failed: it goes by what is there.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use hyper_network::subnet;
+use ipnet::IpNet;
+
+use super::spec::{DEFAULT, Endpoint, Network, PortWish, Wish};
+use super::{Networks, host, names, ports};
+use crate::container::spec::Spec;
+use crate::supervisor::Pod;
+use crate::{Error, Result, id};
+
+/// What a pod's bundle has to name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Attachment {
+    pub namespace: Option<PathBuf>,
+    /// The pod's names; absent where the guest asks others itself.
+    pub names: Option<PathBuf>,
+}
+
+impl Networks {
+    /// Gives a container that is about to start all its networks, in its [`Self::turn`]. After a
+    /// failure nothing of it is left.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchNetwork`], [`Error::Conflict`] for addresses and ports that are taken.
+    pub async fn attach(&self, spec: &Spec, name: &str) -> Result<Attachment> {
+        let wanted = wanted(spec);
+        if wanted.is_empty() {
+            return Ok(Attachment::default());
+        }
+        self.check()?;
+        let attached = self.attach_all(spec, name, &wanted).await;
+        if attached.is_err() {
+            self.release_now(&spec.id).await;
+        }
+        attached
+    }
+
+    async fn attach_all(
+        &self,
+        spec: &Spec,
+        name: &str,
+        wanted: &[(String, Wish)],
+    ) -> Result<Attachment> {
+        // What an earlier pod of it has left, if hyperd did not see its end.
+        self.release_now(&spec.id).await;
+        for (at, (network, wish)) in wanted.iter().enumerate() {
+            self.plug(spec, name, network, wish, at).await?;
+        }
+        self.publish(spec).await?;
+        let names = self.write_pod(spec).await?;
+        Ok(Attachment { namespace: Some(self.layout.namespace(&spec.id)), names: Some(names) })
+    }
+
+    /// One network: the address first, then the link.
+    async fn plug(
+        &self,
+        spec: &Spec,
+        name: &str,
+        network: &str,
+        wish: &Wish,
+        at: usize,
+    ) -> Result<()> {
+        let network = self.bring_up(&self.find(network)?.id).await?;
+        let endpoint = self.reserve(spec, name, &network, wish, at)?;
+        self.store.put_endpoint(&endpoint).await?;
+        let path = self.layout.namespace(&spec.id);
+        let (of, plugged) = (network.clone(), endpoint.clone());
+        crate::core::blocking(move || host::plug(&of, &plugged, &path)).await?;
+        self.write_network(&network).await
+    }
+
+    /// Takes addresses, in memory.
+    fn reserve(
+        &self,
+        spec: &Spec,
+        name: &str,
+        network: &Network,
+        wish: &Wish,
+        at: usize,
+    ) -> Result<Endpoint> {
+        let mut state = self.state();
+        let members = state.endpoints.values().filter(|one| one.network == network.id);
+        let mut taken: BTreeSet<IpAddr> =
+            members.flat_map(|one| one.addresses.iter().map(IpNet::addr)).collect();
+        taken.extend(network.subnets.iter().map(|subnet| subnet.gateway));
+        let mut addresses = Vec::new();
+        for subnet in &network.subnets {
+            let asked = match subnet.net {
+                IpNet::V4(_) => wish.ipv4.map(IpAddr::V4),
+                IpNet::V6(_) => wish.ipv6.map(IpAddr::V6),
+            };
+            let range = subnet.range.unwrap_or(subnet.net);
+            let ip = match asked {
+                Some(ip) if !subnet.net.contains(&ip) => {
+                    return Err(Error::Invalid(format!(
+                        "no configured subnet or ip-range contains the IP address {ip}: network \
+                         {} has {}",
+                        network.name, subnet.net
+                    )));
+                }
+                Some(ip) if taken.contains(&ip) => {
+                    return Err(Error::Forbidden(format!(
+                        "Address already in use: {ip} in network {}",
+                        network.name
+                    )));
+                }
+                Some(ip) => ip,
+                None => {
+                    let key = format!("{} {}", network.id, subnet.net);
+                    let last = state.last.get(&key).copied();
+                    let ip = subnet::next(&subnet.net, &range, &taken, last).ok_or_else(|| {
+                        Error::Conflict(format!(
+                            "no available IPv4 addresses on this network's address pools: {} \
+                             ({range}): remove a container, or make a larger network",
+                            network.name
+                        ))
+                    })?;
+                    state.last.insert(key, ip);
+                    ip
+                }
+            };
+            let address = IpNet::new(ip, subnet.net.prefix_len())
+                .map_err(|error| Error::Invalid(error.to_string()))?;
+            addresses.push(address);
+        }
+        if wish.ipv6.is_some() && !network.has_ipv6() {
+            return Err(Error::Invalid(format!(
+                "network {} has no IPv6 addresses: make one with --ipv6",
+                network.name
+            )));
+        }
+        let first = addresses.first().map_or(IpAddr::from([0, 0, 0, 0]), IpNet::addr);
+        let id = id::fresh();
+        let endpoint = Endpoint {
+            network: network.id.clone(),
+            network_name: network.name.clone(),
+            container: spec.id.clone(),
+            interface: format!("eth{at}"),
+            link: format!("{}{}", host::LINK, &id[..12]),
+            mac: if wish.mac.is_empty() { host::mac(first) } else { wish.mac.clone() },
+            addresses,
+            // One way out, by the first network; of an internal one there is none.
+            gateways: if at == 0 && !network.internal {
+                network.subnets.iter().map(|subnet| subnet.gateway).collect()
+            } else {
+                Vec::new()
+            },
+            aliases: wish.aliases.clone(),
+            names: names::of(spec, name, &wish.aliases),
+            ports: Vec::new(),
+            id: id.clone(),
+        };
+        state.endpoints.insert(id, endpoint.clone());
+        Ok(endpoint)
+    }
+
+    /// Holds the ports and sends them to the first network's endpoint.
+    async fn publish(&self, spec: &Spec) -> Result<()> {
+        let wishes = port_wishes(spec);
+        let Some(mut endpoint) = self.endpoints(&spec.id).into_iter().next() else { return Ok(()) };
+        if wishes.is_empty() {
+            return Ok(());
+        }
+        if self.find(&endpoint.network)?.internal {
+            return Ok(());
+        }
+        let mut held = Vec::new();
+        for wish in &wishes {
+            let family = wish.host.is_some_and(|host| host.is_ipv6());
+            let pod = endpoint.address(family).or(endpoint.address(false));
+            let pod = pod.map_or(IpAddr::from([0, 0, 0, 0]), |net| net.addr());
+            let (port, holder) = ports::hold(wish, pod)?;
+            endpoint.ports.push(port);
+            held.push(holder);
+        }
+        self.store.put_endpoint(&endpoint).await?;
+        let _turn = self.host.lock().await;
+        {
+            let mut state = self.state();
+            state.held.insert(endpoint.id.clone(), held);
+            state.endpoints.insert(endpoint.id.clone(), endpoint);
+        }
+        self.apply().await
+    }
+
+    /// Takes all from a container whose pod is gone. Fine when it has nothing.
+    pub async fn release(&self, container: &str) {
+        let _turn = self.turn(container).await;
+        self.release_now(container).await;
+    }
+
+    async fn release_now(&self, container: &str) {
+        let namespace = self.layout.namespace(container);
+        let endpoints = self.endpoints(container);
+        if endpoints.is_empty() && !namespace.exists() {
+            return;
+        }
+        for endpoint in &endpoints {
+            self.unplug(endpoint).await;
+        }
+        let gone = crate::core::blocking(move || {
+            hyper_network::namespace::remove(&namespace);
+            Ok(())
+        });
+        // It fails only as hyperd ends, and the next one does it.
+        let _ = gone.await;
+    }
+
+    /// Takes an endpoint back: rules, link, and last its address.
+    pub(super) async fn unplug(&self, endpoint: &Endpoint) {
+        if !endpoint.ports.is_empty() {
+            let _turn = self.host.lock().await;
+            {
+                let mut state = self.state();
+                if let Some(known) = state.endpoints.get_mut(&endpoint.id) {
+                    known.ports.clear();
+                }
+            }
+            if let Err(error) = self.apply().await {
+                tracing::warn!(container = endpoint.container, error = error.chain(), "rules");
+            }
+            self.state().held.remove(&endpoint.id);
+        }
+        let link = endpoint.link.clone();
+        let _ = crate::core::blocking(move || {
+            host::unplug(&link);
+            Ok(())
+        })
+        .await;
+        if let Err(error) = self.store.delete_endpoint(&endpoint.id).await {
+            // Its address stays taken: the next start of hyperd tries again.
+            tracing::warn!(container = endpoint.container, error = error.chain(), "endpoint");
+            return;
+        }
+        self.state().endpoints.remove(&endpoint.id);
+        if let Ok(network) = self.find(&endpoint.network)
+            && let Err(error) = self.write_network(&network).await
+        {
+            tracing::warn!(network = network.name, error = error.chain(), "names");
+        }
+    }
+
+    /// After hyperd came back: pods in `live` keep what they have, all else is removed.
+    pub async fn reconcile(&self, live: &HashSet<String>) -> Result<()> {
+        let endpoints: Vec<Endpoint> = self.state().endpoints.values().cloned().collect();
+        let containers: BTreeSet<&String> = endpoints.iter().map(|one| &one.container).collect();
+        for container in containers {
+            if !live.contains(container) {
+                self.release(container).await;
+            }
+        }
+        self.remove_namespaces(live).await;
+        let used: BTreeSet<String> =
+            self.state().endpoints.values().map(|one| one.network.clone()).collect();
+        for id in &used {
+            self.hold_again(id);
+            self.bring_up(id).await?;
+        }
+        let (known, networks) = {
+            let state = self.state();
+            let known: Vec<String> = state.endpoints.values().map(|one| one.link.clone()).collect();
+            let networks: Vec<Network> = state.networks.values().cloned().collect();
+            (known, networks)
+        };
+        let all: Vec<String> = networks.iter().map(|network| network.bridge.clone()).collect();
+        let idle: Vec<String> = networks
+            .iter()
+            .filter(|network| !used.contains(&network.id))
+            .map(|network| network.bridge.clone())
+            .collect();
+        if self.trouble.is_none() {
+            crate::core::blocking(move || {
+                host::sweep(&all, &known)?;
+                idle.iter().for_each(|bridge| host::unplug(bridge));
+                Ok(())
+            })
+            .await?;
+        }
+        for network in networks.iter().filter(|network| used.contains(&network.id)) {
+            self.write_network(network).await?;
+        }
+        let _turn = self.host.lock().await;
+        self.apply().await
+    }
+
+    fn hold_again(&self, network: &str) {
+        for endpoint in self.members(network) {
+            let mut held = Vec::new();
+            for port in &endpoint.ports {
+                let ipv6 = port.host.is_some_and(|host| host.is_ipv6());
+                let Some(pod) = endpoint.address(ipv6).or(endpoint.address(false)) else {
+                    continue;
+                };
+                match ports::hold_again(port, pod.addr()) {
+                    Ok(holder) => held.push(holder),
+                    // The rules send it to the pod all the same.
+                    Err(error) => tracing::warn!(
+                        container = endpoint.container,
+                        error = error.chain(),
+                        "a published port is another's socket now"
+                    ),
+                }
+            }
+            self.state().held.insert(endpoint.id, held);
+        }
+    }
+
+    async fn remove_namespaces(&self, live: &HashSet<String>) {
+        let (directory, live) = (self.layout.namespaces(), live.clone());
+        let done = crate::core::blocking(move || {
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                if entry.file_name().to_str().is_none_or(|name| !live.contains(name)) {
+                    hyper_network::namespace::remove(&entry.path());
+                }
+            }
+            Ok(())
+        });
+        let _ = done.await;
+    }
+
+    /// Brings a running container from the networks of one spec to those of another.
+    ///
+    /// # Errors
+    /// As [`Self::attach`]; [`Error::Unsupported`].
+    pub async fn change(&self, _: &Spec, _: &Spec, name: &str, _: &Pod) -> Result<()> {
+        Err(Error::Unsupported(format!(
+            "container {name} runs: networks are changed while it is stopped in this version"
+        )))
+    }
+
+    /// The container has another name now.
+    pub async fn renamed(&self, spec: &Spec, name: &str) {
+        for mut endpoint in self.endpoints(&spec.id) {
+            endpoint.names = names::of(spec, name, &endpoint.aliases);
+            let stored = self.store.put_endpoint(&endpoint).await;
+            self.state().endpoints.insert(endpoint.id.clone(), endpoint.clone());
+            let written = match self.find(&endpoint.network) {
+                Ok(network) => self.write_network(&network).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = stored.and(written) {
+                tracing::warn!(container = spec.id, error = error.chain(), "names");
+            }
+        }
+    }
+
+    async fn write_network(&self, network: &Network) -> Result<()> {
+        let path = self.layout.network_names(&network.id);
+        let known = names::network(&network.name, self.members(&network.id).iter());
+        crate::core::blocking(move || names::replace(&path, &known)).await
+    }
+
+    /// Writes what a pod's resolver knows.
+    pub(super) async fn write_pod(&self, spec: &Spec) -> Result<PathBuf> {
+        let mut networks = BTreeMap::new();
+        for endpoint in self.endpoints(&spec.id) {
+            let network = self.find(&endpoint.network)?;
+            networks.insert(network.id, (network.name, network.internal));
+        }
+        let path = self.layout.pod_names(&spec.id);
+        let (at, known) = (path.clone(), names::pod(&self.layout, spec, &networks));
+        crate::core::blocking(move || names::replace(&at, &known)).await?;
+        Ok(path)
+    }
+}
+
+/// Networks that a container is to be in, the one of its way out first.
+pub(crate) fn wanted(spec: &Spec) -> Vec<(String, Wish)> {
+    let host = &spec.host;
+    let mode = match host.network.as_str() {
+        "" | super::spec::NONE => return Vec::new(),
+        "default" => DEFAULT,
+        other => other,
+    };
+    let wish = |name: &str| host.endpoints.get(name).cloned();
+    let first = wish(mode).or_else(|| wish(&host.network)).unwrap_or_default();
+    let mut all = vec![(mode.to_owned(), first)];
+    for (name, wish) in &host.endpoints {
+        if name != mode && name != &host.network {
+            all.push((name.clone(), wish.clone()));
+        }
+    }
+    all
+}
+
+/// Ports to publish: those named, and with `-P` all that are exposed and not named.
+fn port_wishes(spec: &Spec) -> Vec<PortWish> {
+    let mut wishes = spec.host.ports.clone();
+    if spec.host.publish_all {
+        for exposed in &spec.exposed_ports {
+            let Some((protocol, first, last)) = parse_exposed(exposed) else { continue };
+            for port in first..=last {
+                let named = |wish: &PortWish| (wish.protocol, wish.port) == (protocol, port);
+                if !wishes.iter().any(named) {
+                    wishes.push(PortWish { protocol, port, host: None, range: (0, 0) });
+                }
+            }
+        }
+    }
+    wishes
+}
+
+/// `80`, `80/udp`, `8000-8010/tcp`.
+pub(crate) fn parse_exposed(text: &str) -> Option<(super::spec::Protocol, u16, u16)> {
+    use super::spec::Protocol;
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "" | "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        "sctp" => Protocol::Sctp,
+        _ => return None,
+    };
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+    (first > 0 && last >= first).then_some((protocol, first, last))
+}

@@ -1,0 +1,140 @@
+//! Networks, what containers want of them, and what they have got: the engine's own words, stored
+//! as JSON. Fields are only ever added, with a default.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+pub use hyper_network::rules::Protocol;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// The network that containers get which name none.
+pub const DEFAULT: &str = "bridge";
+/// No network but loopback.
+pub const NONE: &str = "none";
+/// Id of [`NONE`], which is always there.
+pub const NONE_ID: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// A network: a bridge of the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Network {
+    pub id: String,
+    pub name: String,
+    pub created_ns: i64,
+    /// One of IPv4, and one of IPv6 if it has that.
+    pub subnets: Vec<Subnet>,
+    /// Nothing in, nothing out.
+    pub internal: bool,
+    pub labels: BTreeMap<String, String>,
+    /// As given.
+    pub options: BTreeMap<String, String>,
+    /// Name of the host's interface.
+    pub bridge: String,
+    pub mtu: u32,
+    /// Pods appear as the host outside.
+    pub masquerade: bool,
+}
+
+impl Network {
+    /// Whether it is there by itself.
+    #[must_use]
+    pub fn is_builtin(&self) -> bool {
+        self.name == DEFAULT
+    }
+
+    #[must_use]
+    pub fn has_ipv6(&self) -> bool {
+        self.subnets.iter().any(|subnet| subnet.net.addr().is_ipv6())
+    }
+}
+
+/// Addresses of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    pub net: IpNet,
+    /// Where addresses are taken from.
+    pub range: Option<IpNet>,
+    /// The bridge's own address.
+    pub gateway: IpAddr,
+    /// Chosen by us: another may be chosen while nobody uses it.
+    pub automatic: bool,
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkRequest {
+    pub name: String,
+    /// Net, range, gateway; those absent are chosen.
+    pub subnets: Vec<(Option<IpNet>, Option<IpNet>, Option<IpAddr>)>,
+    pub ipv6: bool,
+    pub internal: bool,
+    pub labels: BTreeMap<String, String>,
+    pub options: BTreeMap<String, String>,
+}
+
+/// What a container wants of a network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Wish {
+    pub ipv4: Option<Ipv4Addr>,
+    pub ipv6: Option<Ipv6Addr>,
+    /// `02:…`; empty: made of the address.
+    pub mac: String,
+    pub aliases: Vec<String>,
+}
+
+/// A port that is to be published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortWish {
+    pub protocol: Protocol,
+    pub port: u16,
+    /// `None`: every address of the host.
+    pub host: Option<IpAddr>,
+    /// The first free one of these; 0, 0: any.
+    pub range: (u16, u16),
+}
+
+/// A port that is published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    pub protocol: Protocol,
+    pub port: u16,
+    pub host: Option<IpAddr>,
+    pub host_port: u16,
+}
+
+/// A running container in a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub id: String,
+    pub network: String,
+    pub network_name: String,
+    pub container: String,
+    /// Its interface in the guest.
+    pub interface: String,
+    /// The other end, on the host.
+    pub link: String,
+    pub mac: String,
+    pub addresses: Vec<IpNet>,
+    pub gateways: Vec<IpAddr>,
+    pub aliases: Vec<String>,
+    /// All it is found by: container's name, aliases, short id, hostname.
+    pub names: Vec<String>,
+    #[serde(default)]
+    pub ports: Vec<Published>,
+}
+
+impl Endpoint {
+    /// Its address of a family.
+    #[must_use]
+    pub fn address(&self, ipv6: bool) -> Option<IpNet> {
+        self.addresses.iter().copied().find(|net| net.addr().is_ipv6() == ipv6)
+    }
+
+    /// The gateway of a family.
+    #[must_use]
+    pub fn gateway(&self, ipv6: bool) -> Option<IpAddr> {
+        self.gateways.iter().copied().find(|ip| ip.is_ipv6() == ipv6)
+    }
+}

@@ -1,0 +1,37 @@
+//! Taps. The one ioctl that no safe library has with all the flags it needs.
+#![expect(unsafe_code, reason = "TUNSETIFF; the crates that wrap it cannot ask for IFF_VNET_HDR")]
+
+use std::fs::OpenOptions;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use crate::error::{Result, file, link};
+
+nix::ioctl_write_ptr_bad!(
+    /// Names the interface behind an open `/dev/net/tun`: Linux, if_tun.h.
+    set_interface,
+    nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
+    libc::ifreq
+);
+
+/// Opens a new tap in the thread's network namespace; it is gone with its descriptor. Frames carry
+/// a `virtio_net_hdr`, so that checksums and segmentation can be left to the host.
+///
+/// # Errors
+/// No `/dev/net/tun`, or the name is taken.
+pub fn open(name: &str) -> Result<OwnedFd> {
+    let path = "/dev/net/tun";
+    let tun = OpenOptions::new().read(true).write(true).open(path).map_err(file("open", path))?;
+    // SAFETY: all of this C structure may be zero.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero.
+    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    request.ifr_ifru.ifru_flags = i16::try_from(flags).unwrap_or_default();
+    // SAFETY: the request is a valid, zero-ended ifreq that outlives the call; the descriptor is
+    // open and /dev/net/tun's.
+    unsafe { set_interface(tun.as_raw_fd(), &raw const request) }
+        .map_err(|error| link("make tap", name)(error.into()))?;
+    Ok(tun.into())
+}

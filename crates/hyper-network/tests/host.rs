@@ -1,0 +1,118 @@
+//! Over real namespaces, links and rules; in a namespace of its own, so that the host has none of
+//! it. Needs root.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::Command;
+
+use hyper_network::rules::{Network, Port, Protocol, Rules};
+use hyper_network::{Netlink, namespace, wire};
+
+fn ip(namespace: &Path, words: &str) -> String {
+    let namespace = format!("--net={}", namespace.display());
+    let output =
+        Command::new("nsenter").arg(namespace).args(words.split(' ')).output().expect("nsenter");
+    assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn a_bridge_a_pod_and_rules() {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, pod) = (dir.path().join("host"), dir.path().join("pod"));
+    for path in [&host, &pod] {
+        namespace::create(path).unwrap();
+    }
+    let inner = pod.clone();
+    namespace::within(&host, move || {
+        let mut netlink = Netlink::open().unwrap();
+        netlink.add_bridge("br", [2, 0x42, 0, 0, 0, 1], 1400)?;
+        let bridge = netlink.link("br")?.unwrap();
+        assert_eq!((bridge.mtu, bridge.kind.as_deref()), (1400, Some("bridge")));
+        netlink.add_address(bridge.index, "10.9.0.1/24".parse().unwrap())?;
+        netlink.up(bridge.index)?;
+        let file = std::fs::File::open(inner).unwrap();
+        let mac = [2, 0x42, 10, 9, 0, 2];
+        netlink.add_veth(
+            ("hv1", bridge.index),
+            ("eth0", mac),
+            std::os::fd::AsFd::as_fd(&file),
+            1400,
+        )?;
+        assert_eq!(netlink.link("hv1")?.unwrap().master, Some(bridge.index));
+        Ok(())
+    })
+    .unwrap();
+    namespace::within(&pod, || {
+        let mut netlink = Netlink::open().unwrap();
+        let eth0 = netlink.link("eth0")?.unwrap();
+        netlink.up(eth0.index)?;
+        netlink.add_address(eth0.index, "10.9.0.2/24".parse().unwrap())?;
+        netlink.add_default_route(eth0.index, "10.9.0.1".parse().unwrap())
+    })
+    .unwrap();
+    ip(&host, "busybox ping -c1 -W2 10.9.0.2");
+
+    let wired = wire(&pod, true).unwrap();
+    assert_eq!(wired.len(), 1);
+    let card = &wired[0].card;
+    assert_eq!((card.name.as_str(), card.mtu), ("eth0", 1400));
+    assert_eq!(card.addresses, ["10.9.0.2/24".parse().unwrap()]);
+    let gateway: IpAddr = "10.9.0.1".parse().unwrap();
+    assert_eq!(card.routes, [(None, Some(gateway))]);
+    let filters = ip(&pod, "tc filter show dev hypertap0 ingress");
+    assert!(filters.matches("mirred").count() >= 3, "{filters}");
+    // The namespace's own stack hears nothing any more.
+    let deaf = Command::new("nsenter")
+        .arg(format!("--net={}", host.display()))
+        .args(["busybox", "ping", "-c1", "-W1", "10.9.0.2"])
+        .output()
+        .unwrap();
+    assert!(!deaf.status.success());
+    drop(wired);
+    assert!(!ip(&pod, "ip link").contains("hypertap"));
+
+    let rules = Rules {
+        table: "hyper_test".into(),
+        networks: vec![Network {
+            bridge: "br".into(),
+            subnets: vec!["10.9.0.0/24".parse().unwrap(), "fd00:9::/64".parse().unwrap()],
+            internal: false,
+            masquerade: true,
+        }],
+        ports: [("10.9.0.2", None), ("fd00:9::2", None), ("10.9.0.2", Some("127.0.0.1"))]
+            .into_iter()
+            .zip(8080..)
+            .map(|((pod, host), host_port)| Port {
+                protocol: Protocol::Tcp,
+                host: host.map(|ip| ip.parse().unwrap()),
+                host_port,
+                pod: pod.parse().unwrap(),
+                pod_port: 80,
+            })
+            .collect(),
+    };
+    namespace::within(&host, move || {
+        rules.apply()?;
+        rules.apply()
+    })
+    .unwrap();
+    let text = ip(&host, "nft list ruleset");
+    for wanted in ["dnat ip to 10.9.0.2:80", "dnat ip6 to [fd00:9::2]:80", "masquerade"] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    assert_eq!(text.matches("dnat ip to").count(), 4, "{text}");
+    namespace::within(&host, || {
+        Rules::remove("hyper_test")?;
+        Rules::remove("hyper_test")?;
+        Netlink::open().unwrap().remove("hv1")?;
+        Netlink::open().unwrap().remove("hv1")
+    })
+    .unwrap();
+    assert!(!ip(&host, "nft list ruleset").contains("hyper"));
+    assert!(!ip(&pod, "ip link").contains("eth0"));
+    for path in [&host, &pod] {
+        namespace::remove(path);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,168 @@
+//! Networks as users have them: addresses, ports, names; and that nothing of them is left behind.
+//! hyperd runs in a network namespace of its own, so that the machine has none of it.
+
+use std::time::Duration;
+
+use hyper_e2e::{Engine, RUNTIMES, eventually};
+
+/// A container that serves `text` on port 80.
+fn serve(engine: &Engine, name: &str, text: &str, flags: &[&str]) {
+    let script = format!("mkdir /w; echo {text} > /w/index.html; exec httpd -f -p 80 -h /w");
+    let mut all = vec!["run", "-d", "--name", name];
+    all.extend(flags);
+    all.extend(["busybox", "sh", "-c", &script]);
+    engine.docker(&all).succeeded();
+}
+
+/// Fetches from where hyperd is.
+fn fetched(engine: &Engine, at: &str) -> String {
+    engine.beside(&["curl", "-s", "-m", "5", at]).text()
+}
+
+/// Fetches from inside a container. Not by wget: a static one looks for libraries.
+fn asked(engine: &Engine, container: &str, host: &str, port: &str) -> String {
+    let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {host} {port}");
+    engine.docker(&["exec", container, "sh", "-c", &script]).text()
+}
+
+/// Links, rules and namespaces of hyperd.
+fn traces(engine: &Engine) -> String {
+    let links = engine.beside(&["ip", "-br", "link"]).succeeded().text();
+    let rules = engine.beside(&["nft", "list", "ruleset"]).succeeded().text();
+    let directory = engine.dir().join("exec/netns");
+    let namespaces = std::fs::read_dir(directory).map_or(0, Iterator::count);
+    let links: Vec<&str> = links.lines().filter(|line| line.starts_with("hv")).collect();
+    let ports: Vec<&str> = rules.lines().filter(|line| line.contains("dnat ip")).collect();
+    format!("links {links:?} ports {ports:?} namespaces {namespaces}")
+}
+
+#[test]
+fn a_published_port_is_there_for_everyone_and_gone_with_its_pod() {
+    let engine = Engine::apart();
+    for runtime in RUNTIMES {
+        let flags = ["--runtime", runtime, "-p", "8080:80", "-p", "127.0.0.1::80"];
+        serve(&engine, "web", runtime, &flags);
+        let ip = engine.inspect("web", "{{.NetworkSettings.IPAddress}}");
+        let gateway = engine.inspect("web", "{{.NetworkSettings.Gateway}}");
+        eventually("httpd serves", Duration::from_secs(20), || {
+            fetched(&engine, &format!("http://{ip}/")) == runtime
+        });
+        for at in ["127.0.0.1:8080", &format!("{gateway}:8080"), "[::1]:8080"] {
+            assert_eq!(fetched(&engine, &format!("http://{at}/")), runtime, "{at}");
+        }
+        let ports = engine.docker(&["port", "web", "80"]).succeeded().text();
+        let local = ports.lines().find(|line| line.starts_with("127.0.0.1:")).expect("a port");
+        assert_eq!(fetched(&engine, &format!("http://{local}/")), runtime);
+        let listed = engine.docker(&["ps", "--format", "{{.Ports}}"]).succeeded().text();
+        assert!(listed.contains("0.0.0.0:8080->80/tcp"), "{listed}");
+
+        engine.docker(&["run", "-d", "--name", "other", "busybox", "sleep", "600"]).succeeded();
+        for (host, port) in [(ip.as_str(), "80"), (&gateway, "8080")] {
+            let said = asked(&engine, "other", host, port);
+            assert!(said.contains("200 OK") && said.contains(runtime), "{host}: {said}");
+        }
+        let taken = ["run", "--rm", "-p", "8080:1", "busybox", "true"];
+        engine.docker(&taken).exited(125).says(&["8080", "port is already allocated"]);
+        engine.docker(&["rm", "-f", "web", "other"]).succeeded();
+        assert_eq!(traces(&engine), "links [] ports [] namespaces 0");
+        assert_eq!(fetched(&engine, "http://127.0.0.1:8080/"), "");
+    }
+}
+
+#[test]
+fn containers_of_a_network_find_each_other_by_name_and_others_do_not() {
+    let engine = Engine::apart();
+    let make = ["network", "create", "--subnet", "172.30.9.0/24", "mine"];
+    engine.docker(&make).succeeded();
+    engine.hyper(&["network", "create", "--internal", "apart"]).succeeded();
+    let flags = ["--network", "mine", "--ip", "172.30.9.77", "--network-alias", "al"];
+    serve(&engine, "web", "hello", &flags);
+    for runtime in RUNTIMES {
+        let flags = ["--runtime", runtime, "--network", "mine", "--name", runtime];
+        let run = [&["run", "-d"], &flags[..], &["busybox", "sleep", "600"]].concat();
+        engine.docker(&run).succeeded();
+        for name in ["web", "al", "WEB"] {
+            let found = engine.docker(&["exec", runtime, "nslookup", name]).text();
+            assert!(found.contains("172.30.9.77"), "{runtime} {name}: {found}");
+        }
+        let unknown = engine.docker(&["exec", runtime, "nslookup", "nobody"]).text();
+        assert!(!unknown.contains("172.30.9"), "{unknown}");
+        let said = asked(&engine, runtime, "172.30.9.77", "80");
+        assert!(said.contains("hello"), "{said}");
+    }
+    // Another network does not know the name, nor is there a way.
+    let run = ["run", "-d", "--name", "far", "--network", "apart", "busybox", "sleep", "600"];
+    engine.docker(&run).succeeded();
+    let unknown = engine.docker(&["exec", "far", "nslookup", "web"]).text();
+    assert!(!unknown.contains("172.30.9.77"), "{unknown}");
+    assert!(!asked(&engine, "far", "172.30.9.77", "80").contains("hello"));
+    engine.docker(&["network", "rm", "mine"]).exited(1).says(&["active endpoints"]);
+    let shown = engine.docker(&["network", "inspect", "mine"]).succeeded().text();
+    assert!(shown.contains("172.30.9.77/24") && shown.contains("\"web\""), "{shown}");
+    engine.docker(&["rm", "-f", "web", "far", "uml", "qemu"]).succeeded();
+    engine.docker(&["network", "rm", "mine", "apart"]).succeeded();
+    let links = engine.beside(&["ip", "-br", "link"]).succeeded().text();
+    assert!(!links.contains("hy-"), "{links}");
+}
+
+#[test]
+fn kill_9_of_hyperd_leaves_live_pods_their_network_and_dead_ones_nothing() {
+    let mut engine = Engine::apart();
+    serve(&engine, "web", "still", &["-p", "8080:80"]);
+    engine.docker(&["run", "-d", "--name", "short", "busybox", "sleep", "3"]).succeeded();
+    let ip = engine.inspect("web", "{{.NetworkSettings.IPAddress}}");
+    eventually("httpd serves", Duration::from_secs(20), || {
+        fetched(&engine, "http://127.0.0.1:8080/") == "still"
+    });
+    engine.kill_daemon();
+    assert_eq!(fetched(&engine, "http://127.0.0.1:8080/"), "still");
+    std::thread::sleep(Duration::from_secs(4));
+    engine.restart();
+    assert_eq!(fetched(&engine, "http://127.0.0.1:8080/"), "still");
+    assert_eq!(engine.inspect("web", "{{.NetworkSettings.IPAddress}}"), ip);
+    // What ended while nobody looked is cleaned up beside the first requests.
+    eventually("the dead pod's network is gone", Duration::from_secs(10), || {
+        let found = traces(&engine);
+        found.ends_with("namespaces 1") && found.matches("hv").count() == 1
+    });
+    let taken = ["run", "--rm", "-p", "8080:1", "busybox", "true"];
+    engine.docker(&taken).exited(125).says(&["port is already allocated"]);
+    // Its address is nobody else's.
+    let mine = "ip -4 -o addr show eth0";
+    let other = engine.docker(&["run", "--rm", "busybox", "sh", "-c", mine]).succeeded().text();
+    assert!(!other.contains(&format!("{ip}/")), "{other}");
+    engine.docker(&["rm", "-f", "web"]).succeeded();
+    assert_eq!(traces(&engine), "links [] ports [] namespaces 0");
+}
+
+#[test]
+fn many_runs_leave_nothing() {
+    let engine = Engine::apart();
+    for _ in 0..30 {
+        engine.docker(&["run", "--rm", "--runtime", "uml", "busybox", "true"]).succeeded();
+    }
+    assert_eq!(traces(&engine), "links [] ports [] namespaces 0");
+    let store = engine.docker(&["network", "inspect", "bridge"]).succeeded().text();
+    assert!(store.contains("\"Containers\": {}"), "{store}");
+}
+
+#[test]
+fn what_cannot_be_had_is_refused_by_name() {
+    let engine = Engine::apart();
+    for (flags, words) in [
+        (&["--network", "host"][..], &["host", "network stack of its own"][..]),
+        (&["--network", "nowhere"], &["nowhere", "not found"]),
+        (&["--network", "bridge", "--ip", "172.17.0.9"], &["user defined networks"]),
+        (&["--network", "mine", "--ip", "10.9.9.9"], &["10.9.9.9"]),
+    ] {
+        if flags.contains(&"mine") {
+            engine.hyper(&["network", "create", "mine"]).succeeded();
+        }
+        let run = [&["run", "--rm"], flags, &["busybox", "true"]].concat();
+        engine.docker(&run).exited(125).says(words);
+    }
+    engine.docker(&["network", "create", "-d", "macvlan", "mv"]).exited(1).says(&["macvlan"]);
+    engine.docker(&["network", "rm", "bridge"]).exited(1).says(&["pre-defined"]);
+    let none = ["run", "--rm", "--network", "none", "busybox", "ls", "/sys/class/net"];
+    assert_eq!(engine.docker(&none).succeeded().text(), "lo");
+}
