@@ -19,8 +19,8 @@ pub use image::{
     HistoryFlags, ImageCommand, ImagePruneFlags, ImportFlags, LoginFlags, PushFlags, SaveFlags,
     SystemCommand, TagFlags,
 };
-pub use volume::{VolumeCommand, VolumeCreateFlags, VolumeListFlags, VolumePruneFlags};
 pub use network::{NetworkCommand, NetworkCreateFlags, NetworkListFlags, endpoint};
+pub use volume::{VolumeCommand, VolumeCreateFlags, VolumeListFlags, VolumePruneFlags};
 
 /// Runs containers, each pod in a kernel of its own.
 #[derive(Debug, Parser)]

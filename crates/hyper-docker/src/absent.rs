@@ -1,6 +1,5 @@
 //! What Docker has and this engine has not: honest empty lists, and refusals by name.
 
-use axum::extract::Path;
 use axum::http::{Method, Uri};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get, post};
@@ -50,8 +49,6 @@ async fn unsupported(method: Method, uri: Uri) -> ApiError {
         _ => "not in this version",
     };
     ApiError::unsupported(format!("{method} {path} is not supported: {why}"))
-}
-
 }
 
 async fn prune_builds() -> Response {

@@ -226,5 +226,3 @@ fn host_config(spec: &Spec, default_runtime: &str) -> Value {
         "ReadonlyPaths": paths(&security.readonly_paths, &READ_ONLY),
     })
 }
-
-}
