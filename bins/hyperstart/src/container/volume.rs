@@ -35,7 +35,7 @@ use super::{
     rootfs::forget_cache,
 };
 use crate::{
-    failure::{Doing as _, Outcome, invalid, unsupported},
+    failure::{Doing as _, Outcome, unsupported},
     oci::{mounts, spec::Mount},
 };
 
@@ -128,7 +128,7 @@ fn fill(image: &OwnedFd, volume: &OwnedFd) -> io::Result<()> {
         return Ok(());
     }
     let mut copy = Copy { top: volume.as_fd(), links: HashMap::new() };
-    copy.directory(image, volume, &mut PathBuf::new(), 0)
+    copy.directory(image, volume, &mut PathBuf::new())
 }
 
 struct Copy<'a> {
@@ -138,20 +138,15 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    fn directory(
-        &mut self,
-        from: &OwnedFd,
-        to: &OwnedFd,
-        path: &mut PathBuf,
-        depth: usize,
-    ) -> io::Result<()> {
-        if depth > MAX_DEPTH {
-            return Err(io::Error::other(invalid(format!("{depth} directories deep")).message));
+    fn directory(&mut self, from: &OwnedFd, to: &OwnedFd, path: &mut PathBuf) -> io::Result<()> {
+        if path.iter().count() > MAX_DEPTH {
+            let text = format!("more than {MAX_DEPTH} directories deep");
+            return Err(io::Error::other(text));
         }
         for name in entries(from)? {
             let stat = statat(from, &name, AtFlags::SYMLINK_NOFOLLOW)?;
             path.push(OsStr::from_bytes(name.as_bytes()));
-            self.entry(from, to, &name, &stat, path, depth)?;
+            self.entry(from, to, &name, &stat, path)?;
             path.pop();
         }
         let stat = rustix::fs::fstat(from)?;
@@ -166,7 +161,6 @@ impl Copy<'_> {
         name: &CString,
         stat: &Stat,
         path: &mut PathBuf,
-        depth: usize,
     ) -> io::Result<()> {
         let kind = FileType::from_raw_mode(stat.st_mode);
         let open = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
@@ -182,7 +176,7 @@ impl Copy<'_> {
                 mkdirat(to, name, Mode::RWXU)?;
                 let source = openat(from, name, open | OFlags::DIRECTORY, Mode::empty())?;
                 let made = openat(to, name, open | OFlags::DIRECTORY, Mode::empty())?;
-                return self.directory(&source, &made, path, depth + 1);
+                return self.directory(&source, &made, path);
             }
             FileType::RegularFile => {
                 let source = openat(from, name, open, Mode::empty())?;
@@ -200,7 +194,7 @@ impl Copy<'_> {
             // A socket of an image belongs to nobody.
             FileType::Socket => return Ok(()),
             kind => {
-                mknodat(to, name, kind, Mode::from_raw_mode(stat.st_mode & 0o7777), stat.st_rdev)?
+                mknodat(to, name, kind, Mode::from_raw_mode(stat.st_mode & 0o7777), stat.st_rdev)?;
             }
         }
         let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
