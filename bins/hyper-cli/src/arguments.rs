@@ -6,6 +6,7 @@ mod create;
 mod image;
 mod mount;
 mod network;
+mod pod;
 mod settings;
 mod volume;
 
@@ -13,13 +14,15 @@ use clap::{Args, Parser, Subcommand};
 
 pub use build::BuildFlags;
 pub use container::{RestartFlags, StatsFlags, TopFlags, UpdateFlags};
-pub use create::loose_pairs as key_values;
-pub use create::{CreateFlags, bytes, nano_cpus, restart as restart_policy, variable};
+pub use create::{
+    CreateFlags, bytes, loose_pairs, nano_cpus, pairs, restart as restart_policy, variable,
+};
 pub use image::{
     HistoryFlags, ImageCommand, ImagePruneFlags, ImportFlags, LoginFlags, PushFlags, SaveFlags,
     SystemCommand, TagFlags,
 };
 pub use network::{NetworkCommand, NetworkCreateFlags, NetworkListFlags, endpoint};
+pub use pod::{ManifestFlags, PodCommand, PodCreateFlags, PodExecFlags, PodLogsFlags, PodPsFlags};
 pub use volume::{VolumeCommand, VolumeCreateFlags, VolumeListFlags, VolumePruneFlags};
 
 /// Runs containers, each pod in a kernel of its own.
@@ -80,6 +83,13 @@ pub enum Command {
         #[arg(required = true)]
         containers: Vec<String>,
     },
+    /// Make and start the pods of a manifest: Kubernetes' v1/Pod, or UserPod of the first Hyper
+    Apply(ManifestFlags),
+    /// Remove the pods of a manifest, with their containers and volumes
+    Delete(ManifestFlags),
+    /// Manage pods: guests that several containers share
+    #[command(subcommand)]
+    Pod(PodCommand),
     /// Copy files between a container and here; `-` is a tar archive on standard input or output
     Cp(CopyFlags),
     /// Show what a container changed since its image

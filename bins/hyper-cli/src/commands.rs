@@ -13,7 +13,9 @@ mod inspect;
 mod live;
 mod login;
 mod logs;
+mod manifest;
 mod network;
+mod pod;
 mod pull;
 mod push;
 mod run;
@@ -52,6 +54,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::Unpause { containers } => {
             container::post_each(client, containers, "unpause").await
         }
+        Command::Apply(flags) => manifest::apply(client, &flags).await,
+        Command::Delete(flags) => manifest::delete(client, &flags).await,
+        Command::Pod(command) => pod::pod(client, command).await,
         Command::Cp(flags) => copy::copy(client, flags).await,
         Command::Diff { container } => changes::diff(client, &container).await,
         Command::Export(flags) => changes::export(client, flags).await,

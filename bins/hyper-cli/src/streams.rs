@@ -91,26 +91,37 @@ async fn receive_output(
 
 /// Writes all whole frames at the head of `buffer`.
 pub fn take_frames(buffer: &mut BytesMut, wanted: Wanted) -> anyhow::Result<()> {
-    while buffer.len() >= 8 {
-        let stream = buffer[0];
-        let length = u32::from_be_bytes([buffer[4], buffer[5], buffer[6], buffer[7]]);
-        let length = usize::try_from(length).context("frame length")?;
-        if length > MAX_FRAME || stream > 3 {
-            bail!("hyperd sent a malformed frame (stream {stream}, {length} bytes)");
-        }
-        if buffer.len() < 8 + length {
-            return Ok(());
-        }
-        buffer.advance(8);
-        let payload = buffer.split_to(length);
+    while let Some((stream, payload)) = next_frame(buffer)? {
         match stream {
             2 if wanted.stderr => write_to(2, &payload)?,
-            3 => bail!("{}", String::from_utf8_lossy(&payload)),
             0 | 1 if wanted.stdout => write_to(1, &payload)?,
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Takes one whole frame off the head of `buffer`: its stream and bytes. hyperd's own error, which
+/// comes as a stream, is an error.
+pub fn next_frame(buffer: &mut BytesMut) -> anyhow::Result<Option<(u8, BytesMut)>> {
+    if buffer.len() < 8 {
+        return Ok(None);
+    }
+    let stream = buffer[0];
+    let length = u32::from_be_bytes([buffer[4], buffer[5], buffer[6], buffer[7]]);
+    let length = usize::try_from(length).context("frame length")?;
+    if length > MAX_FRAME || stream > 3 {
+        bail!("hyperd sent a malformed frame (stream {stream}, {length} bytes)");
+    }
+    if buffer.len() < 8 + length {
+        return Ok(None);
+    }
+    buffer.advance(8);
+    let payload = buffer.split_to(length);
+    if stream == 3 {
+        bail!("{}", String::from_utf8_lossy(&payload));
+    }
+    Ok(Some((stream, payload)))
 }
 
 fn write_to(descriptor: u8, bytes: &[u8]) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::ApiError;
+use crate::hyper_v1::pods;
 use crate::{
     API_VERSION, absent, build, commit, container, event, exec, hyper_v1, image, network, pull,
     system, volume,
@@ -73,7 +74,14 @@ impl App {
             .merge(network::router())
             .route("/hyper/v1/phases", get(hyper_v1::all_phases))
             .route("/hyper/v1/phases/{id}", get(hyper_v1::phases))
-            .route("/hyper/v1/pods/{id}", get(hyper_v1::pod))
+            .route("/hyper/v1/pods", get(pods::list).post(pods::create))
+            .route("/hyper/v1/pods/{id}", get(pods::inspect).delete(pods::remove))
+            .route("/hyper/v1/pods/{id}/start", post(pods::start))
+            .route("/hyper/v1/pods/{id}/stop", post(pods::stop))
+            .route("/hyper/v1/pods/{id}/kill", post(pods::kill))
+            .route("/hyper/v1/pods/{id}/pause", post(pods::pause))
+            .route("/hyper/v1/pods/{id}/unpause", post(pods::unpause))
+            .route("/hyper/v1/openapi.json", get(hyper_v1::openapi))
             .route("/hyper/v1/images/verify", post(hyper_v1::verify_images))
             .route("/hyper/v1/images/referrers", get(hyper_v1::referrers))
             .fallback(no_route)

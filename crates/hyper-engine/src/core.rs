@@ -15,6 +15,7 @@ use crate::exec::Exec;
 use crate::layout::Layout;
 use crate::network::Networks;
 use crate::phases::Finished;
+use crate::pod::registry::Pods;
 use crate::store::Store;
 use crate::supervisor::launch::Launcher;
 use crate::{Error, Result};
@@ -50,6 +51,7 @@ pub(crate) struct Core {
     pub networks: Networks,
     pub registry: RwLock<Registry>,
     pub volumes: crate::volume::Volumes,
+    pub pods: Pods,
     pub execs: Mutex<HashMap<String, Arc<Exec>>>,
     /// Places of containers that their restart policies start.
     pub restarts: Arc<Semaphore>,

@@ -1,9 +1,11 @@
 //! What dialects call: opening, lifecycle, waiting, events.
 //!
 //! - [`streams`]: attach, logs, terminals, execs, counters.
+//! - [`pods`]: pods that containers join.
 //! - [`stop`]: the signal, the grace, the kill.
 
 mod networks;
+pub(crate) mod pods;
 mod stop;
 mod streams;
 
@@ -106,6 +108,7 @@ impl Engine {
             networks,
             registry: std::sync::RwLock::default(),
             volumes: crate::volume::Volumes::default(),
+            pods: crate::pod::registry::Pods::default(),
             execs: std::sync::Mutex::default(),
             restarts: Arc::new(tokio::sync::Semaphore::new(crate::container::restart::AT_ONCE)),
             tasks: TaskTracker::new(),
@@ -156,6 +159,7 @@ impl Engine {
             &mut *self.core.registry.write().unwrap_or_else(std::sync::PoisonError::into_inner),
         );
         drop(registry);
+        self.core.pods.clear();
     }
 
     /// Makes a container.

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 pub enum Error {
     #[error("No such container: {0}")]
     NoSuchContainer(String),
+    #[error("no such pod: {0}")]
+    NoSuchPod(String),
     #[error("No such exec instance: {0}")]
     NoSuchExec(String),
     /// In Docker's words.
@@ -112,6 +114,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::NoSuchContainer(_)
+            | Self::NoSuchPod(_)
             | Self::NoSuchExec(_)
             | Self::NoSuchImage(_)
             | Self::NoSuchVolume(_)

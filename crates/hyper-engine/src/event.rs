@@ -38,6 +38,7 @@ pub enum Kind {
     Image,
     Volume,
     Network,
+    Pod,
 }
 
 impl Kind {
@@ -48,6 +49,7 @@ impl Kind {
             Self::Image => "image",
             Self::Volume => "volume",
             Self::Network => "network",
+            Self::Pod => "pod",
         }
     }
 }

@@ -33,6 +33,7 @@ mod logs;
 mod network;
 mod oci;
 mod phases;
+mod pod;
 mod restore;
 pub mod signal;
 mod stats;
@@ -79,6 +80,8 @@ pub fn wanted_networks(spec: &spec::Spec) -> Vec<(String, networks::Wish)> {
 }
 pub use oci::{ExecSpec, MASKED, READ_ONLY, hostname};
 pub use phases::Record as PhaseRecord;
+pub use pod::PodView;
+pub use pod::spec::{CreatePod, PodSpec, PodState, PodStatus};
 pub use stats::Stats;
 pub use supervisor::PodStreams;
 pub use volume::{Driver as VolumeDriver, Volume, VolumeRequest, VolumeView};

@@ -16,7 +16,7 @@
 //! Files: [`spec`] words, [`manage`] making and removing networks, [`attach`] pods come and go,
 //! [`ports`], [`names`], [`host`] the blocking work.
 
-mod attach;
+pub(crate) mod attach;
 mod host;
 mod manage;
 mod names;

@@ -37,6 +37,8 @@ pub(crate) const INIT: &str = "io.hyper.init";
 pub(crate) struct Surroundings {
     /// Hypervisor or `auto`.
     pub hypervisor: String,
+    /// It joins a pod that was made as such: as Kubernetes, hostname and IPC are the pod's.
+    pub shares_pod: bool,
     /// Files of the host that appear in the container: host path, container path.
     pub files: Vec<(PathBuf, &'static str)>,
     /// What the volumes that the container mounts are.
@@ -91,6 +93,9 @@ pub(crate) fn document(spec: &Spec, surroundings: &Surroundings) -> Result<Value
     {
         namespaces.push(json!({ "type": "network", "path": path }));
     }
+    if surroundings.shares_pod {
+        share_with_pod(&mut linux);
+    }
     if let Some(filter) = filter(security, &caps)? {
         linux["seccomp"] = filter;
     }
@@ -107,6 +112,15 @@ pub(crate) fn document(spec: &Spec, surroundings: &Surroundings) -> Result<Value
         document["domainname"] = json!(spec.host.domainname);
     }
     Ok(document)
+}
+
+/// A path says "not a new one"; which one is the supervisor's to know: the guest's own.
+fn share_with_pod(linux: &mut Value) {
+    for namespace in linux["namespaces"].as_array_mut().into_iter().flatten() {
+        if namespace["type"] == "ipc" || namespace["type"] == "uts" {
+            namespace["path"] = json!("/proc/1/ns/pod");
+        }
+    }
 }
 
 /// The OCI `process` object of an exec.
@@ -247,11 +261,20 @@ fn cwd(spec: &Spec) -> &str {
 fn annotations(spec: &Spec, surroundings: &Surroundings) -> Value {
     use hyper_task::annotation;
     let mut all = json!(spec.host.annotations);
+    // Which pod it is in is not said by an annotation of the user's.
+    if let Some(all) = all.as_object_mut() {
+        all.remove(annotation::CRI_CONTAINER_TYPE);
+        all.remove(annotation::CRI_SANDBOX_ID);
+    }
     let mut set = |key: &str, value: String| {
         if all.get(key).is_none() {
             all[key] = json!(value);
         }
     };
+    if !spec.host.pod.is_empty() {
+        set(annotation::CRI_CONTAINER_TYPE, "container".to_owned());
+        set(annotation::CRI_SANDBOX_ID, spec.host.pod.clone());
+    }
     set(annotation::HYPERVISOR, surroundings.hypervisor.clone());
     if surroundings.namespace.is_some() {
         set(annotation::NETWORK_STRICT, "true".to_owned());

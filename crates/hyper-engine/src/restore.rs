@@ -23,7 +23,8 @@ use crate::container::state::{Event, Exit, Status};
 use crate::container::{create, restart, start};
 use crate::core::Core;
 use crate::phases;
-use crate::store::Record;
+use crate::pod::spec::PodStatus;
+use crate::store::{PodRecord, Record};
 use crate::supervisor::{self, Found, Pod};
 use crate::{Error, Result};
 
@@ -39,7 +40,18 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<()> {
     if rebooted {
         tracing::info!("the host was restarted: its pods are gone");
     }
-    let known: HashSet<String> = records.iter().map(|record| record.spec.id.clone()).collect();
+    let mut known: HashSet<String> = records.iter().map(|record| record.spec.id.clone()).collect();
+    let pods = core.store.pods().await?;
+    known.extend(pods.iter().map(|record| record.spec.id.clone()));
+    // First, since containers ask for their pods.
+    let mut work = JoinSet::new();
+    for record in pods {
+        let core = core.clone();
+        work.spawn(async move { pod(&core, record, rebooted).await });
+    }
+    while let Some(done) = work.join_next().await {
+        done.map_err(|_| Error::ShuttingDown)??;
+    }
     let mut work = JoinSet::new();
     for record in records {
         let core = core.clone();
@@ -76,12 +88,39 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<()> {
     Ok(())
 }
 
+async fn pod(core: &Arc<Core>, mut record: PodRecord, rebooted: bool) -> Result<()> {
+    let id = &record.spec.id;
+    if rebooted {
+        forget_address(core, id).await;
+    }
+    let mut up = None;
+    if record.state.status.is_up() {
+        match crate::pod::adopt(core, id).await {
+            Ok((pod, paused)) => {
+                record.state.status = if paused { PodStatus::Paused } else { PodStatus::Running };
+                up = Some(pod);
+            }
+            Err(why) => {
+                tracing::info!(pod = id, why, "ended");
+                record.state.status = PodStatus::Stopped;
+                record.state.finished_ns = Some(hyper_stdio::now_ns());
+                record.state.reason = format!("the pod was lost while hyperd was away: {why}");
+                core.store.set_pod_state(id, &record.state).await?;
+            }
+        }
+    }
+    if up.is_none() {
+        start::discard(core, id).await;
+    }
+    let (spec, name) = (Arc::new(record.spec), record.name);
+    crate::pod::actor::enlist(core, spec, name, record.state, up);
+    Ok(())
+}
+
 async fn one(core: &Arc<Core>, mut record: Record, rebooted: bool) -> Result<()> {
     let id = record.spec.id.clone();
     if rebooted {
-        // Nobody answers there; only what the pod left on disk is to be cleaned.
-        let address = core.layout.bundle(&id).join(supervisor::ADDRESS_FILE);
-        let _ = tokio::fs::remove_file(address).await;
+        forget_address(core, &id).await;
     }
     let pod = if record.state.status.is_up() {
         match adopt(core, &id, rebooted).await {
@@ -145,6 +184,12 @@ async fn again(core: &Core, record: &mut Record, up: bool) -> Result<()> {
 async fn boot_id() -> String {
     let text = tokio::fs::read_to_string("/proc/sys/kernel/random/boot_id").await;
     text.unwrap_or_default().trim().to_owned()
+}
+
+/// After a reboot: nobody answers there; only what the pod left on disk is to be cleaned.
+async fn forget_address(core: &Core, id: &str) {
+    let address = core.layout.bundle(id).join(supervisor::ADDRESS_FILE);
+    let _ = tokio::fs::remove_file(address).await;
 }
 
 enum Adopted {

@@ -12,6 +12,7 @@
 //! it. The thread ends when the last [`Store`] is dropped.
 
 mod network;
+mod pods;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -25,6 +26,8 @@ use crate::container::state::State;
 use crate::event::{Event, RING};
 use crate::volume::Volume;
 use crate::{Error, Result};
+
+pub(crate) use pods::PodRecord;
 
 /// One statement list per version, oldest first.
 const MIGRATIONS: &[&str] = &[
@@ -44,6 +47,7 @@ const MIGRATIONS: &[&str] = &[
     CREATE TABLE volume (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 ",
     network::TABLES,
+    pods::TABLE,
 ];
 
 /// A container as stored.

@@ -42,6 +42,8 @@ pub(crate) const ADDRESS_FILE: &str = "hyperd-address.json";
 const QUICK: Duration = Duration::from_secs(10);
 /// For a guest to boot under emulation on a busy host.
 const BOOT: Duration = Duration::from_secs(180);
+/// Between two questions whether a pod is empty.
+const AGAIN: Duration = Duration::from_millis(100);
 /// For a guest to go away.
 const END: Duration = Duration::from_secs(30);
 
@@ -52,6 +54,9 @@ pub(crate) struct Address {
     pub address: String,
     /// Major version of the Task API it speaks.
     pub version: u32,
+    /// The supervisor is another's: it is to outlive this container.
+    #[serde(default)]
+    pub joined: bool,
 }
 
 /// Streams of an attached process.
@@ -63,6 +68,7 @@ pub(crate) struct Pod {
     id: String,
     bundle: PathBuf,
     task: TaskClient,
+    joined: bool,
     /// The supervisor, once it has told its number.
     process: OnceLock<Arc<OwnedFd>>,
     attached: watch::Sender<usize>,
@@ -113,6 +119,7 @@ impl Pod {
             id: id.to_owned(),
             bundle: bundle.to_owned(),
             task,
+            joined: address.joined,
             process: OnceLock::new(),
             attached: watch::Sender::new(0),
         })
@@ -143,7 +150,18 @@ impl Pod {
         }
     }
 
-    /// Boots the guest and makes the container in it.
+    /// Boots the guest of a pod without containers.
+    pub async fn create_sandbox(&self) -> Result<()> {
+        let request = api::CreateTaskRequest {
+            id: self.id.clone(),
+            bundle: self.bundle.display().to_string(),
+            ..Default::default()
+        };
+        let _: api::CreateTaskResponse = self.ask("Create", &request, Some(BOOT)).await?;
+        Ok(())
+    }
+
+    /// Boots the guest, if it is the pod's first, and makes the container in it.
     pub async fn create(&self, create: CreateTask) -> Result<()> {
         let mount = containerd_shim_protos::types::mount::Mount {
             type_: hyper_task::rootfs::MOUNT_TYPE.to_owned(),
@@ -352,23 +370,59 @@ impl Pod {
 
     /// Ends the pod: the container's remains and its guest, then the supervisor. Returns when the
     /// guest was gone, or `None` if the pod did not end in order: then something may be left.
-    /// What does not go by asking is killed.
-    pub async fn end(&self) -> Option<i64> {
+    /// What does not go by asking is killed. The supervisor of a pod that the container joined, or
+    /// that `others` are still in, goes on.
+    pub async fn end(&self, others: bool) -> Option<i64> {
+        let guest_gone = self.delete().await;
+        if self.joined || others {
+            // Ends it when nothing is left in it.
+            self.shut_down(false).await;
+            return guest_gone;
+        }
+        self.shut_down(true).await;
+        self.gone_or_killed().await;
+        guest_gone
+    }
+
+    /// The same for a sandbox: what is still in the pod may tell the rest of its output first.
+    pub async fn end_last(&self) -> Option<i64> {
+        let guest_gone = self.delete().await;
+        let emptied = async {
+            loop {
+                self.shut_down(false).await;
+                if tokio::time::timeout(AGAIN, self.ended()).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(END, emptied).await.is_err() {
+            self.shut_down(true).await;
+            self.gone_or_killed().await;
+        }
+        guest_gone
+    }
+
+    async fn delete(&self) -> Option<i64> {
         let request = api::DeleteRequest { id: self.id.clone(), ..Default::default() };
         let deleted: Result<api::DeleteResponse> = self.ask("Delete", &request, Some(END)).await;
-        let guest_gone = deleted.is_ok().then(hyper_stdio::now_ns);
-        if let Err(error) = deleted {
+        if let Err(error) = &deleted {
             tracing::debug!(container = self.id, %error, "delete");
         }
-        let request = api::ShutdownRequest { id: self.id.clone(), now: true, ..Default::default() };
+        deleted.is_ok().then(hyper_stdio::now_ns)
+    }
+
+    async fn shut_down(&self, now: bool) {
+        let request = api::ShutdownRequest { id: self.id.clone(), now, ..Default::default() };
         if let Err(error) = self.tell("Shutdown", &request, QUICK).await {
             tracing::debug!(container = self.id, %error, "shutdown");
         }
+    }
+
+    async fn gone_or_killed(&self) {
         if tokio::time::timeout(END, self.ended()).await.is_err() {
             tracing::warn!(container = self.id, "supervisor does not end: it is killed");
             self.kill_supervisor();
         }
-        guest_gone
     }
 
     /// Waits until the supervisor is gone. Its socket is too then: it removes it when it ends.

@@ -13,7 +13,7 @@ use crate::{eventually, image, program};
 /// Time for one client command; emulated guests on a busy machine are slow.
 const DEADLINE: Duration = Duration::from_secs(180);
 
-/// A running hyperd. Dropped: its containers are removed, it is stopped, its files go.
+/// A running hyperd. Dropped: its pods and containers are removed, it is stopped, its files go.
 #[derive(Debug)]
 pub struct Engine {
     dir: TempDir,
@@ -194,6 +194,11 @@ impl Drop for Engine {
         if self.daemon.try_wait().is_ok_and(|status| status.is_some()) {
             self.daemon = spawn(self.dir.path(), &self.flags, self.namespace.as_deref());
             std::thread::sleep(Duration::from_secs(1));
+        }
+        let command = self.hyper_command(&["pod", "ps", "-q"]);
+        let pods = run_command(command, Vec::new(), DEADLINE).text();
+        for id in pods.split_whitespace() {
+            drop(run_command(self.hyper_command(&["pod", "rm", "-f", id]), Vec::new(), DEADLINE));
         }
         let command = self.hyper_command(&["ps", "-aq"]);
         let ids = run_command(command, Vec::new(), DEADLINE).text();

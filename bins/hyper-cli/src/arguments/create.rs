@@ -16,6 +16,9 @@ pub struct CreateFlags {
     /// Name of the container
     #[arg(long)]
     pub name: Option<String>,
+    /// Join a pod instead of having one alone
+    #[arg(long, value_name = "POD")]
+    pub pod: Option<String>,
     /// How strong the wall is: auto, kvm, uml, qemu, …
     #[arg(long)]
     pub runtime: Option<String>,
@@ -135,6 +138,9 @@ impl CreateFlags {
     pub fn to_body(&self, attach: bool) -> anyhow::Result<Value> {
         let command = &self.image_and_command[1..];
         let mut annotations = pairs(&self.annotation, "annotation")?;
+        if let Some(pod) = &self.pod {
+            annotations.insert("io.hyper.pod".into(), pod.clone());
+        }
         if let Some(kernel) = &self.kernel {
             let path = std::fs::canonicalize(kernel)
                 .with_context(|| format!("kernel `{}`", kernel.display()))?;
@@ -271,7 +277,7 @@ pub fn variable(word: &str) -> anyhow::Result<Option<String>> {
     }
 }
 
-fn pairs(words: &[String], what: &str) -> anyhow::Result<BTreeMap<String, String>> {
+pub fn pairs(words: &[String], what: &str) -> anyhow::Result<BTreeMap<String, String>> {
     words
         .iter()
         .map(|word| match word.split_once('=') {

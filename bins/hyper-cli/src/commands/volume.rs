@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::container::{filters, report};
 use crate::arguments::{
-    VolumeCommand, VolumeCreateFlags, VolumeListFlags, VolumePruneFlags, key_values,
+    VolumeCommand, VolumeCreateFlags, VolumeListFlags, VolumePruneFlags, loose_pairs,
 };
 use crate::client::{Body, Client, ClientError, quote};
 use crate::output::{self, Format};
@@ -28,8 +28,8 @@ async fn create(client: &Client, flags: VolumeCreateFlags) -> anyhow::Result<i32
     let body = json!({
         "Name": flags.name.unwrap_or_default(),
         "Driver": flags.driver,
-        "DriverOpts": key_values(&flags.opt),
-        "Labels": key_values(&flags.label),
+        "DriverOpts": loose_pairs(&flags.opt),
+        "Labels": loose_pairs(&flags.label),
     });
     let made = client.json(Method::POST, "/volumes/create", Body::Json(body)).await?;
     println!("{}", made["Name"].as_str().unwrap_or_default());

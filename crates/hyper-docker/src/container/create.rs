@@ -62,9 +62,17 @@ pub(crate) fn translate(
     Ok((request, warnings))
 }
 
+/// Annotation with the name or id of the pod to join: Docker's request has no word for it.
+const POD: &str = "io.hyper.pod";
+/// `true`: the pod's other containers wait for this one to end well.
+const POD_INIT: &str = "io.hyper.pod-init";
+
 fn host_spec(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<HostSpec> {
     let flag = |value: Option<bool>| value.unwrap_or_default();
+    let mut annotations = sorted(host.annotations.clone());
     Ok(HostSpec {
+        pod: annotations.remove(POD).unwrap_or_default(),
+        pod_init: annotations.remove(POD_INIT).is_some_and(|value| value == "true"),
         hostname: body.hostname.clone().unwrap_or_default(),
         domainname: body.domainname.clone().unwrap_or_default(),
         tty: flag(body.tty),
@@ -85,7 +93,7 @@ fn host_spec(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<HostSpe
         endpoints: network::wishes(body.networking_config.as_ref(), host)?,
         ports: network::ports(host)?,
         publish_all: flag(host.publish_all_ports),
-        annotations: sorted(host.annotations.clone()),
+        annotations,
         limits: limits(host),
         security: security(host)?,
         log: log(host.log_config.as_ref())?,

@@ -60,7 +60,7 @@ pub(crate) async fn top(State(app): State<App>, Path(id): Path<String>, query: Q
     app.engine.note(&view, "top");
     // Memory of the guest; only for a percentage.
     let memory_bytes = match columns.iter().any(|(title, _)| title == "%MEM") {
-        true => app.engine.pod(&id).await.map_or(0, |pod| pod.guest_memory_total_bytes),
+        true => app.engine.pod_report(&id).await.map_or(0, |pod| pod.guest_memory_total_bytes),
         false => 0,
     };
     let moment = Moment { now_ns: hyper_stdio::now_ns(), memory_bytes };

@@ -31,7 +31,7 @@ pub struct Created {
     pub warnings: Vec<String>,
 }
 
-pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<Created> {
+pub(crate) async fn create(core: &Arc<Core>, mut request: CreateRequest) -> Result<Created> {
     let accepted = phases::now();
     if let Some(name) = &request.name
         && !id::is_name(name)
@@ -41,6 +41,7 @@ pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<C
         )));
     }
     let image = resolve_image(core, &request)?;
+    join(core, &mut request.host)?;
     check_host(core, &request.host)?;
     let name = request.name.clone();
     let (mut spec, warnings) = merge(request, &image)?;
@@ -111,6 +112,76 @@ pub(crate) fn enlist(
     });
     tokio::spawn(actor.run());
     handle
+}
+
+/// Resolves the pod that the container is to join: one that was made as such (`host.pod` is its
+/// name), or another container's (`--network container:X`).
+fn join(core: &Core, host: &mut HostSpec) -> Result<()> {
+    let runtime = if let Some(owner) = host.network.strip_prefix("container:") {
+        if !host.ports.is_empty() || host.publish_all {
+            return Err(Error::Invalid(
+                "conflicting options: port publishing and the container type network mode"
+                    .to_owned(),
+            ));
+        }
+        if !host.pod.is_empty() {
+            return Err(Error::Invalid(
+                "conflicting options: a container joins a pod, or another container's, not both"
+                    .to_owned(),
+            ));
+        }
+        let owner = core.find(owner)?.view.borrow().clone();
+        host.pod = match owner.spec.host.pod.as_str() {
+            "" => owner.spec.id.clone(),
+            joined => joined.to_owned(),
+        };
+        if host.hostname.is_empty() {
+            oci::hostname(&owner.spec).clone_into(&mut host.hostname);
+        }
+        owner.spec.host.runtime.clone()
+    } else if host.pod.is_empty() {
+        return Ok(());
+    } else {
+        let pod = core.pods.find(&host.pod)?.view.borrow().clone();
+        host.pod.clone_from(&pod.spec.id);
+        if !host.ports.is_empty() && pod.state.status.is_up() {
+            return Err(Error::Conflict(format!(
+                "pod {} is running and its ports are published: stop it before it gets a \
+                 container with more",
+                pod.name
+            )));
+        }
+        let own = matches!(host.network.as_str(), "" | "default");
+        if !own && host.network != pod.spec.network {
+            return Err(Error::Invalid(format!(
+                "conflicting options: network {} for a container of pod {}, whose network is {}",
+                host.network, pod.name, pod.spec.network
+            )));
+        }
+        host.network.clone_from(&pod.spec.network);
+        if !host.hostname.is_empty() && host.hostname != pod.spec.hostname {
+            return Err(Error::Invalid(format!(
+                "conflicting options: the hostname is that of pod {}, `{}`",
+                pod.name, pod.spec.hostname
+            )));
+        }
+        host.hostname.clone_from(&pod.spec.hostname);
+        pod.spec.runtime.clone()
+    };
+    if !host.runtime.is_empty() && core.runtime(&host.runtime) != core.runtime(&runtime) {
+        return Err(Error::Invalid(format!(
+            "conflicting options: runtime {} for a container of a pod on {}",
+            host.runtime,
+            core.runtime(&runtime)
+        )));
+    }
+    host.runtime = runtime;
+    if let Some(key) = host.sysctls.keys().find(|key| key.starts_with("net.")) {
+        return Err(Error::Invalid(format!(
+            "sysctl `{key}` belongs to the pod: give it when the pod is made"
+        )));
+    }
+    Ok(())
 }
 
 async fn insert(core: &Arc<Core>, record: &store::Record) -> Result<()> {

@@ -4,6 +4,8 @@
 //!   Idle ──Borrow──▶ opening ──ok──▶ lent ──no loan for a while, or somebody waits──▶ closing ──▶ Idle
 //!                       └─ failed (nothing left) ────────────────────────────────────────────────▲
 //! ```
+//! A container that joined a pod is reached in that pod's guest while it is up.
+//!
 //! It has the container's own place for a bundle, so there is never one beside a running pod, and a
 //! hyperd that comes back discards it like any pod of a container that is not up.
 
@@ -17,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use super::spec::{Limits, Log, Spec};
 use super::start;
 use crate::core::Core;
+use crate::engine::pods;
 use crate::supervisor::{CreateTask, Pod};
 use crate::{Error, Result};
 
@@ -89,7 +92,7 @@ impl Lent {
 
     /// Ends the pod: what was written is on the disk then.
     pub async fn close(self, core: Arc<Core>) {
-        if self.pod.end().await.is_none() {
+        if self.pod.end(false).await.is_none() {
             core.launcher.clean(self.pod.id(), self.pod.bundle()).await;
         }
         start::remove_bundle(self.pod.bundle()).await;
@@ -98,7 +101,7 @@ impl Lent {
 
 /// Makes the pod. On failure nothing of it is left.
 pub(super) async fn open(core: Arc<Core>, spec: Arc<Spec>) -> Result<Arc<Pod>> {
-    let spec = files_only(&spec);
+    let spec = files_only(&core, &spec);
     let made = async {
         let (pod, rootfs, prepared) = start::pod_with_disks(&core, &spec).await?;
         let create = pod.create(CreateTask {
@@ -126,7 +129,7 @@ pub(super) async fn open(core: Arc<Core>, spec: Arc<Spec>) -> Result<Arc<Pod>> {
 }
 
 /// The container without what only its processes need.
-fn files_only(spec: &Spec) -> Arc<Spec> {
+fn files_only(core: &Core, spec: &Spec) -> Arc<Spec> {
     let mut spec = spec.clone();
     spec.host.annotations.insert(FILES_ONLY.to_owned(), "true".to_owned());
     spec.host.limits = Limits::default();
@@ -135,6 +138,12 @@ fn files_only(spec: &Spec) -> Arc<Spec> {
     spec.host.tty = false;
     spec.host.sysctls.clear();
     spec.host.ulimits.clear();
+    // A guest that is up has its disk, and no other may: it is there that they are reached.
+    if pods::others_up(core, &spec.id) {
+        spec.host.pod.clone_from(&spec.id);
+    } else if !pods::is_up(core, &spec.host.pod) {
+        spec.host.pod.clear();
+    }
     // Its guest is to sync what is written.
     spec.host.auto_remove = false;
     Arc::new(spec)

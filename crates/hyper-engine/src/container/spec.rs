@@ -97,6 +97,10 @@ pub struct HostSpec {
     pub ports: Vec<PortWish>,
     /// All that are exposed are published, too.
     pub publish_all: bool,
+    /// Id of the pod, or of the container, whose guest it runs in; empty: one of its own.
+    pub pod: String,
+    /// The pod's others are started once it has ended well.
+    pub pod_init: bool,
     pub annotations: BTreeMap<String, String>,
     pub limits: Limits,
     pub security: Security,

@@ -21,6 +21,7 @@ use super::spec::{Log, Mount, MountKind, Spec};
 use super::state::Exit;
 use crate::attach::Slot;
 use crate::core::Core;
+use crate::engine::pods;
 use crate::oci::Surroundings;
 use crate::phases::{self, Record};
 use crate::supervisor::{self, CreateTask, Pod};
@@ -45,6 +46,9 @@ pub(crate) async fn start(
     mut phases: Record,
 ) -> Result<Started> {
     let result = async {
+        if !spec.host.pod.is_empty() {
+            pods::ensure_up(&core, &spec.host.pod).await?;
+        }
         let (pod, rootfs, prepared) = pod_with_disks(&core, &spec).await?;
         (phases.supervisor_connected, phases.disk_ready) = prepared.times;
         run(pod, &spec, &slot, rootfs, prepared, &mut phases).await
@@ -77,7 +81,7 @@ pub(crate) async fn discard(core: &Core, id: &str) {
                 if let Err(error) = pod.kill(None, 9, true).await {
                     tracing::debug!(container = id, %error, "kill");
                 }
-                if pod.end().await.is_none() {
+                if pod.end(false).await.is_none() {
                     core.launcher.clean(id, &bundle).await;
                 }
             }
@@ -126,7 +130,8 @@ pub(crate) async fn pod_with_disks(
     let bundle = core.layout.bundle(&spec.id);
     let mut prepared = prepare(core, spec, &bundle).await?;
     let connect = async {
-        let address = core.launcher.launch(&spec.id, &bundle).await?;
+        let joined = !spec.host.pod.is_empty();
+        let address = core.launcher.launch(&spec.id, &bundle, joined).await?;
         let pod = Pod::connect(&spec.id, &bundle, &address).await?;
         Ok::<_, Error>((Arc::new(pod), phases::now()))
     };
@@ -159,8 +164,10 @@ async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Pr
         let file = |name: &str, at| (bundle.join(name), at);
         let surroundings = Surroundings {
             hypervisor: core.runtime(&spec.host.runtime),
-            namespace: network::is_wanted(&spec).then(|| core.layout.namespace(&spec.id)),
-            names: network::has_resolver(&spec).then(|| core.layout.pod_names(&spec.id)),
+            namespace: network::has_own(&spec).then(|| core.layout.namespace(&spec.id)),
+            names: (network::has_own(&spec) && network::has_resolver(&spec))
+                .then(|| core.layout.pod_names(&spec.id)),
+            shares_pod: core.pods.find(&spec.host.pod).is_ok(),
             files: vec![
                 file("resolv.conf", "/etc/resolv.conf"),
                 file("hostname", "/etc/hostname"),

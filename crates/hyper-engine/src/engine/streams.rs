@@ -103,10 +103,7 @@ impl Engine {
     }
 
     /// Its pod, as the supervisor sees it.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] when it does not run.
-    pub async fn pod(&self, reference: &str) -> Result<PodReport> {
+    pub(super) async fn container_report(&self, reference: &str) -> Result<PodReport> {
         let view = self.container(reference)?;
         running(&view)?.report().await
     }

@@ -32,15 +32,16 @@ pub(crate) struct Launcher {
 }
 
 impl Launcher {
-    /// Starts the supervisor of `bundle` and leaves its address there.
-    pub async fn launch(&self, id: &str, bundle: &Path) -> Result<Address> {
+    /// Starts the supervisor of `bundle`, or finds that of the pod it has `joined`, and leaves its
+    /// address there.
+    pub async fn launch(&self, id: &str, bundle: &Path, joined: bool) -> Result<Address> {
         let failed = |why: String| Error::Supervisor {
             id: crate::id::short(id).to_owned(),
             what: "start the supervisor",
             why,
         };
         let output = self.run(id, bundle, "start").await.map_err(failed)?;
-        let address = parse(&output).map_err(failed)?;
+        let address = Address { joined, ..parse(&output).map_err(failed)? };
         let file = bundle.join(ADDRESS_FILE);
         let text = serde_json::to_vec(&address).map_err(|e| failed(e.to_string()))?;
         tokio::fs::write(&file, text).await.map_err(Error::file("write", file))?;
@@ -120,7 +121,7 @@ fn parse(output: &[u8]) -> Result<Address, String> {
     let text = text.trim();
     if !text.starts_with('{') {
         return if text.starts_with("unix://") {
-            Ok(Address { address: text.to_owned(), version: 2 })
+            Ok(Address { address: text.to_owned(), version: 2, joined: false })
         } else {
             Err(format!("it printed `{text}`, which is no address"))
         };
@@ -130,7 +131,7 @@ fn parse(output: &[u8]) -> Result<Address, String> {
     if !matches!(bootstrap.protocol.as_str(), "" | "ttrpc") {
         return Err(format!("it speaks `{}`, not ttrpc", bootstrap.protocol));
     }
-    Ok(Address { address: bootstrap.address, version: bootstrap.version })
+    Ok(Address { address: bootstrap.address, version: bootstrap.version, joined: false })
 }
 
 #[cfg(test)]
@@ -141,11 +142,11 @@ mod test {
     fn both_forms_of_addresses() {
         assert_eq!(
             parse(b"unix:///run/containerd/s/1\n"),
-            Ok(Address { address: "unix:///run/containerd/s/1".into(), version: 2 })
+            Ok(Address { address: "unix:///run/containerd/s/1".into(), version: 2, joined: false })
         );
         assert_eq!(
             parse(br#"{"version":3,"address":"unix:///x","protocol":"ttrpc"}"#),
-            Ok(Address { address: "unix:///x".into(), version: 3 })
+            Ok(Address { address: "unix:///x".into(), version: 3, joined: false })
         );
         for bad in [&b"panic"[..], b"", b"{}", br#"{"version":3,"address":"x","protocol":"grpc"}"#]
         {
@@ -161,10 +162,10 @@ mod test {
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .unwrap();
         let launcher = Launcher { program, events: "/x".into(), debug: false };
-        let error = launcher.launch("abc", dir.path()).await.unwrap_err().to_string();
+        let error = launcher.launch("abc", dir.path(), false).await.unwrap_err().to_string();
         assert!(error.contains("no kernel") && error.contains('3'), "{error}");
         let launcher = Launcher { program: "/no/shim".into(), ..launcher };
-        let error = launcher.launch("abc", dir.path()).await.unwrap_err().to_string();
+        let error = launcher.launch("abc", dir.path(), false).await.unwrap_err().to_string();
         assert!(error.contains("/no/shim"), "{error}");
     }
 }

@@ -11,6 +11,7 @@ use crate::Error;
 use crate::container::spec::Spec;
 use crate::container::start;
 use crate::core::Core;
+use crate::engine::pods;
 use crate::phases::{self, Record};
 use crate::supervisor::Pod;
 
@@ -58,7 +59,7 @@ pub(super) async fn clean(
         () = async { hurry.notified().await; tokio::time::sleep(HURRIED_DRAIN).await } => {}
     }
     phases.supervisor = pod.phases().await.unwrap_or_default();
-    let guest_gone = pod.end().await;
+    let guest_gone = pod.end(pods::others_up(&core, pod.id())).await;
     if guest_gone.is_none() {
         core.launcher.clean(pod.id(), pod.bundle()).await;
     }

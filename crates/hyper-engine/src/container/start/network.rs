@@ -16,6 +16,11 @@ pub(super) fn is_wanted(spec: &Spec) -> bool {
     !matches!(spec.host.network.as_str(), "" | NONE)
 }
 
+/// Whether that is its own, and not that of the pod it has joined.
+pub(super) fn has_own(spec: &Spec) -> bool {
+    spec.host.pod.is_empty() && is_wanted(spec)
+}
+
 /// Whether its guest asks our resolver. As in Docker's, `--dns` on the default network goes
 /// straight to the servers it names.
 pub(super) fn has_resolver(spec: &Spec) -> bool {
@@ -31,6 +36,9 @@ pub(super) async fn attach(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) ->
     if !is_wanted(spec) {
         return Ok(());
     }
+    if !has_own(spec) {
+        return write_hosts(core, spec, &spec.host.pod, bundle).await;
+    }
     let name = core.find(&spec.id)?.view.borrow().name.clone();
     // A start that is given up is followed by a release, which waits for this turn to be over:
     // once begun, it is carried out.
@@ -41,7 +49,12 @@ pub(super) async fn attach(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) ->
         engine.networks.attach(&own, &name).await
     };
     core.tasks.spawn(attaching).await.map_err(|_| Error::ShuttingDown)??;
-    let text = hosts(spec, &core.networks.endpoints(&spec.id));
+    write_hosts(core, spec, &spec.id, bundle).await
+}
+
+/// With the addresses of `owner`'s pod.
+async fn write_hosts(core: &Core, spec: &Spec, owner: &str, bundle: &Path) -> Result<()> {
+    let text = hosts(spec, &core.networks.endpoints(owner));
     let path = bundle.join("hosts");
     tokio::fs::write(&path, text).await.map_err(Error::file("write", path))
 }
