@@ -80,7 +80,9 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<()> {
     }
     let views = core.views();
     let up = views.into_iter().filter(|view| view.state.status.is_up());
-    let live = up.map(|view| view.spec.id.clone()).collect();
+    let pods = core.pods.views().into_iter().filter(|view| view.state.status.is_up());
+    let pods = pods.map(|view| view.spec.id.clone());
+    let live = up.map(|view| view.spec.id.clone()).chain(pods).collect();
     if let Err(error) = core.networks.reconcile(&live).await {
         // Pods run on; starts will say what is wrong.
         tracing::error!(error = error.chain(), "networks are not as they should be");

@@ -88,10 +88,18 @@ fn pods_and_their_containers_survive_kill_9_of_hyperd() {
         let args = ["run", "-d", "--pod", "kept", "--name", name, "busybox", "sh", "-c", count];
         engine.hyper(&args).succeeded();
     }
+    let serve = "exec httpd -f -p 8080 -h /etc";
+    let args = ["run", "-d", "--pod", "kept", "--name", "server", "busybox", "sh", "-c", serve];
+    engine.hyper(&args).succeeded();
+    let show = "ip -4 -o addr show eth0 | sed 's/.*inet //; s,/.*,,'";
+    let address = engine.hyper(&["exec", "server", "sh", "-c", show]).succeeded().text();
+    let reached = || std::net::TcpStream::connect(format!("{address}:8080")).is_ok();
+    eventually("the host reaches the pod", SOON, reached);
     engine.kill_daemon();
     std::thread::sleep(Duration::from_millis(500));
     engine.restart();
     assert_eq!(pod_field(&engine, "kept", "{{.status}}"), "running");
+    assert!(reached(), "the pod keeps its network");
     for name in ["left", "right"] {
         assert_eq!(engine.inspect(name, "{{.State.Status}}"), "running");
         let lines = engine.hyper(&["logs", name]).succeeded().text();
@@ -100,9 +108,9 @@ fn pods_and_their_containers_survive_kill_9_of_hyperd() {
         }
     }
     let mixed = engine.hyper(&["pod", "logs", "--tail", "2", "kept"]).succeeded().text();
-    assert!(mixed.contains("left  | line ") && mixed.contains("right | line "), "{mixed}");
-    // One of them ends, and the other does not mind.
-    engine.hyper(&["rm", "-f", "left"]).succeeded();
+    assert!(mixed.contains("left   | line ") && mixed.contains("right  | line "), "{mixed}");
+    // Some of them end, and the other does not mind.
+    engine.hyper(&["rm", "-f", "left", "server"]).succeeded();
     assert_eq!(engine.inspect("right", "{{.State.Status}}"), "running");
 
     // A pod that dies while hyperd is away is told as what it is.
