@@ -49,6 +49,8 @@ pub(crate) struct Networks {
     state: Mutex<State>,
     /// One at a time makes and removes bridges and rules.
     host: tokio::sync::Mutex<()>,
+    /// One at a time writes what resolvers read: what is written last is what is known last.
+    written: tokio::sync::Mutex<()>,
     /// One at a time changes what a container has, by its id.
     turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -89,6 +91,7 @@ impl Networks {
             trouble,
             state: Mutex::new(state),
             host: tokio::sync::Mutex::default(),
+            written: tokio::sync::Mutex::default(),
             turns: Mutex::default(),
         };
         if opened.trouble.is_none() && opened.find(DEFAULT).is_err() {

@@ -166,3 +166,27 @@ fn what_cannot_be_had_is_refused_by_name() {
     let none = ["run", "--rm", "--network", "none", "busybox", "ls", "/sys/class/net"];
     assert_eq!(engine.docker(&none).succeeded().text(), "lo");
 }
+
+/// "write …/networks/ID.json: No such file or directory": two wrote it at once.
+#[test]
+fn containers_that_come_and_go_at_once_do_not_lose_their_network_s_names() {
+    let engine = Engine::apart();
+    engine.docker(&["network", "create", "mine"]).succeeded();
+    serve(&engine, "stays", "here", &["--network", "mine"]);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for network in ["bridge", "mine", "mine"] {
+                    let run = ["run", "--rm", "--network", network, "busybox", "true"];
+                    engine.docker(&run).succeeded();
+                }
+            });
+        }
+    });
+    engine
+        .docker(&["run", "-d", "--name", "last", "--network", "mine", "busybox", "sleep", "600"])
+        .succeeded();
+    eventually("it finds what was there before", Duration::from_secs(20), || {
+        asked(&engine, "last", "stays", "80").contains("here")
+    });
+}

@@ -71,6 +71,10 @@ fn policies_survive_kill_9_of_hyperd_and_a_reboot() {
     eventually("pods are gone", SOON, || {
         pids.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
     });
+    for entry in std::fs::read_dir(engine.dir().join("exec/netns")).expect("namespaces").flatten() {
+        let path = entry.path().display().to_string();
+        hyper_e2e::run("umount", &[&path], SOON).succeeded();
+    }
     std::fs::remove_dir_all(engine.dir().join("exec")).expect("a fresh tmpfs");
     engine.restart();
     for name in ["always", "unless"] {

@@ -353,6 +353,11 @@ impl Networks {
 
     async fn write_network(&self, network: &Network) -> Result<()> {
         let path = self.layout.network_names(&network.id);
+        let _turn = self.written.lock().await;
+        if network.name == DEFAULT && tokio::fs::try_exists(&path).await.unwrap_or(false) {
+            // Nobody is found by name there.
+            return Ok(());
+        }
         let known = names::network(&network.name, self.members(&network.id).iter());
         crate::core::blocking(move || names::replace(&path, &known)).await
     }
