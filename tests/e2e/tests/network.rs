@@ -167,6 +167,36 @@ fn what_cannot_be_had_is_refused_by_name() {
     assert_eq!(engine.docker(&none).succeeded().text(), "lo");
 }
 
+#[test]
+fn the_ports_of_a_pod_are_those_of_its_containers() {
+    let engine = Engine::apart();
+    engine.hyper(&["pod", "create", "shop"]).succeeded();
+    let script = "mkdir -p /w; echo page > /w/index.html; exec httpd -f -p 80 -h /w";
+    let create =
+        ["create", "--pod", "shop", "--name", "web", "-p", "8088:80", "busybox", "sh", "-c"];
+    engine.hyper(&[&create[..], &[script]].concat()).succeeded();
+    for _ in 0..2 {
+        engine.hyper(&["pod", "start", "shop"]).succeeded();
+        eventually("the port leads to it", Duration::from_secs(20), || {
+            fetched(&engine, "http://127.0.0.1:8088/") == "page"
+        });
+        assert_eq!(
+            engine.docker(&["port", "web", "80"]).text().lines().next(),
+            Some("0.0.0.0:8088")
+        );
+        assert_ne!(engine.inspect("web", "{{.NetworkSettings.IPAddress}}"), "");
+        let more = ["run", "--rm", "--pod", "shop", "-p", "8089:81", "busybox", "true"];
+        let refused = engine.hyper(&more);
+        assert!(refused.stderr.contains("its ports are published"), "{}", refused.stderr);
+        engine.hyper(&["pod", "stop", "-t", "1", "shop"]).succeeded();
+        assert_eq!(fetched(&engine, "http://127.0.0.1:8088/"), "");
+    }
+    engine.hyper(&["pod", "rm", "shop"]).succeeded();
+    eventually("nothing is left", Duration::from_secs(5), || {
+        traces(&engine) == "links [] ports [] namespaces 0"
+    });
+}
+
 /// "write …/networks/ID.json: No such file or directory": two wrote it at once.
 #[test]
 fn containers_that_come_and_go_at_once_do_not_lose_their_network_s_names() {

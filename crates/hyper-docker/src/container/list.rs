@@ -139,7 +139,7 @@ fn in_network(app: &App, view: &View, wanted: &str) -> bool {
 fn published(app: &App, view: &View, text: &str) -> bool {
     let Some((protocol, first, last)) = hyper_engine::exposed_port(text) else { return false };
     app.engine
-        .endpoints(&view.spec.id)
+        .endpoints(view)
         .iter()
         .flat_map(|endpoint| &endpoint.ports)
         .any(|port| port.protocol == protocol && (first..=last).contains(&port.host_port))

@@ -132,7 +132,7 @@ pub(super) fn bindings(wishes: &[PortWish]) -> Value {
 
 /// `NetworkSettings`.
 pub(crate) fn settings(app: &App, view: &View) -> Value {
-    let endpoints = app.engine.endpoints(&view.spec.id);
+    let endpoints = app.engine.endpoints(view);
     let first = endpoints.first().filter(|one| one.network_name == "bridge");
     let mut ports = Map::new();
     if !endpoints.is_empty() {
@@ -157,7 +157,8 @@ pub(crate) fn settings(app: &App, view: &View) -> Value {
     for endpoint in &endpoints {
         networks.insert(endpoint.network_name.clone(), shown(Some(endpoint), None));
     }
-    for (name, wish) in hyper_engine::wanted_networks(&view.spec) {
+    let alone = view.spec.host.pod.is_empty();
+    for (name, wish) in hyper_engine::wanted_networks(&view.spec).into_iter().filter(|_| alone) {
         let name = app.engine.network(&name).map_or(name, |network| network.name);
         networks.entry(name).or_insert_with(|| shown(None, Some(&wish)));
     }
@@ -194,7 +195,7 @@ pub(crate) fn settings(app: &App, view: &View) -> Value {
 
 /// `Ports` of the list.
 pub(super) fn list(app: &App, view: &View) -> Vec<Value> {
-    let endpoints = app.engine.endpoints(&view.spec.id);
+    let endpoints = app.engine.endpoints(view);
     let published: Vec<_> = endpoints.iter().flat_map(|endpoint| &endpoint.ports).collect();
     let mut all = Vec::new();
     for port in &published {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{Engine, ask};
-use crate::Result;
 use crate::container::actor::Command;
 use crate::event::Kind;
-use crate::network::spec::{Endpoint, Network, NetworkRequest, Wish};
+use crate::network::spec::{Endpoint, Network, NetworkRequest, PortWish, Wish};
+use crate::{Result, View};
 
 impl Engine {
     /// Why this host can have no networks but `none`.
@@ -35,10 +35,26 @@ impl Engine {
         self.core.networks.members(network)
     }
 
-    /// What a running container has, the network of its way out first.
+    /// What a running container has, the network of its way out first: its own, or that of the pod
+    /// it has joined, with those ports that it asked for.
     #[must_use]
-    pub fn endpoints(&self, container: &str) -> Vec<Endpoint> {
-        self.core.networks.endpoints(container)
+    pub fn endpoints(&self, view: &View) -> Vec<Endpoint> {
+        let (spec, known) = (&view.spec, &self.core.networks);
+        if spec.host.pod.is_empty() {
+            return known.endpoints(&spec.id);
+        }
+        if !view.state.status.is_up() {
+            return Vec::new();
+        }
+        let mut all = known.endpoints(&spec.host.pod);
+        for endpoint in &mut all {
+            endpoint.ports.retain(|port| {
+                let same =
+                    |wish: &PortWish| (wish.port, wish.protocol) == (port.port, port.protocol);
+                spec.host.ports.iter().any(same)
+            });
+        }
+        all
     }
 
     /// Makes a network.
