@@ -110,11 +110,13 @@ impl Engine {
             volumes: crate::volume::Volumes::default(),
             pods: crate::pod::registry::Pods::default(),
             execs: std::sync::Mutex::default(),
-            restarts: Arc::new(tokio::sync::Semaphore::new(crate::container::restart::AT_ONCE)),
+            restarts: Arc::new(tokio::sync::Semaphore::new(0)),
             tasks: TaskTracker::new(),
         });
         crate::volume::restore(&core).await?;
         restore::run(&core).await?;
+        // Not before: what is found again, networks too, is sorted into what lives and what goes.
+        core.restarts.add_permits(crate::container::restart::AT_ONCE);
         let listening = Arc::downgrade(&core);
         // Ends with the service, which has the other side of the channel.
         tokio::spawn(async move {

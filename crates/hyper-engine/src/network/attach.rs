@@ -72,7 +72,12 @@ impl Networks {
         self.store.put_endpoint(&endpoint).await?;
         let path = self.layout.namespace(&spec.id);
         let (of, plugged) = (network.clone(), endpoint.clone());
-        crate::core::blocking(move || host::plug(&of, &plugged, &path)).await?;
+        let done = crate::core::blocking(move || host::plug(&of, &plugged, &path)).await;
+        if done.is_err() {
+            // Somebody may have taken the bridge: the next start looks, and makes it again.
+            self.state().up.remove(&network.id);
+        }
+        done?;
         self.write_network(&network).await
     }
 

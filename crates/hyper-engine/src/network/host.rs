@@ -173,7 +173,7 @@ pub(super) fn plug(network: &Network, endpoint: &Endpoint, path: &Path) -> Resul
     let mut netlink = open()?;
     let bridge = netlink.link(&network.bridge).map_err(wrong)?.ok_or_else(|| {
         Error::Conflict(format!(
-            "network {}: its bridge {} is gone: restart hyperd to have it again",
+            "network {}: its bridge {} is gone: start the container again to have it made anew",
             network.name, network.bridge
         ))
     })?;
