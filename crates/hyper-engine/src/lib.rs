@@ -84,4 +84,4 @@ pub use pod::PodView;
 pub use pod::spec::{CreatePod, PodSpec, PodState, PodStatus};
 pub use stats::Stats;
 pub use supervisor::PodStreams;
-pub use volume::{Driver as VolumeDriver, Volume, VolumeRequest, VolumeView};
+pub use volume::{Driver as VolumeDriver, Volume, VolumeRequest, VolumeView, bytes};

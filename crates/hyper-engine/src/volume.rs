@@ -346,8 +346,9 @@ fn disk_bytes(volume: &Volume) -> Result<u64> {
     }
 }
 
-/// `10`, `10k`, `10M`, `10GB`, `10GiB`: units of 1024.
-fn bytes(text: &str) -> Option<u64> {
+/// A size as people write it: `10`, `10k`, `10M`, `10GB`, `10GiB`; units of 1024, below 1 PiB.
+#[must_use]
+pub fn bytes(text: &str) -> Option<u64> {
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len());
     let number: u64 = lower[..digits].parse().ok()?;
@@ -497,6 +498,15 @@ fn used(directory: &Path) -> Result<u64> {
 #[cfg(test)]
 mod test {
     use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(
+            (bytes("10g"), bytes("5MiB"), bytes("7")),
+            (Some(10 << 30), Some(5 << 20), Some(7))
+        );
+        assert_eq!((bytes("x"), bytes("1z"), bytes("")), (None, None, None));
+    }
 
     fn volume(driver: Driver, options: &[(&str, &str)]) -> Volume {
         let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();

@@ -3,6 +3,7 @@
 //! Source: kubernetes.io, API reference "Pod v1 core". The fields here are those that are honoured,
 //! and those that are refused with a reason; every other field is unknown, and an error.
 
+mod expand;
 mod probe;
 mod translate;
 
@@ -229,7 +230,7 @@ pub struct EmptyDir {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct HostPath {
     pub path: String,
-    /// `DirectoryOrCreate` makes it; `Directory`, `File` and none want it to be there.
+    /// None and `DirectoryOrCreate` make it where it is missing; `Directory` and `File` want it there.
     #[serde(rename = "type", default)]
     pub kind: Option<String>,
 }

@@ -30,7 +30,7 @@ spec:
     - name: write
       image: busybox
       imagePullPolicy: Never
-      command: [sh, -c, 'echo "$GREETING from $POD" > /pages/index.html']
+      command: [sh, -c, 'echo "$(GREETING) from $POD" > /pages/index.html']
       envFrom: [{{configMapRef: {{name: words}}}}]
       env: [{{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
       volumeMounts: [{{name: pages, mountPath: /pages}}]
@@ -134,6 +134,14 @@ fn what_a_manifest_cannot_have_is_refused_by_name_and_nothing_is_left() {
     let one = "name: c, image: busybox, imagePullPolicy: Never";
     for (manifest, words) in [
         (kube("containers: []"), "one container or more"),
+        (
+            kube(&format!(
+                "containers: [{{{one}, volumeMounts: [{{name: v, mountPath: /v}}]}}], \
+                 volumes: [{{name: v, hostPath: {{path: /no/such/place, type: Directory}}}}]"
+            )),
+            "/no/such/place",
+        ),
+        (kube(&format!("dnsPolicy: None, containers: [{{{one}}}]")), "dnsConfig"),
         (kube("containers: [], hostNetwork: true"), "hostNetwork"),
         (kube(&format!("containers: [{{{one}}}], nodeName: x")), "nodeName"),
         (kube(&format!("containers: [{{{one}, lifecycle: {{}}}}]")), "lifecycle"),

@@ -119,7 +119,7 @@ fn host_spec(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<HostSpe
             .map_err(|_| ApiError::invalid("OomScoreAdj is out of range"))?,
         disk_bytes: match host.storage_opt.as_ref().and_then(|options| options.get("size")) {
             None => 0,
-            Some(text) => bytes(text)
+            Some(text) => hyper_engine::bytes(text)
                 .ok_or_else(|| ApiError::invalid(format!("StorageOpt size `{text}` is no size")))?
                 .next_multiple_of(4096),
         },
@@ -210,7 +210,8 @@ fn log(config: Option<&HostConfigLogConfig>) -> ApiResult<Log> {
         match key.as_str() {
             "max-size" if value == "-1" => log.max_bytes = None,
             "max-size" => {
-                log.max_bytes = Some(bytes(value).filter(|size| *size > 0).ok_or_else(bad)?);
+                log.max_bytes =
+                    Some(hyper_engine::bytes(value).filter(|size| *size > 0).ok_or_else(bad)?);
             }
             _ if log.driver == Log::NONE => {
                 return Err(ApiError::invalid(format!(
@@ -240,22 +241,6 @@ fn ulimit(limit: &ResourcesUlimits) -> Ulimit {
         soft: limit.soft.unwrap_or_default(),
         hard: limit.hard.unwrap_or_default(),
     }
-}
-
-/// `10`, `10k`, `10m`, `10G`, `10GB`, `10GiB`: units of 1024, as Docker's.
-fn bytes(text: &str) -> Option<u64> {
-    let lower = text.trim().to_ascii_lowercase();
-    let digits = lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len());
-    let number: u64 = lower[..digits].parse().ok()?;
-    let unit = match lower[digits..].trim() {
-        "" | "b" => 1,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        "t" | "tb" | "tib" => 1 << 40,
-        _ => return None,
-    };
-    number.checked_mul(unit)
 }
 
 pub(super) fn sorted(map: Option<HashMap<String, String>>) -> BTreeMap<String, String> {
@@ -311,14 +296,5 @@ mod test {
             "TmpfsOptions":{"SizeBytes":4096,"Mode":511}}]}}"#;
         let tmpfs = translated(host).unwrap().host.tmpfs;
         assert_eq!(tmpfs["/t"], "size=4096,mode=777");
-    }
-
-    #[test]
-    fn sizes() {
-        assert_eq!(
-            (bytes("10g"), bytes("5MiB"), bytes("7")),
-            (Some(10 << 30), Some(5 << 20), Some(7))
-        );
-        assert_eq!((bytes("x"), bytes("1z"), bytes("")), (None, None, None));
     }
 }

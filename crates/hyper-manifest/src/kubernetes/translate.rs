@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Container, EnvVar, Pod, Port, Quantity, Resources, SeccompProfile, Security, ValueFrom, Volume,
-    VolumeMount, probe,
+    VolumeMount, expand, probe,
 };
 use crate::document::Documents;
 use crate::plan::{ContainerPlan, Plan, Pull};
@@ -88,7 +88,10 @@ fn refuse(pod: &Pod) -> FieldResult<()> {
         return wrong("spec.enableServiceLinks", "there are no services here");
     }
     match spec.dns_policy.as_deref() {
-        None | Some("Default" | "ClusterFirst" | "None") => {}
+        None | Some("Default" | "ClusterFirst") => {}
+        Some("None") if spec.dns_config.as_ref().is_some_and(|dns| !dns.nameservers.is_empty()) => {
+        }
+        Some("None") => return wrong("spec.dnsPolicy", "`None` wants dnsConfig.nameservers"),
         Some(other) => return wrong("spec.dnsPolicy", format!("`{other}` is not known")),
     }
     match spec.containers.is_empty() {
@@ -168,6 +171,10 @@ fn volumes(pod: &str, list: &[Volume]) -> FieldResult<BTreeMap<String, (String, 
                 }
                 (format!("{pod}-{}", volume.name), true)
             }
+            (None, Some(host)) if !host.path.starts_with('/') || host.path.contains(':') => {
+                let why = format!("`{}` is no absolute path without `:`", host.path);
+                return wrong(format!("{field}.hostPath.path"), why);
+            }
             (None, Some(host)) => match host.kind.as_deref() {
                 None | Some("" | "DirectoryOrCreate") => (host.path.clone(), true),
                 Some("Directory" | "File") => (host.path.clone(), false),
@@ -217,15 +224,16 @@ impl Shared<'_> {
             }
         };
         let (exposed, bindings) = ports(&container.ports)?;
+        let variables = self.environment(container)?;
         let mut host = self.host_config(container, init)?;
         host["PortBindings"] = bindings;
         let list = |words: &[String]| if words.is_empty() { Value::Null } else { json!(words) };
         let mut body = json!({
             "Image": container.image,
-            "Entrypoint": list(&container.command),
-            "Cmd": list(&container.args),
+            "Entrypoint": list(&expand::all(&container.command, &variables)),
+            "Cmd": list(&expand::all(&container.args, &variables)),
             "WorkingDir": container.working_dir.as_deref().unwrap_or(""),
-            "Env": self.environment(container)?,
+            "Env": variables.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>(),
             "Labels": {
                 "io.kubernetes.container.name": container.name,
                 "io.kubernetes.pod.name": self.pod.metadata.name,
@@ -284,6 +292,7 @@ impl Shared<'_> {
                 None => option.name.clone(),
             });
         let security = &container.security_context;
+        let (binds, present) = self.binds(&container.volume_mounts)?;
         let mut host = json!({
             "Annotations": annotations,
             "RestartPolicy": { "Name": restart },
@@ -291,7 +300,8 @@ impl Shared<'_> {
             "Dns": dns.map(|dns| &dns.nameservers),
             "DnsSearch": dns.map(|dns| &dns.searches),
             "DnsOptions": options.collect::<Vec<_>>(),
-            "Binds": self.binds(&container.volume_mounts)?,
+            "Binds": binds,
+            "Mounts": present,
             "Privileged": security.privileged,
             "ReadonlyRootfs": security.read_only_root_filesystem,
             "CapAdd": security.capabilities.add,
@@ -358,11 +368,12 @@ impl Shared<'_> {
         Ok(options)
     }
 
-    fn binds(&self, mounts: &[VolumeMount]) -> FieldResult<Vec<String>> {
-        let mut binds = Vec::new();
+    /// `Binds`, whose sources are made where they are missing, and `Mounts`, whose must be there.
+    fn binds(&self, mounts: &[VolumeMount]) -> FieldResult<(Vec<String>, Vec<Value>)> {
+        let (mut binds, mut present) = (Vec::new(), Vec::new());
         for mount in mounts {
             let field = format!("volumeMounts `{}`", mount.name);
-            let Some((source, _)) = self.volumes.get(&mount.name) else {
+            let Some((source, made)) = self.volumes.get(&mount.name) else {
                 return wrong(field, "no volume has this name");
             };
             if !mount.mount_path.starts_with('/') || mount.mount_path.contains(':') {
@@ -382,13 +393,20 @@ impl Shared<'_> {
                     return wrong(format!("{field}.subPath"), why);
                 }
             };
-            let suffix = if mount.read_only { ":ro" } else { "" };
-            binds.push(format!("{source}:{}{suffix}", mount.mount_path));
+            if *made {
+                let suffix = if mount.read_only { ":ro" } else { "" };
+                binds.push(format!("{source}:{}{suffix}", mount.mount_path));
+            } else {
+                present.push(json!({
+                    "Type": "bind", "Source": source, "Target": mount.mount_path,
+                    "ReadOnly": mount.read_only,
+                }));
+            }
         }
-        Ok(binds)
+        Ok((binds, present))
     }
 
-    fn environment(&self, container: &Container) -> FieldResult<Vec<String>> {
+    fn environment(&self, container: &Container) -> FieldResult<Vec<(String, String)>> {
         let mut all: Vec<(String, String)> = Vec::new();
         for from in &container.env_from {
             let (kind, reference, maps) = match (&from.config_map_ref, &from.secret_ref) {
@@ -414,10 +432,15 @@ impl Shared<'_> {
         }
         for variable in &container.env {
             if let Some(value) = self.value(variable)? {
+                // Only what was written here is expanded, by what came before it.
+                let value = match variable.value_from {
+                    None => expand::one(&value, &all),
+                    Some(_) => value,
+                };
                 all.push((variable.name.clone(), value));
             }
         }
-        Ok(all.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
+        Ok(all)
     }
 
     fn value(&self, variable: &EnvVar) -> FieldResult<Option<String>> {
