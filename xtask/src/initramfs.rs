@@ -11,6 +11,8 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
+use crate::cpio::Archive;
+
 /// Options of the verb.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -67,64 +69,16 @@ fn build(workspace: &Path) -> anyhow::Result<PathBuf> {
     Ok(target.join(TARGET).join("guest/hyperstart"))
 }
 
-/// An archive in the "newc" format, `initramfs-buffer-format` of the kernel's documentation.
 fn pack(program: &[u8]) -> Vec<u8> {
-    const DIRECTORY: u32 = 0o040_755;
-    const CHARACTER: u32 = 0o020_600;
-    const PROGRAM: u32 = 0o100_755;
     let mut archive = Archive::default();
     for name in DIRECTORIES {
-        archive.add(name, DIRECTORY, (0, 0), &[]);
+        archive.directory(name);
     }
     for (name, major, minor) in DEVICES {
-        archive.add(name, CHARACTER, (major, minor), &[]);
+        archive.device(name, major, minor);
     }
-    archive.add("init", PROGRAM, (0, 0), program);
-    archive.add("TRAILER!!!", 0, (0, 0), &[]);
-    archive.bytes
-}
-
-#[derive(Debug, Default)]
-struct Archive {
-    bytes: Vec<u8>,
-    inode: u32,
-}
-
-impl Archive {
-    fn add(&mut self, name: &str, mode: u32, (major, minor): (u32, u32), content: &[u8]) {
-        self.inode += 1;
-        let size = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-        let links = if mode & 0o170_000 == 0o040_000 { 2 } else { 1 };
-        // inode, mode, uid, gid, links, mtime, size, device, rdevice, name size, checksum.
-        let fields = [
-            self.inode,
-            mode,
-            0,
-            0,
-            links,
-            0,
-            size(content.len()),
-            0,
-            0,
-            major,
-            minor,
-            size(name.len() + 1),
-            0,
-        ];
-        self.bytes.extend(b"070701");
-        for field in fields {
-            self.bytes.extend(format!("{field:08x}").bytes());
-        }
-        self.bytes.extend(name.bytes());
-        self.bytes.push(0);
-        self.pad();
-        self.bytes.extend(content);
-        self.pad();
-    }
-
-    fn pad(&mut self) {
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-    }
+    archive.program("init", program);
+    archive.finish()
 }
 
 #[cfg(test)]

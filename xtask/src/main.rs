@@ -2,12 +2,16 @@
 //!
 //! - [`check`]: the tree against what ARCHITECTURE.md says of it.
 //! - [`initramfs`]: the guest's first file system, with the agent in it.
+//! - [`lab`]: a machine with a real `/dev/kvm` around one command.
 #![forbid(unsafe_code)]
 
 mod check;
+mod cpio;
 mod initramfs;
+mod lab;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -26,13 +30,17 @@ enum Verb {
     Check,
     /// Builds the agent for the guest and packs it.
     Initramfs(initramfs::Arguments),
+    /// Runs a command as root on a machine with a working /dev/kvm, made of QEMU and this one.
+    Lab(lab::Arguments),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().verb {
-        Verb::Check => check::check(&workspace()?),
-        Verb::Initramfs(arguments) => initramfs::run(&workspace()?, &arguments),
+        Verb::Check => check::check(&workspace()?)?,
+        Verb::Initramfs(arguments) => initramfs::run(&workspace()?, &arguments)?,
+        Verb::Lab(arguments) => return Ok(lab::run(&arguments)),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The directory of the workspace this program was built from.

@@ -1,0 +1,236 @@
+//! `lab`: a machine with a real `/dev/kvm` around one command, on any host.
+//!
+//! QEMU without any KVM (TCG) emulates a CPU with AMD's virtualization and boots Debian's kernel,
+//! whose `kvm_amd` is then as real as anywhere. The root is this host's, read-only, under an
+//! overlay, so the command finds everything where it is here, as root, and changes nothing:
+//!
+//! ```text
+//! programs, kernel ─► initramfs in memory ─► QEMU ─► init.sh ─► main.sh ─► COMMAND
+//! (apt, cached)                               │         output, exit code, copies
+//!            time limit, Ctrl-C, our death ───┘  ◄───────────────┘
+//! ```
+//! Nothing is left on the host but the cached kernel and what `--copy-out` asked for.
+
+mod boot;
+mod kernel;
+mod machine;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use anyhow::{Context as _, bail, ensure};
+use rustix::fs::{Mode, OFlags};
+
+use kernel::Kernel;
+use machine::{Config, Event, Machine};
+
+/// Codes of ours, as `timeout` and Docker have them.
+const TIMED_OUT: u8 = 124;
+const FAILED: u8 = 125;
+/// How long a KVM that works takes at most to answer, and one that does not to be given up.
+const PROBE: Duration = Duration::from_secs(5);
+/// Not places of the overlay in the laboratory.
+const OWN: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
+
+/// Options of the verb.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// CPUs of the laboratory.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: u32,
+    /// Its memory, MiB; what is written goes there, too, unless there is a --disk.
+    #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(512..))]
+    memory: u32,
+    /// A scratch disk for what is written: GiB at most, on this host's TMPDIR, gone afterwards.
+    #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    disk: Option<u64>,
+    /// Ends it after so long, seconds, with exit code 124.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    timeout: u64,
+    /// QEMU's CPU model. Must have svm and npt.
+    #[arg(long, value_name = "MODEL", default_value = "max")]
+    cpu: String,
+    /// What is mounted at /sys/fs/cgroup.
+    #[arg(long, value_name = "VERSION", default_value = "v2", value_parser = ["v1", "v2"])]
+    cgroup: String,
+    /// A variable that the command gets, too: NAME or NAME=VALUE. It has PATH, HOME, LANG, LC_*,
+    /// TERM, TMPDIR, USER, CARGO*, HYPER_* and RUST* anyway.
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    env: Vec<OsString>,
+    /// A directory of this host whose new and changed files come back. Deletions do not.
+    #[arg(long, value_name = "PATH")]
+    copy_out: Vec<PathBuf>,
+    /// Shows the laboratory's console on stderr.
+    #[arg(long)]
+    console: bool,
+    /// Runs the command right here when this host's own KVM runs kernels.
+    #[arg(long)]
+    if_needed: bool,
+    /// The command; its exit code is ours.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Runs the command; 125 when the laboratory itself failed, 124 when the time was over.
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let result = if arguments.if_needed && here() { direct(arguments) } else { inside(arguments) };
+    result.unwrap_or_else(|problem| {
+        eprintln!("lab: {problem:#}");
+        ExitCode::from(FAILED)
+    })
+}
+
+fn here() -> bool {
+    match hyper_kvm_probe::probe(PROBE) {
+        Ok(()) => {
+            eprintln!("lab: this host's KVM works: the command runs on it directly");
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+fn direct(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let [program, rest @ ..] = arguments.command.as_slice() else { bail!("no command") };
+    // With the time limit that it has inside.
+    let status = Command::new("timeout")
+        .arg(arguments.timeout.to_string())
+        .arg(program)
+        .args(rest)
+        .envs(arguments.env.iter().filter_map(|given| given.to_str()?.split_once('=')))
+        .status()
+        .context("run timeout")?;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(FAILED)))
+}
+
+fn inside(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    kernel::programs()?;
+    let directory = env::current_dir().context("find the working directory")?;
+    let copies: Vec<PathBuf> =
+        arguments.copy_out.iter().map(|path| copied(path)).collect::<anyhow::Result<_>>()?;
+    let kernel = Kernel::get()?;
+    let initramfs = boot::Run {
+        command: &arguments.command,
+        environment: &arguments.env,
+        directory: &directory,
+        copies: &copies,
+        cgroup: &arguments.cgroup,
+        disk: arguments.disk.is_some(),
+    }
+    .pack(&kernel)?;
+    let disk = arguments.disk.map(scratch).transpose()?;
+    let (send, events) = mpsc::channel();
+    let deadline = Instant::now() + Duration::from_secs(arguments.timeout);
+    let config = Config {
+        kernel: &kernel.image,
+        initramfs: &initramfs,
+        cpu: &arguments.cpu,
+        cpus: arguments.cpus,
+        memory_mib: arguments.memory,
+        disk: disk.as_ref(),
+        copies: copies.len(),
+        verbose: arguments.console,
+    };
+    let mut machine = Machine::start(&config, send)?;
+    let mut unpackers = Vec::new();
+    for (path, stream) in copies.iter().zip(machine.copies()) {
+        unpackers.push((path, unpack(path, stream)?));
+    }
+
+    let mut up = false;
+    let code = loop {
+        match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Event::Up) => up = true,
+            Ok(Event::Exit(code)) => break code,
+            Err(RecvTimeoutError::Timeout) => {
+                let what =
+                    if up { "the command had not ended" } else { "the laboratory was not up" };
+                eprintln!(
+                    "lab: {what} after {} s; the last lines of the console:",
+                    arguments.timeout
+                );
+                print(&machine.console());
+                machine.end().context("pass the output on")?;
+                return Ok(ExitCode::from(TIMED_OUT));
+            }
+            Ok(Event::Gone) | Err(RecvTimeoutError::Disconnected) => {
+                // Its last words may still be on their way.
+                std::thread::sleep(Duration::from_millis(200));
+                eprintln!(
+                    "lab: the laboratory ended before the command; the last lines of the console:"
+                );
+                print(&machine.console());
+                return Ok(ExitCode::from(FAILED));
+            }
+        }
+    };
+    machine.end().context("pass the output on")?;
+    for (path, mut unpacker) in unpackers {
+        let status = unpacker.wait().context("wait for tar")?;
+        ensure!(
+            status.success(),
+            "files could not be copied to `{}`: tar: {status}",
+            path.display()
+        );
+    }
+    Ok(ExitCode::from(code))
+}
+
+fn print(lines: &[String]) {
+    for line in lines {
+        eprintln!("lab: | {line}");
+    }
+}
+
+/// The directory to copy to, made if need be; its real name is the one in the overlay.
+fn copied(path: &Path) -> anyhow::Result<PathBuf> {
+    fs::create_dir_all(path).with_context(|| format!("make `{}`", path.display()))?;
+    let real = fs::canonicalize(path).with_context(|| format!("find `{}`", path.display()))?;
+    ensure!(
+        real.parent().is_some() && !OWN.iter().any(|own| real.starts_with(own)),
+        "nothing can be copied out of `{}`: name a directory of the host that is not below {}",
+        real.display(),
+        OWN.join(", ")
+    );
+    Ok(real)
+}
+
+/// Unpacks what comes into `path`, as the user that we are.
+fn unpack(path: &Path, stream: std::os::unix::net::UnixStream) -> anyhow::Result<Child> {
+    let stream: std::os::fd::OwnedFd = stream.into();
+    Command::new("tar")
+        .args(["-x", "-S", "-f", "-", "-C"])
+        .arg(path)
+        .stdin(Stdio::from(stream))
+        .spawn()
+        .context("run tar")
+}
+
+/// A sparse file without a name, with an empty file system.
+fn scratch(gib: u64) -> anyhow::Result<File> {
+    let directory = env::temp_dir();
+    let file = rustix::fs::open(
+        &directory,
+        OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::RUSR | Mode::WUSR,
+    )
+    .with_context(|| format!("make a file without a name in `{}`", directory.display()))?;
+    let file = File::from(file);
+    file.set_len(gib << 30).context("size the scratch disk")?;
+    let mke2fs = kernel::find("mke2fs").context("no mke2fs")?;
+    let name =
+        format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&file));
+    let output = Command::new(mke2fs)
+        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1", &name])
+        .output()
+        .context("run mke2fs")?;
+    ensure!(output.status.success(), "mke2fs: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(file)
+}

@@ -1,0 +1,258 @@
+//! The laboratory's machine: one QEMU process that ends with us, whatever way we end, and has no
+//! file of its own: kernel, initramfs and every stream are descriptors.
+//!
+//! ```text
+//! port 1 ─► reader ─► Event::Up, Event::Exit      port 2, 3 ─► our stdout, stderr
+//! serial console, QEMU's own stderr ─► the last lines    port 4… ─► tar -x, one per --copy-out
+//! ```
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use anyhow::Context as _;
+use rustix::fs::MemfdFlags;
+use rustix::io::FdFlags;
+
+/// Lines of the console that are kept to explain a failure.
+const KEPT_LINES: usize = 60;
+/// Longest line of the console that is kept whole, bytes.
+const LONGEST_LINE: u64 = 4096;
+/// The one line that is the laboratory's; what it waits for is emulated, so no mitigations.
+const KERNEL_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 reboot=t mitigations=off tsc=reliable";
+
+/// What the machine is made of.
+#[derive(Debug)]
+pub(super) struct Config<'a> {
+    pub(super) kernel: &'a Path,
+    pub(super) initramfs: &'a [u8],
+    /// For `-cpu`.
+    pub(super) cpu: &'a str,
+    pub(super) cpus: u32,
+    pub(super) memory_mib: u32,
+    /// A disk for what is written, in place of memory: an open file without a name.
+    pub(super) disk: Option<&'a File>,
+    pub(super) copies: usize,
+    /// Shows the console on our stderr.
+    pub(super) verbose: bool,
+}
+
+/// What the machine tells.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The command runs.
+    Up,
+    /// The command ended; its output and the copies are on their way.
+    Exit(u8),
+    /// The machine is gone.
+    Gone,
+}
+
+/// A running machine; dropped, it is killed.
+#[derive(Debug)]
+pub(super) struct Machine {
+    qemu: Child,
+    output: Vec<JoinHandle<io::Result<()>>>,
+    console: Arc<Mutex<VecDeque<String>>>,
+    copies: Vec<UnixStream>,
+}
+
+impl Machine {
+    pub(super) fn start(config: &Config<'_>, events: Sender<Event>) -> anyhow::Result<Self> {
+        let initramfs = rustix::fs::memfd_create("lab-initramfs", MemfdFlags::CLOEXEC)
+            .context("make a file in memory")?;
+        File::from(initramfs.try_clone()?)
+            .write_all(config.initramfs)
+            .context("write the initramfs")?;
+
+        let mut ports = Vec::new();
+        let mut theirs: Vec<OwnedFd> = Vec::new();
+        for _ in 0..3 + config.copies {
+            let (ours, its) = UnixStream::pair().context("make a socket pair")?;
+            ports.push(ours);
+            theirs.push(its.into());
+        }
+        let (console, its_console) = UnixStream::pair().context("make a socket pair")?;
+
+        // QEMU and nobody else gets these; it dies with this thread, also when we are killed.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+        command.args(arguments(config, initramfs.as_raw_fd(), its_console.as_raw_fd(), &theirs));
+        for descriptor in theirs.iter().chain([&initramfs]) {
+            rustix::io::fcntl_setfd(descriptor, FdFlags::empty())?;
+        }
+        rustix::io::fcntl_setfd(&its_console, FdFlags::empty())?;
+        let disk = config.disk.map(File::try_clone).transpose()?;
+        if let Some(disk) = &disk {
+            rustix::io::fcntl_setfd(disk, FdFlags::empty())?;
+            command.args(disk_arguments(disk.as_raw_fd()));
+        }
+        let mut qemu = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("run setpriv and qemu-system-x86_64")?;
+        drop((theirs, its_console, disk));
+
+        let kept = Arc::new(Mutex::new(VecDeque::new()));
+        let stderr = qemu.stderr.take().context("QEMU's stderr")?;
+        keep(stderr, Arc::clone(&kept), config.verbose);
+        keep(console, Arc::clone(&kept), config.verbose);
+        let copies = ports.split_off(3);
+        let mut ports = ports.into_iter();
+        if let Some(port) = ports.next() {
+            thread::spawn(move || tell(port, &events));
+        }
+        let mut output = Vec::new();
+        if let (Some(stdout), Some(stderr)) = (ports.next(), ports.next()) {
+            output.push(thread::spawn(move || pass(stdout, io::stdout())));
+            output.push(thread::spawn(move || pass(stderr, io::stderr())));
+        }
+        Ok(Self { qemu, output, console: kept, copies })
+    }
+
+    /// Takes the streams of the copies: each is one tar archive.
+    pub(super) fn copies(&mut self) -> Vec<UnixStream> {
+        std::mem::take(&mut self.copies)
+    }
+
+    /// The last lines of the console.
+    pub(super) fn console(&self) -> Vec<String> {
+        self.console.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Ends the machine and waits until all it has said is passed on.
+    pub(super) fn end(mut self) -> io::Result<()> {
+        self.kill();
+        for reader in self.output.drain(..) {
+            reader.join().unwrap_or_else(|_| Err(io::Error::other("a reader panicked")))?;
+        }
+        Ok(())
+    }
+
+    fn kill(&mut self) {
+        // Fails only when it is gone already.
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn arguments(
+    config: &Config<'_>,
+    initramfs: i32,
+    console: i32,
+    ports: &[OwnedFd],
+) -> Vec<OsString> {
+    let mut all: Vec<OsString> = Vec::new();
+    let mut add = |words: &[&str]| all.extend(words.iter().map(OsString::from));
+    add(&[
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-name",
+        "hyper-lab",
+    ]);
+    add(&["-machine", "pc,usb=off", "-accel", "tcg,thread=multi", "-cpu", config.cpu]);
+    add(&["-smp", &config.cpus.to_string(), "-m", &config.memory_mib.to_string()]);
+    add(&["-initrd", &format!("/proc/self/fd/{initramfs}"), "-append", KERNEL_LINE]);
+    // remap: the root may span several file systems. none: nothing is written.
+    let export = "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap";
+    add(&["-fsdev", export, "-device", "virtio-9p-pci,fsdev=root,mount_tag=root"]);
+    add(&[
+        "-object",
+        "rng-random,id=rng,filename=/dev/urandom",
+        "-device",
+        "virtio-rng-pci,rng=rng",
+    ]);
+    add(&["-chardev", &format!("socket,id=console,fd={console}"), "-serial", "chardev:console"]);
+    add(&["-device", "virtio-serial-pci"]);
+    for (port, descriptor) in (1..).zip(ports) {
+        add(&["-chardev", &format!("socket,id=port{port},fd={}", descriptor.as_raw_fd())]);
+        add(&["-device", &format!("virtserialport,chardev=port{port},nr={port}")]);
+    }
+    all.push("-kernel".into());
+    all.push(config.kernel.into());
+    all
+}
+
+fn disk_arguments(descriptor: i32) -> [String; 6] {
+    let node = "driver=raw,node-name=scratch,file.driver=file,file.filename=/dev/fdset/1,cache.no-flush=on,discard=unmap";
+    [
+        "-add-fd".to_owned(),
+        format!("fd={descriptor},set=1"),
+        "-blockdev".to_owned(),
+        node.to_owned(),
+        "-device".to_owned(),
+        "virtio-blk-pci,drive=scratch".to_owned(),
+    ]
+}
+
+/// Keeps the last lines of a console.
+fn keep(from: impl Read + Send + 'static, kept: Arc<Mutex<VecDeque<String>>>, show: bool) {
+    thread::spawn(move || {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        while (&mut from)
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|count| count > 0)
+        {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            line.clear();
+            if show {
+                eprintln!("lab: | {text}");
+            }
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.len() == KEPT_LINES {
+                kept.pop_front();
+            }
+            kept.push_back(text);
+        }
+    });
+}
+
+fn tell(port: UnixStream, events: &Sender<Event>) {
+    for line in BufReader::new(port).lines().map_while(Result::ok) {
+        let event = match line.split_once(' ') {
+            None if line == "up" => Event::Up,
+            Some(("exit", code)) => Event::Exit(code.parse().unwrap_or(u8::MAX)),
+            _ => continue,
+        };
+        // Nobody listens any more: the run is over.
+        let _ = events.send(event);
+    }
+    let _ = events.send(Event::Gone);
+}
+
+fn pass(mut from: UnixStream, mut to: impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let count = match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // QEMU was killed: its end is the end.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        to.write_all(&buffer[..count])?;
+        to.flush()?;
+    }
+}
