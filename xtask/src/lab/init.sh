@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # The laboratory's first program: makes this machine's tree the root and goes on in main.sh there.
 #   host's root, read-only, 9p ─┐
 #   tmpfs or scratch disk ──────┴─► overlay ─► / of the laboratory

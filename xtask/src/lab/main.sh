@@ -1,4 +1,5 @@
 #!/run/lab/busybox sh
+# shellcheck shell=dash
 # The laboratory's process 1: the rest of a machine, the command, and what is sent back.
 # Ports: 1 what happened (`up`, `exit N`), 2 stdout, 3 stderr, 4… a tar stream per --copy-out.
 b=/run/lab/busybox
@@ -93,12 +94,15 @@ at=0
 while [ "$at" -lt "$COPIES" ]; do
   at=$((at + 1))
   from="/run/lab/scratch/upper$($b cat "/run/lab/copy.$at")"
-  # Character devices are what the overlay notes deletions by.
-  if [ -d "$from" ] && cd "$from"; then
-    find . ! -type c ! -type b ! -type s -print0 | tar -c -S --null --no-recursion -T - -f - >"$port$((3 + at))"
-  else
-    tar -c -T /dev/null -f - >"$port$((3 + at))"
-  fi
+  # By the host's shell, so that it is the host's GNU tar. Character devices are what the overlay
+  # notes deletions by.
+  # shellcheck disable=SC2016
+  /bin/sh -c '
+    if cd "$1" 2>/dev/null; then
+      find . ! -type c ! -type b ! -type s -print0 | tar -c -S --null --no-recursion -T - -f -
+    else
+      tar -c -T /dev/null -f -
+    fi' sh "$from" >"$port$((3 + at))"
 done
 echo "exit $code" >&3
 # We are killed now, unless nobody listens.
