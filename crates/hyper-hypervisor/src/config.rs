@@ -38,6 +38,13 @@ pub struct Nic {
     pub mtu: u32,
 }
 
+impl Nic {
+    /// The bytes of [`Nic::mac`]; `None` when it is no MAC address.
+    pub fn mac_bytes(&self) -> Option<[u8; 6]> {
+        crate::check::mac(&self.mac)
+    }
+}
+
 /// Directories of the host, served by a vhost-user device for virtio-fs that listens already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {

@@ -16,7 +16,9 @@
 #![forbid(unsafe_code)]
 
 mod capability;
+mod check;
 mod config;
+mod console;
 #[cfg(feature = "contract")]
 pub mod contract;
 mod error;
@@ -26,7 +28,9 @@ mod probe;
 mod vm;
 
 pub use capability::{Capabilities, DiskModel, Wall};
+pub use check::{Limits, open_extent};
 pub use config::{Disk, Extent, GuestKernel, Nic, Share, VmConfig};
+pub use console::{Console, Tail};
 pub use error::VmError;
 pub use probe::{Finding, Probe};
 pub use vm::{Carrier, CpuShare, Hypervisor, Vm, VmExit, VmUsage};

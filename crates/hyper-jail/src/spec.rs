@@ -239,6 +239,20 @@ impl JailSpec {
         self
     }
 
+    /// The host's shared libraries and what their loader asks for: for programs that are linked
+    /// dynamically. Where `/lib` is a link (merged `/usr`) it is one inside, too.
+    #[must_use]
+    pub fn system_libraries(mut self) -> Self {
+        for directory in ["/usr/lib", "/usr/lib64", "/lib", "/lib64"] {
+            self = match std::fs::read_link(directory) {
+                Ok(to) => self.symlink(directory, to),
+                Err(_) => self.bind(Bind::same(directory).executable().optional()),
+            };
+        }
+        // Without it the loader tries every variant of every library's directory.
+        self.bind(Bind::same("/etc/ld.so.cache").optional())
+    }
+
     /// An empty directory that nobody can write to: a place for later binds.
     #[must_use]
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {

@@ -97,9 +97,7 @@ impl Sharer {
         if let Some(parent) = cgroup {
             spec = spec.cgroup(parent);
         }
-        for directory in ["/usr/lib", "/usr/lib64", "/lib", "/lib64"] {
-            spec = library(spec, Path::new(directory));
-        }
+        spec = spec.system_libraries();
         for one in shared {
             spec = spec.bind(one.bind());
         }
@@ -153,14 +151,6 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
 fn open_files() -> u64 {
     let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok();
     most.and_then(|text| text.trim().parse().ok()).unwrap_or(65_536).min(1_000_000)
-}
-
-/// Shows a directory of libraries, or the same link where it is one (merged /usr).
-fn library(spec: JailSpec, path: &Path) -> JailSpec {
-    match std::fs::read_link(path) {
-        Ok(to) => spec.symlink(path, to),
-        Err(_) => spec.bind(Bind::same(path).executable().optional()),
-    }
 }
 
 fn failed(error: hyper_jail::JailError) -> PodError {

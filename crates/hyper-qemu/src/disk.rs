@@ -5,12 +5,11 @@
 //! QEMU reads `createType` and the extent lines. The text lives in a memfd and names descriptor
 //! sets, never paths, so no name of a file can be mistaken for syntax.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
-use hyper_hypervisor::{Disk, Extent, VmError};
+use hyper_hypervisor::{Disk, Extent, VmError, open_extent};
 use rustix::fs::MemfdFlags;
 use serde_json::{Value, json};
 
@@ -49,7 +48,12 @@ pub fn open(disk: &Disk, first_set: u32) -> Result<Opened, VmError> {
     }
     let mut files = Vec::with_capacity(disk.extents.len() + 1);
     for extent in &disk.extents {
-        files.push(open_extent(extent, disk.read_only)?);
+        if extent.bytes / 512 > MAX_EXTENT_SECTORS {
+            let source = io::Error::other("it is longer than 1 TiB");
+            let (what, path) = ("use disk", extent.path.clone());
+            return Err(VmError::File { what, path, source });
+        }
+        files.push(open_extent(extent, disk.read_only)?.into());
     }
     let bytes = disk.extents.iter().map(|extent| extent.bytes).sum();
     if stitched {
@@ -90,31 +94,6 @@ impl Opened {
     }
 }
 
-fn open_extent(extent: &Extent, read_only: bool) -> Result<OwnedFd, VmError> {
-    let wrong = |what, source| VmError::File { what, path: extent.path.clone(), source };
-    let file = open_regular(&extent.path, read_only).map_err(|e| wrong("open disk", e))?;
-    let length = file.metadata().map_err(|e| wrong("look at disk", e))?.len();
-    let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
-    if extent.bytes == 0 || !extent.bytes.is_multiple_of(4096) {
-        let text = format!("length {} is no multiple of 4096", extent.bytes);
-        return Err(wrong("use disk", invalid(text)));
-    }
-    if length < extent.bytes {
-        let text = format!("it has {length} bytes, should have {}", extent.bytes);
-        return Err(wrong("use disk", invalid(text)));
-    }
-    if extent.bytes / 512 > MAX_EXTENT_SECTORS {
-        return Err(wrong("use disk", invalid("it is longer than 1 TiB".to_owned())));
-    }
-    Ok(file.into())
-}
-
-fn open_regular(path: &Path, read_only: bool) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(!read_only).open(path)?;
-    let kind = file.metadata()?.file_type();
-    if kind.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
-}
-
 /// The VMDK descriptor. The comment before the first extent is needed: after a blank line QEMU 7.2
 /// takes the first extent twice.
 fn descriptor(extents: &[Extent], first_set: u32) -> String {
@@ -138,6 +117,7 @@ fn memory_file(text: &str) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod test {
     use super::*;
+    use std::path::Path;
 
     fn extent(dir: &Path, name: &str, bytes: u64) -> Extent {
         let path = dir.join(name);

@@ -43,15 +43,11 @@ pub fn spec(
         .bind(Bind::same(program).executable())
         .bind(Bind::new(&config.kernel.kernel, KERNEL))
         .bind(Bind::new(&config.kernel.initramfs, INITRAMFS))
-        // Without it the loader tries every variant of every library's directory.
-        .bind(Bind::same("/etc/ld.so.cache").optional())
         // QEMU opens it to see which kind of file locks there is.
         .device("/dev/null")
         .limits(limits)
         .seccomp(calls::list(kvm, config.share.is_some()));
-    for directory in ["/usr/lib", "/usr/lib64", "/lib", "/lib64"] {
-        spec = library(spec, Path::new(directory));
-    }
+    spec = spec.system_libraries();
     for (source, target) in data(program) {
         spec = spec.bind(Bind::new(source, target).optional());
     }
@@ -84,14 +80,6 @@ pub fn refused(error: JailError) -> VmError {
             }
             VmError::Jail { hypervisor: NAME, what }
         }
-    }
-}
-
-/// Shows a directory of libraries, or the same link where it is one (merged /usr).
-fn library(spec: JailSpec, path: &Path) -> JailSpec {
-    match std::fs::read_link(path) {
-        Ok(to) => spec.symlink(path, to),
-        Err(_) => spec.bind(Bind::same(path).executable().optional()),
     }
 }
 

@@ -8,14 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_hypervisor::{Nic, Vm, VmConfig, VmError};
+use hyper_hypervisor::{Console, Limits, Nic, Tail, Vm, VmConfig, VmError};
 use hyper_jail::{Jailed, Outcome};
 use tokio::net::{UnixStream, unix::pipe};
 use tokio::time::timeout;
 
 use crate::accelerator::Chosen;
 use crate::block::{self, Slots};
-use crate::console::{Console, Tail};
 use crate::control::Control;
 use crate::disk;
 use crate::machine::{self, DiskArgs, Machine, NicArgs, fd};
@@ -24,8 +23,6 @@ use crate::{MAX_NICS, MAX_VCPUS, MIN_MEMORY, NAME, Options, SHARES, jail, kernel
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PLACES: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/libexec", "/opt/qemu/bin"];
-/// Longest kernel command line of x86 is 2048 bytes; ours takes a part.
-const MAX_EXTRA: usize = 1024;
 /// The kernel's network device with queues and offloads of its own.
 const VHOST: &str = "/dev/vhost-net";
 
@@ -38,7 +35,7 @@ pub async fn launch(
     if chosen.refused {
         return Err(missing("a KVM that runs unmodified kernels", &chosen.kvm_detail));
     }
-    check(&config)?;
+    LIMITS.check(&config)?;
     let program = program(options)?;
     let task = tokio::task::spawn_blocking(move || prepare(&config).map(|ready| (config, ready)));
     let (config, ready) = task.await.map_err(|error| VmError::Io {
@@ -101,45 +98,15 @@ pub fn program(options: &Options) -> Result<PathBuf, VmError> {
     }
 }
 
-/// Refuses what no machine of ours has.
-fn check(config: &VmConfig) -> Result<(), VmError> {
-    let unsupported = |what: String| Err(VmError::Unsupported { hypervisor: NAME, what });
-    if config.memory_bytes < MIN_MEMORY {
-        return Err(VmError::MemoryTooSmall { bytes: config.memory_bytes, least: MIN_MEMORY });
-    }
-    if !(1..=MAX_VCPUS).contains(&config.vcpus) {
-        return unsupported(format!("give a guest {} vCPUs, 1 to {MAX_VCPUS}", config.vcpus));
-    }
-    if config.nics.len() > MAX_NICS {
-        let count = config.nics.len();
-        return unsupported(format!("give a guest {count} network devices, at most {MAX_NICS}"));
-    }
+/// What no machine of ours has.
+const LIMITS: Limits = Limits {
+    hypervisor: NAME,
+    min_memory_bytes: MIN_MEMORY,
+    max_vcpus: MAX_VCPUS,
+    max_nics: MAX_NICS,
     // One number, whatever the network devices: it is told as a capability.
-    let most = machine::disk_slots(MAX_NICS + SHARES);
-    if config.disks.len() > most {
-        return unsupported(format!("give a guest {} disks, at most {most}", config.disks.len()));
-    }
-    if let Some(nic) = config.nics.iter().find(|nic| !is_mac(&nic.mac)) {
-        return unsupported(format!("use the MAC address `{}`", nic.mac));
-    }
-    let words = &config.kernel.extra_cmdline;
-    // A blank would make two words of one, a quote would swallow those behind it.
-    let odd = |word: &&String| !word.chars().all(|c| c.is_ascii_graphic() && c != '"');
-    if let Some(word) = words.iter().find(odd) {
-        return unsupported(format!("put `{}` on a kernel command line", word.escape_debug()));
-    }
-    let length: usize = words.iter().map(|word| word.len() + 1).sum();
-    if length > MAX_EXTRA {
-        return unsupported(format!("append {length} bytes to the command line, at most 1024"));
-    }
-    Ok(())
-}
-
-fn is_mac(text: &str) -> bool {
-    let mut parts = text.split(':');
-    text.len() == 17
-        && parts.all(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
-}
+    max_disks: machine::disk_slots(MAX_NICS + SHARES),
+};
 
 /// What QEMU is given beside its standard sockets.
 struct Ready {
@@ -270,49 +237,6 @@ fn errors() -> Result<(pipe::Receiver, OwnedFd), VmError> {
 #[cfg(test)]
 mod test {
     use super::*;
-    use hyper_hypervisor::GuestKernel;
-
-    fn config() -> VmConfig {
-        VmConfig {
-            id: "p1".into(),
-            kernel: GuestKernel {
-                kernel: "/k".into(),
-                initramfs: "/i".into(),
-                extra_cmdline: vec![],
-            },
-            vcpus: 1,
-            memory_bytes: 64 << 20,
-            disks: vec![],
-            nics: vec![],
-            share: None,
-            run_dir: "/r".into(),
-            cgroup: None,
-        }
-    }
-
-    fn says(change: impl FnOnce(&mut VmConfig)) -> String {
-        let mut config = config();
-        change(&mut config);
-        check(&config).err().map(|error| error.to_string()).unwrap_or_default()
-    }
-
-    #[test]
-    fn words_cannot_break_out_of_the_command_line() {
-        assert_eq!(says(|_| {}), "");
-        for word in ["a b", "a\nb", "\"", "é", ""] {
-            let said = says(|config| config.kernel.extra_cmdline = vec![word.into()]);
-            assert_eq!(said.is_empty(), word.is_empty(), "{word:?}: {said}");
-        }
-        let long = says(|config| config.kernel.extra_cmdline = vec!["x".repeat(1024)]);
-        assert!(long.contains("1025 bytes"));
-    }
-
-    #[test]
-    fn a_mac_cannot_add_properties() {
-        assert!(is_mac("02:00:00:00:00:0a"));
-        assert!(!is_mac("02:00:00:00:00:0a,x=y"));
-        assert!(!is_mac("02:00:00:00:00,0a"));
-    }
 
     #[test]
     fn a_missing_program_is_told_with_its_package() {

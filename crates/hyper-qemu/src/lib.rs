@@ -26,7 +26,6 @@ mod accelerator;
 mod block;
 mod calls;
 mod commands;
-mod console;
 mod control;
 mod disk;
 mod jail;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hyper_hypervisor::{Carrier, CpuShare, Disk, Vm, VmError, VmExit, VmUsage};
+use hyper_hypervisor::{Carrier, Console, CpuShare, Disk, Tail, Vm, VmError, VmExit, VmUsage};
 use hyper_jail::{JailExit, Jailed, Outcome};
 use qapi::qmp::ShutdownCause;
 use tokio::net::{UnixStream, unix::pipe};
@@ -19,7 +19,6 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::block::{self, Slots};
-use crate::console::{Console, Tail};
 use crate::control::Control;
 
 /// How long QEMU may take to end after `quit`.

@@ -1,5 +1,5 @@
-//! The guest kernel's console: its last bytes, and the two lines that tell how a guest ends. And
-//! QEMU's own last words.
+//! For adapters: the guest kernel's console, its last bytes and the lines that tell how a guest
+//! ends; and the hypervisor process's own last words.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -17,6 +17,9 @@ const PANIC: &str = "Kernel panic - not syncing: ";
 /// How Linux begins when it cannot power the machine off: kernel/reboot.c (6.1 and 7.3).
 const HALTED: [&str; 2] = ["reboot: System halted", "reboot: Power off not available"];
 
+/// How it says that it is about to reset the machine.
+const RESTARTING: &str = "reboot: Restarting system";
+
 /// What a console has said.
 #[derive(Debug, Default)]
 pub struct Console {
@@ -31,6 +34,7 @@ struct Said {
     line: Vec<u8>,
     panic: Option<String>,
     halted: bool,
+    restarting: bool,
 }
 
 impl Console {
@@ -62,6 +66,11 @@ impl Console {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).halted
     }
 
+    /// Whether the guest has said that it resets its CPUs.
+    pub fn restarting(&self) -> bool {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).restarting
+    }
+
     fn take(&self, bytes: &[u8]) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         said.bytes.extend(bytes);
@@ -84,6 +93,7 @@ impl Console {
         {
             said.panic = Some(message.to_owned());
         }
+        said.restarting |= text.starts_with(RESTARTING);
         if HALTED.iter().any(|words| text.starts_with(words)) {
             said.halted = true;
             self.halt.notify_one();
@@ -91,7 +101,7 @@ impl Console {
     }
 }
 
-/// The last bytes of a stream: QEMU's standard error.
+/// The last bytes of a stream: a hypervisor's standard error.
 #[derive(Debug, Default)]
 pub struct Tail(Mutex<VecDeque<u8>>);
 

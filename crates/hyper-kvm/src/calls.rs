@@ -1,0 +1,107 @@
+//! System calls that the monitor makes: found with strace over the whole contract.
+//!
+//! What is not listed ends the process: it is our own program, and what it does not need only an
+//! attacker asks for. Not in the list: new sockets and connections, new processes (threads only),
+//! names of files but for the loader's, namespaces, mounts, signals to others, keys, BPF,
+//! userfaultfd, io_uring, and every ioctl but KVM's and the taps'.
+
+use hyper_jail::{Comparison, Seccomp, SeccompDefault};
+
+/// For the loader and the C library, before `main`.
+const LOADING: &[i64] = &[
+    libc::SYS_access,
+    libc::SYS_arch_prctl,
+    libc::SYS_execveat,
+    libc::SYS_faccessat2,
+    libc::SYS_getrandom,
+    libc::SYS_newfstatat,
+    libc::SYS_openat,
+    libc::SYS_pread64,
+    libc::SYS_readlink,
+    libc::SYS_rseq,
+    libc::SYS_set_robust_list,
+    libc::SYS_set_tid_address,
+];
+
+const WORKING: &[i64] = &[
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_close,
+    libc::SYS_eventfd2,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_fallocate,
+    libc::SYS_fcntl,
+    libc::SYS_fdatasync,
+    libc::SYS_fstat,
+    libc::SYS_ftruncate,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_lseek,
+    libc::SYS_madvise,
+    libc::SYS_memfd_create,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_recvmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_sigaltstack,
+    libc::SYS_statx,
+    libc::SYS_tgkill,
+    libc::SYS_write,
+    libc::SYS_writev,
+];
+
+/// A thread, and nothing that is shared less or separated more: `clone(2)`.
+const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
+const SEPARATE: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u64;
+
+/// Type and lowest numbers of ioctl requests (`ioctl-number.rst`): the type is in bits 8 to 15.
+const KVM: Comparison = Comparison::Masked { mask: 0xff00, bits: 0xae00 };
+/// Taps share `T` with terminals, whose numbers are below 0x80: TIOCSTI stays out.
+const TAP: Comparison = Comparison::Masked { mask: 0xff80, bits: 0x5480 };
+const FIONBIO: Comparison = Comparison::Is(0x5421);
+
+/// The list; `share`: the monitor speaks to a server of shared directories.
+pub fn list(share: bool) -> Seccomp {
+    let thread = Comparison::Masked { mask: THREAD | SEPARATE, bits: THREAD };
+    let mut list = Seccomp::new(SeccompDefault::Kill)
+        .allow(LOADING)
+        .allow(WORKING)
+        .allow_if(libc::SYS_clone, 0, thread)
+        // Its flags are behind a pointer that no filter can follow; glibc falls back to `clone`.
+        .refuse(libc::SYS_clone3, libc::ENOSYS)
+        // Asking for limits, not setting them.
+        .allow_if(libc::SYS_prlimit64, 2, Comparison::Is(0))
+        .allow_if(libc::SYS_prctl, 0, Comparison::Is(libc::PR_SET_NAME as u64));
+    for request in [KVM, TAP, FIONBIO] {
+        list = list.allow_if(libc::SYS_ioctl, 1, request);
+    }
+    if share {
+        list = list.allow_if(libc::SYS_socketpair, 0, Comparison::Is(libc::AF_UNIX as u64));
+    }
+    list
+}

@@ -1,0 +1,104 @@
+//! Port adapter `kvm`: guests on KVM, each by a monitor process of our own (`hyper-vmm`).
+//!
+//! ```text
+//!  KvmVm ── keeper task ─────────────── hyper-jail: uid, namespaces, cgroup, seccomp
+//!    │  control  socketpair ◄─► JSON lines, descriptors beside them (control.rs)   ┐
+//!    │  link     socketpair ◄─► virtio-console port 1                              │ hyper-vmm, in a
+//!    │  console  socketpair ◄── serial port                                        │ root with nothing
+//!    │  kernel, initramfs, disks, taps, /dev/kvm: open descriptors                 ┘ but libraries
+//! ```
+//! There is no ACPI, so a guest that powers off halts and says so on its console, upon which the
+//! adapter ends the monitor. A panic resets the CPUs, and its message is on the console, too.
+//!
+//! Invariant: the monitor opens nothing by name, and what it says is bounded and not trusted.
+#![forbid(unsafe_code)]
+
+mod calls;
+mod control;
+mod disk;
+mod launch;
+mod machine;
+mod probe;
+mod vm;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hyper_hypervisor::{
+    Capabilities, Disk, DiskModel, Hypervisor, Probe, Vm, VmConfig, VmError, Wall,
+};
+use hyper_vmm::config::{MAX_DISKS, MAX_VCPUS};
+
+/// The word users pick it by.
+pub const NAME: &str = "kvm";
+
+/// A hyperkernel with an agent comes up in this; below it the guest runs out of memory at boot.
+const MIN_MEMORY: u64 = 64 << 20;
+const MAX_NICS: usize = 2;
+
+/// What an operator may choose.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The monitor; without it `hyper-vmm` is looked for where `hyper-jail` is.
+    pub program: Option<PathBuf>,
+    /// The guest kernel whose presence [`Hypervisor::probe`] tells.
+    pub kernel: Option<PathBuf>,
+}
+
+/// The adapter.
+#[derive(Debug)]
+pub struct Kvm {
+    options: Options,
+    /// Why KVM cannot be used here.
+    problem: Option<String>,
+}
+
+impl Kvm {
+    /// Looks whether KVM works, by running guest code. Blocks for some milliseconds, at most for
+    /// one second.
+    pub fn new(options: Options) -> Self {
+        let found = hyper_kvm_probe::probe(Duration::from_millis(800));
+        Self { options, problem: found.err().map(|problem| problem.to_string()) }
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Kvm {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            wall: Wall::Hardware,
+            disk_model: DiskModel::Stitched,
+            max_disks: MAX_DISKS,
+            disk_hotplug: true,
+            max_vcpus: MAX_VCPUS,
+            max_nics: MAX_NICS,
+            pause: true,
+            share: true,
+            min_memory_bytes: MIN_MEMORY,
+        }
+    }
+
+    async fn probe(&self) -> Probe {
+        probe::probe(&self.options, self.problem.as_deref()).await
+    }
+
+    async fn launch(&self, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
+        if let Some(problem) = &self.problem {
+            return Err(VmError::Missing {
+                hypervisor: NAME,
+                what: "a KVM that runs unmodified kernels".to_owned(),
+                hint: problem.clone(),
+            });
+        }
+        launch::launch(&self.options, config).await
+    }
+
+    fn guest_devices(&self, disks: &[Disk], disk: usize) -> Vec<String> {
+        if disk < disks.len() { vec![machine::disk_node(disk)] } else { Vec::new() }
+    }
+}

@@ -1,0 +1,75 @@
+//! What a guest is made of: the first line on the control socket.
+
+use serde::{Deserialize, Serialize};
+
+/// Descriptor numbers that are always given.
+pub mod fd {
+    /// A unix stream socket: see [`crate::wire`].
+    pub const CONTROL: i32 = 3;
+    /// A unix stream socket: the bytes of the guest's link.
+    pub const LINK: i32 = 4;
+    /// A unix stream socket or pipe: the guest's serial port.
+    pub const CONSOLE: i32 = 5;
+    /// `/dev/kvm`.
+    pub const KVM: i32 = 6;
+    pub const KERNEL: i32 = 7;
+    pub const INITRAMFS: i32 = 8;
+    /// Disks, taps and sockets follow.
+    pub const FIRST_FREE: i32 = 9;
+}
+
+/// Most virtual CPUs: the MP table has to fit into a kibibyte.
+pub const MAX_VCPUS: u32 = 32;
+/// Least memory in bytes with which a kernel gets far enough to complain.
+pub const MIN_MEMORY: u64 = 32 << 20;
+/// Most disks of a guest, those that come later included.
+pub const MAX_DISKS: usize = 64;
+/// Most files that one disk is made of; a message carries at most 253 descriptors (SCM_MAX_FD).
+pub const MAX_EXTENTS: usize = 100;
+pub const MAX_NICS: usize = 8;
+/// Bytes of a kernel command line, its final zero included (COMMAND_LINE_SIZE of x86).
+pub const MAX_CMDLINE: usize = 2048;
+
+/// A guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub vcpus: u32,
+    pub memory_bytes: u64,
+    /// Words for the kernel, before those that name the devices.
+    pub cmdline: String,
+    pub disks: Vec<Disk>,
+    /// Places for disks that come later.
+    pub spares: usize,
+    pub nics: Vec<Nic>,
+    /// Connected socket of a vhost-user device for virtio-fs. It gets all of the guest's memory.
+    pub share: Option<i32>,
+}
+
+/// A block device: files back to back. Lengths are multiples of 512 bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    pub extents: Vec<Extent>,
+    pub read_only: bool,
+    /// Flushes may be skipped: nobody wants the disk when the host is gone.
+    pub ephemeral: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extent {
+    /// In the first message a number; ignored in later ones, whose descriptors come with them.
+    #[serde(default)]
+    pub fd: i32,
+    pub bytes: u64,
+}
+
+/// A network device on a tap with `IFF_VNET_HDR`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nic {
+    pub tap: i32,
+    pub mac: [u8; 6],
+    pub mtu: u16,
+}

@@ -1,0 +1,36 @@
+//! A virtual machine monitor on KVM, made for pods and nothing else.
+//!
+//! ```text
+//!  adapter ── control socket: Config, then requests with descriptors; answers, one event ──┐
+//!                                                                                            ▼
+//!  main thread    memory, kernel, devices, vCPUs; then answers requests          [control.rs]
+//!  vcpu N         KVM_RUN; port and memory accesses go to the bus                [cpu.rs, bus.rs]
+//!  one thread per device whose driver is there: kicks in, interrupts out         [virtio/*.rs]
+//!
+//!  guest: building ─► running ⇄ paused ─► ended (told once, then the process exits)
+//! ```
+//! The guest has no firmware, no PCI, no ACPI: an MP table, a serial port for its last words, and
+//! virtio-mmio devices that its command line names.
+//!
+//! Invariants:
+//! - Nothing is opened by name: all files are descriptors that were given.
+//! - Whatever a guest writes is an offset, a length or an address that is checked before use; a
+//!   guest that breaks a rule of virtio loses that device, nothing else.
+//! - A device's thread owns its queues; nobody else touches them until it has been joined.
+//! - The process ends with its guest, and with its control socket.
+
+mod boot;
+mod bus;
+pub mod config;
+mod control;
+mod cpu;
+mod error;
+mod machine;
+mod memory;
+mod metrics;
+mod serial;
+mod virtio;
+pub mod wire;
+
+pub use control::run;
+pub use error::VmmError;

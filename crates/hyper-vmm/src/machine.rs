@@ -1,0 +1,310 @@
+//! Puts a guest together: memory, kernel, devices with their places and interrupts, CPUs.
+//!
+//! Devices have a page of addresses each, in this order: link, disks, places for disks, network,
+//! shared directories, entropy, balloon. Linux numbers what it finds in the order of its command
+//! line, so disks are `vda`, `vdb`, … and the link is `vport0p1`.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::bus::{BASE, Bus, STEP};
+use crate::config::{self, Config, MAX_DISKS, MAX_EXTENTS, MAX_NICS, MAX_VCPUS, MIN_MEMORY, fd};
+use crate::cpu::{self, Cpus};
+use crate::memory::{self, Memory};
+use crate::metrics::{Clock, Metrics, Phases};
+use crate::virtio::{Balloon, Block, Console, Device, Entropy, Net, Share, Transport};
+use crate::wire::End;
+use crate::{VmmError, boot, serial, virtio};
+
+/// Interrupts that no device of a PC's own has, first those behind the ISA bus's.
+const LINES: [u32; 17] = [16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 9, 10, 11, 12, 14, 15];
+/// Three pages that KVM wants on Intel's CPUs, outside of all memory.
+const TSS: usize = 0xfffb_d000;
+/// `notify` register of virtio-mmio.
+const NOTIFY: u64 = 0x50;
+
+/// A guest whose CPUs are parked.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub cpus: Cpus,
+    bus: Arc<Bus>,
+    /// Index of the first place for disks, and how many there are.
+    spares: std::ops::Range<usize>,
+    phases: Phases,
+    /// Kept open: the guest lives as long as these.
+    _vm: VmFd,
+    _memory: Memory,
+}
+
+/// Descriptors that were given by number; each can be taken once.
+#[derive(Debug, Default)]
+pub(crate) struct Given(Vec<i32>);
+
+impl Given {
+    /// Takes descriptor `number`.
+    pub fn take(&mut self, number: i32) -> Result<OwnedFd, VmmError> {
+        let refuse = |why: &str| VmmError::Config {
+            what: "a descriptor",
+            why: format!("number {number} {why}"),
+        };
+        if number < fd::CONTROL || self.0.contains(&number) {
+            return Err(refuse("is not to be had"));
+        }
+        // SAFETY: asks about a number, whatever it is.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+            return Err(refuse("is not open"));
+        }
+        self.0.push(number);
+        // SAFETY: it is open, was given to this process at its start for nobody else to use (see
+        // `config::fd`), and is taken only this once.
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    }
+}
+
+impl Machine {
+    /// Makes the guest.
+    pub fn make(
+        config: &Config,
+        given: &mut Given,
+        ended: &Sender<End>,
+        clock: Clock,
+    ) -> Result<Self, VmmError> {
+        check(config)?;
+        // SAFETY: the descriptor is open and owned by nobody else from here on.
+        let kvm = unsafe { Kvm::from_raw_fd(given.take(fd::KVM)?.into_raw_fd()) };
+        if kvm.get_api_version() != 12 {
+            let why = format!("it speaks version {}, not 12", kvm.get_api_version());
+            return Err(VmmError::Config { what: "/dev/kvm", why });
+        }
+        let mut phases = Phases::default();
+        let template = cpu::template(&kvm)?;
+        let vm = kvm.create_vm().map_err(VmmError::kvm("make a virtual machine"))?;
+        let memory = memory::take(config.memory_bytes, config.share.is_some())?;
+        show_memory(&vm, &memory)?;
+        // Hosts with AMD's CPUs have no use for it.
+        let _ = vm.set_tss_address(TSS);
+        vm.create_irq_chip().map_err(VmmError::kvm("make interrupt controllers"))?;
+        if !template.has_deadline_timer() {
+            // Its timer is what the kernel measures the APIC's with.
+            let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
+            vm.create_pit2(pit).map_err(VmmError::kvm("make a timer"))?;
+        }
+        phases.memory = clock.now();
+
+        let devices = devices(config, given)?;
+        let mut cmdline = config.cmdline.clone();
+        for (at, _) in devices.list.iter().enumerate() {
+            let (address, line) = place(at);
+            cmdline.push_str(&format!(" virtio_mmio.device=4K@{address:#x}:{line}"));
+        }
+        let kernel = File::from(given.take(fd::KERNEL)?);
+        let initramfs = File::from(given.take(fd::INITRAMFS)?);
+        let entry = boot::load(&memory, kernel, initramfs, &cmdline, config.vcpus)?;
+        phases.kernel = clock.now();
+
+        let console = given.take(fd::CONSOLE)?;
+        nonblocking(&console)?;
+        let port = serial::Port::new(line(&vm, serial::IRQ)?, console);
+        let mut transports = Vec::new();
+        for (at, (name, device)) in devices.list.into_iter().enumerate() {
+            let foreign = name == SHARE;
+            transports.push(Mutex::new(attach(&vm, &memory, at, name, device, foreign)?));
+        }
+        let bus = Arc::new(Bus { serial: Mutex::new(port), devices: transports });
+        phases.devices = clock.now();
+
+        let mut vcpus = Vec::new();
+        for index in 0..config.vcpus {
+            vcpus.push(cpu::make(&vm, &template, index, config.vcpus, entry)?);
+        }
+        let cpus = Cpus::start(vcpus, &bus, ended)?;
+        phases.vcpus = clock.now();
+        Ok(Self { cpus, bus, spares: devices.spares, phases, _vm: vm, _memory: memory })
+    }
+
+    /// Puts a disk into spare place `place`.
+    pub fn add_disk(&self, place: usize, file: virtio::File) -> Result<(), VmmError> {
+        let at = self.spares.start.checked_add(place).filter(|at| self.spares.contains(at));
+        let device = at.and_then(|at| self.bus.devices.get(at)).ok_or_else(|| {
+            let why = format!("there is no place {place}, only {}", self.spares.len());
+            VmmError::Config { what: "a place for a disk", why }
+        })?;
+        let filled = device.lock().unwrap_or_else(PoisonError::into_inner).fill(file);
+        filled.map_err(|source| VmmError::Device {
+            device: format!("place {place}"),
+            doing: "put a disk into it",
+            source,
+        })
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        let devices = self.bus.devices.iter();
+        Metrics {
+            exits: self.cpus.exits.read(),
+            devices: devices
+                .map(|device| device.lock().unwrap_or_else(PoisonError::into_inner).metrics())
+                .collect(),
+            phases: self.phases,
+        }
+    }
+
+    /// The last words of a guest that is gone: its console, and what its disks still have to do.
+    pub fn finish(&self) {
+        self.bus.serial.lock().unwrap_or_else(PoisonError::into_inner).finish();
+        for device in &self.bus.devices {
+            device.lock().unwrap_or_else(PoisonError::into_inner).stop();
+        }
+    }
+}
+
+const SHARE: &str = "share";
+
+struct Devices {
+    list: Vec<(String, Box<dyn Device>)>,
+    spares: std::ops::Range<usize>,
+}
+
+fn devices(config: &Config, given: &mut Given) -> Result<Devices, VmmError> {
+    let mut list: Vec<(String, Box<dyn Device>)> = Vec::new();
+    let failed = |device: &str, doing: &'static str| {
+        let device = device.to_owned();
+        move |source| VmmError::Device { device, doing, source }
+    };
+    let link = given.take(fd::LINK)?;
+    nonblocking(&link)?;
+    list.push(("link".to_owned(), Box::new(Console::new(link))));
+    for (at, disk) in config.disks.iter().enumerate() {
+        let mut files = Vec::new();
+        for extent in &disk.extents {
+            files.push(given.take(extent.fd)?);
+        }
+        let file = open_disk(disk, files)?;
+        list.push((format!("disk{at}"), Box::new(Block::new(format!("disk{at}"), file))));
+    }
+    let first = list.len();
+    for spare in 0..config.spares {
+        let name = format!("disk{}", config.disks.len() + spare);
+        let read_only = spare_is_read_only(spare);
+        list.push((name.clone(), Box::new(Block::spare(name, read_only))));
+    }
+    let spares = first..list.len();
+    for (at, nic) in config.nics.iter().enumerate() {
+        let name = format!("net{at}");
+        let tap = given.take(nic.tap)?;
+        nonblocking(&tap)?;
+        let net = Net::new(name.clone(), tap, nic.mac, nic.mtu);
+        list.push((name.clone(), Box::new(net.map_err(failed(&name, "use its tap"))?)));
+    }
+    if let Some(number) = config.share {
+        let socket = UnixStream::from(given.take(number)?);
+        let share = Share::new(socket).map_err(failed(SHARE, "speak to its server"))?;
+        list.push((SHARE.to_owned(), Box::new(share)));
+    }
+    list.push(("rng".to_owned(), Box::new(Entropy::default())));
+    list.push(("balloon".to_owned(), Box::new(Balloon::default())));
+    Ok(Devices { list, spares })
+}
+
+/// Whether spare place `spare` takes read-only disks: they alternate, image then writable layer,
+/// as containers come.
+pub(crate) fn spare_is_read_only(spare: usize) -> bool {
+    spare.is_multiple_of(2)
+}
+
+/// A disk of open files.
+pub(crate) fn open_disk(
+    disk: &config::Disk,
+    files: Vec<OwnedFd>,
+) -> Result<virtio::File, VmmError> {
+    let refuse = |why: String| VmmError::Config { what: "a disk", why };
+    if disk.extents.len() > MAX_EXTENTS || files.len() != disk.extents.len() {
+        let (extents, files) = (disk.extents.len(), files.len());
+        return Err(refuse(format!("{extents} extents and {files} files, at most {MAX_EXTENTS}")));
+    }
+    let files = files.into_iter().map(File::from).zip(disk.extents.iter().map(|e| e.bytes));
+    virtio::File::new(files.collect(), disk.read_only, disk.ephemeral).map_err(refuse)
+}
+
+fn check(config: &Config) -> Result<(), VmmError> {
+    let refuse = |what: &'static str, why: String| Err(VmmError::Config { what, why });
+    if !(1..=MAX_VCPUS).contains(&config.vcpus) {
+        return refuse("virtual CPUs", format!("{}, not 1 to {MAX_VCPUS}", config.vcpus));
+    }
+    if config.memory_bytes < MIN_MEMORY {
+        let why = format!("{} bytes, at least {MIN_MEMORY}", config.memory_bytes);
+        return refuse("guest memory", why);
+    }
+    let disks = config.disks.len().saturating_add(config.spares);
+    if disks > MAX_DISKS {
+        return refuse("disks", format!("{disks}, at most {MAX_DISKS}"));
+    }
+    if config.nics.len() > MAX_NICS {
+        return refuse("network devices", format!("{}, at most {MAX_NICS}", config.nics.len()));
+    }
+    Ok(())
+}
+
+fn show_memory(vm: &VmFd, memory: &Memory) -> Result<(), VmmError> {
+    for (slot, (start, host, bytes)) in (0..).zip(memory::regions(memory)) {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: start,
+            memory_size: bytes,
+            userspace_addr: host,
+        };
+        // SAFETY: the mapping is as long as said and lives as long as `Machine`, which keeps the
+        // memory and drops it after the virtual machine.
+        unsafe { vm.set_user_memory_region(region) }
+            .map_err(VmmError::kvm("show the guest its memory"))?;
+    }
+    Ok(())
+}
+
+/// Address and interrupt of the `at`-th device. Lines are shared when there are more devices:
+/// every driver of a line asks its own device.
+fn place(at: usize) -> (u64, u32) {
+    (BASE + at as u64 * STEP, LINES[at % LINES.len()])
+}
+
+fn line(vm: &VmFd, number: u32) -> Result<EventFd, VmmError> {
+    let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
+        .map_err(VmmError::io("make an eventfd"))?;
+    vm.register_irqfd(&event, number).map_err(VmmError::kvm("connect an interrupt"))?;
+    Ok(event)
+}
+
+fn attach(
+    vm: &VmFd,
+    memory: &Memory,
+    at: usize,
+    name: String,
+    device: Box<dyn Device>,
+    foreign: bool,
+) -> Result<Transport, VmmError> {
+    let (address, number) = place(at);
+    let transport = Transport::new(name, device, Arc::clone(memory), line(vm, number)?, foreign)
+        .map_err(VmmError::io("make a device"))?;
+    for (queue, kick) in (0_u32..).zip(transport.kicks()) {
+        let notify = IoEventAddress::Mmio(address + NOTIFY);
+        vm.register_ioevent(kick, &notify, queue)
+            .map_err(VmmError::kvm("connect a queue's notification"))?;
+    }
+    Ok(transport)
+}
+
+fn nonblocking(file: &OwnedFd) -> Result<(), VmmError> {
+    rustix::io::ioctl_fionbio(file, true).map_err(|error| VmmError::Io {
+        doing: "make a descriptor non-blocking",
+        source: std::io::Error::from_raw_os_error(error.raw_os_error()),
+    })?;
+    debug_assert!(file.as_raw_fd() >= fd::CONTROL);
+    Ok(())
+}

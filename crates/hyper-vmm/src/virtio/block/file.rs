@@ -1,0 +1,229 @@
+//! Files of the host as one disk: back to back, in their order.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd as _;
+
+use rustix::fs::FallocateFlags;
+use vm_memory::{Address as _, Bytes as _};
+
+use super::super::buffers::{Piece, Way, split, total, transfer};
+use crate::memory::Memory;
+
+const ZEROS: [u8; 4096] = [0; 4096];
+/// Length of a disk that is still to come.
+const EMPTY_BYTES: u64 = 1 << 40;
+
+/// A disk's files.
+#[derive(Debug)]
+pub(crate) struct File {
+    extents: Vec<Extent>,
+    bytes: u64,
+    read_only: bool,
+    ephemeral: bool,
+}
+
+#[derive(Debug)]
+struct Extent {
+    file: fs::File,
+    /// Where it begins on the disk.
+    start: u64,
+    bytes: u64,
+}
+
+impl File {
+    /// A disk of open files and how much of each belongs to it.
+    pub fn new(
+        files: Vec<(fs::File, u64)>,
+        read_only: bool,
+        ephemeral: bool,
+    ) -> Result<Self, String> {
+        if files.is_empty() {
+            return Err("a disk without files".to_owned());
+        }
+        if files.len() > 1 && !read_only {
+            return Err("a writable disk of several files".to_owned());
+        }
+        let mut extents = Vec::with_capacity(files.len());
+        let mut start: u64 = 0;
+        for (file, bytes) in files {
+            if bytes == 0 || !bytes.is_multiple_of(512) {
+                return Err(format!("{bytes} bytes are no whole sectors"));
+            }
+            extents.push(Extent { file, start, bytes });
+            start = start.checked_add(bytes).ok_or("the disk is too long")?;
+        }
+        Ok(Self { extents, bytes: start, read_only, ephemeral })
+    }
+
+    /// What is where a disk will be: zeros, as long as any disk may be.
+    pub fn empty(read_only: bool) -> Self {
+        Self { extents: Vec::new(), bytes: EMPTY_BYTES, read_only, ephemeral: true }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Moves all of `pieces` from or to `offset`.
+    pub(super) fn move_bytes(
+        &self,
+        memory: &Memory,
+        way: Way,
+        offset: u64,
+        mut pieces: Vec<Piece>,
+    ) -> io::Result<()> {
+        if way == Way::Out && self.read_only {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        self.within(offset, total(&pieces) as u64)?;
+        if self.extents.is_empty() {
+            return match way {
+                Way::In => zero(memory, &pieces),
+                Way::Out => Err(io::ErrorKind::WriteZero.into()),
+            };
+        }
+        let mut offset = offset;
+        while !pieces.is_empty() {
+            let extent = self.extent_at(offset)?;
+            let inside = offset - extent.start;
+            let here = usize::try_from(extent.bytes - inside).unwrap_or(usize::MAX);
+            let wanted = here.min(total(&pieces));
+            let mut now = split(&mut pieces, wanted).ok_or(io::ErrorKind::InvalidInput)?;
+            let mut at = inside;
+            while !now.is_empty() {
+                let moved = transfer(memory, extent.file.as_fd(), way, Some(at), &now)?;
+                if moved == 0 {
+                    // The file is shorter than it was.
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                split(&mut now, moved).ok_or(io::ErrorKind::InvalidInput)?;
+                at += moved as u64;
+            }
+            offset += wanted as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes what was written last.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        if self.read_only || self.ephemeral {
+            return Ok(());
+        }
+        self.extents.iter().try_for_each(|extent| extent.file.sync_data())
+    }
+
+    /// Zeros from `offset` on, by giving the room back where that can be.
+    pub(super) fn clear(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        if self.read_only {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        self.within(offset, bytes)?;
+        // A writable disk is one file.
+        let extent = self.extent_at(offset)?;
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(rustix::fs::fallocate(&extent.file, flags, offset - extent.start, bytes)?)
+    }
+
+    fn within(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes);
+        if inside { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    fn extent_at(&self, offset: u64) -> io::Result<&Extent> {
+        let behind = self.extents.partition_point(|extent| extent.start <= offset);
+        let extent = behind.checked_sub(1).and_then(|at| self.extents.get(at));
+        extent
+            .filter(|extent| offset - extent.start < extent.bytes)
+            .ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+}
+
+fn zero(memory: &Memory, pieces: &[Piece]) -> io::Result<()> {
+    for piece in pieces {
+        let mut left = piece.bytes;
+        let mut at = piece.at;
+        while left > 0 {
+            let now = left.min(ZEROS.len());
+            memory.write_slice(&ZEROS[..now], at).map_err(io::Error::other)?;
+            at = at.unchecked_add(now as u64);
+            left -= now;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use std::io::{Read as _, Seek as _, Write as _};
+    use vm_memory::GuestAddress;
+
+    fn file(byte: u8, bytes: usize) -> (fs::File, u64) {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![byte; bytes]).unwrap();
+        (file, bytes as u64)
+    }
+
+    fn piece(bytes: usize) -> Vec<Piece> {
+        vec![Piece { at: GuestAddress(0x1000), bytes }]
+    }
+
+    #[test]
+    fn a_read_crosses_files() {
+        let memory = crate::memory::take(1 << 20, false).unwrap();
+        let disk = File::new(vec![file(1, 512), file(2, 512), file(3, 1024)], true, false).unwrap();
+        assert_eq!(disk.bytes(), 2048);
+        disk.move_bytes(&memory, Way::In, 256, piece(1024)).unwrap();
+        let mut seen = [0; 1024];
+        memory.read_slice(&mut seen, GuestAddress(0x1000)).unwrap();
+        assert_eq!((seen[255], seen[256], seen[767], seen[768]), (1, 2, 2, 3));
+    }
+
+    #[test]
+    fn what_is_outside_or_read_only_fails() {
+        let memory = crate::memory::take(1 << 20, false).unwrap();
+        let disk = File::new(vec![file(1, 512)], true, false).unwrap();
+        assert!(disk.move_bytes(&memory, Way::In, 1, piece(512)).is_err());
+        assert!(disk.move_bytes(&memory, Way::In, u64::MAX, piece(512)).is_err());
+        assert!(disk.move_bytes(&memory, Way::Out, 0, piece(512)).is_err());
+        assert!(disk.clear(0, 512).is_err());
+    }
+
+    #[test]
+    fn a_file_that_shrank_is_an_error() {
+        let memory = crate::memory::take(1 << 20, false).unwrap();
+        let (short, _) = file(1, 512);
+        let disk = File::new(vec![(short, 1024)], false, false).unwrap();
+        let error = disk.move_bytes(&memory, Way::In, 0, piece(1024)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn writes_last_and_cleared_ranges_are_zero() {
+        let memory = crate::memory::take(1 << 20, false).unwrap();
+        let (kept, bytes) = file(7, 8192);
+        let disk = File::new(vec![(kept.try_clone().unwrap(), bytes)], false, false).unwrap();
+        memory.write_slice(&[9; 512], GuestAddress(0x1000)).unwrap();
+        disk.move_bytes(&memory, Way::Out, 512, piece(512)).unwrap();
+        disk.clear(4096, 4096).unwrap();
+        disk.flush().unwrap();
+        let mut all = Vec::new();
+        let mut kept = kept;
+        kept.rewind().unwrap();
+        kept.read_to_end(&mut all).unwrap();
+        assert_eq!((all[511], all[512], all[1024], all[4096], all.len()), (7, 9, 7, 0, 8192));
+    }
+
+    #[test]
+    fn odd_disks_are_refused() {
+        assert!(File::new(vec![], true, false).unwrap_err().contains("without files"));
+        assert!(File::new(vec![file(1, 100)], true, false).unwrap_err().contains("sectors"));
+        let two = vec![file(1, 512), file(1, 512)];
+        assert!(File::new(two, false, false).unwrap_err().contains("writable"));
+    }
+}

@@ -1,0 +1,289 @@
+//! Console device with one port (virtio 1.2, 5.3): the link's bytes.
+//!
+//! ```text
+//! driver: DEVICE_READY ─► us: PORT_ADD 1 ─► driver: PORT_READY ─► us: PORT_OPEN
+//!     ─► driver: PORT_OPEN (a process has opened it) ─► bytes flow
+//! ```
+//! The port is number 1 (`/dev/vport0p1`), since port 0 is a terminal in Linux whatever it is used
+//! for. Bytes go between socket and guest memory without a copy. What one side does not take
+//! stays with the other: the socket is read only into buffers that the guest has offered, the
+//! guest's buffers are given back only when they have been written. Nothing is dropped.
+
+mod control;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::PollFlags;
+use virtio_queue::{Queue, QueueT as _};
+
+use self::control::Control;
+use super::buffers::{Buffers, Piece, Way, split, total, transfer};
+use super::worker::{Stop, Worker, borrow};
+use super::{Device, Interrupt, Live, copy_config};
+use crate::memory::Memory;
+use crate::metrics::count;
+
+const KIND: u32 = 3;
+const F_MULTIPORT: u64 = 1 << 1;
+/// Queues: port 0 in and out (no such port), control in and out, port 1 in and out. Linux fills
+/// each queue that comes in with a page per entry, so they are short.
+const SIZES: [u16; 6] = [2, 2, 8, 8, 32, 32];
+const CONTROL_IN: usize = 2;
+const CONTROL_OUT: usize = 3;
+const IN: usize = 4;
+const OUT: usize = 5;
+const PORTS: u32 = 2;
+
+/// The device.
+#[derive(Debug)]
+pub(crate) struct Console(State);
+
+#[derive(Debug)]
+enum State {
+    Idle(OwnedFd),
+    Busy(Worker<Work>),
+    Lost,
+}
+
+impl Console {
+    /// A port whose other end is `socket`, which must not block.
+    pub fn new(socket: OwnedFd) -> Self {
+        Self(State::Idle(socket))
+    }
+}
+
+impl Device for Console {
+    fn kind(&self) -> u32 {
+        KIND
+    }
+
+    fn features(&self) -> u64 {
+        F_MULTIPORT
+    }
+
+    fn queues(&self) -> &[u16] {
+        &SIZES
+    }
+
+    fn config(&self, offset: usize, data: &mut [u8]) {
+        let mut space = [0; 12];
+        space[4..8].copy_from_slice(&PORTS.to_le_bytes());
+        copy_config(&space, offset, data);
+    }
+
+    fn activate(&mut self, live: Live) -> io::Result<()> {
+        match std::mem::replace(&mut self.0, State::Lost) {
+            State::Idle(socket) => {
+                let work = Work::new(socket, live);
+                self.0 = State::Busy(Worker::start("link", work, Work::run)?);
+                Ok(())
+            }
+            other => {
+                self.0 = other;
+                Err(io::Error::other("it has a driver already"))
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.0 = match std::mem::replace(&mut self.0, State::Lost) {
+            State::Busy(worker) => {
+                worker.stop().map_or(State::Lost, |work| State::Idle(work.socket))
+            }
+            other => other,
+        };
+    }
+}
+
+#[derive(Debug)]
+struct Work {
+    socket: OwnedFd,
+    live: Live,
+    control: Control,
+    /// A chain whose bytes the socket did not take yet.
+    sending: Option<(u16, Vec<Piece>)>,
+    /// Chains that wait for bytes, oldest first.
+    offered: VecDeque<(u16, Vec<Piece>)>,
+    /// The other side has closed.
+    closed: bool,
+}
+
+impl Work {
+    fn new(socket: OwnedFd, live: Live) -> Self {
+        Self {
+            socket,
+            live,
+            control: Control::default(),
+            sending: None,
+            offered: VecDeque::new(),
+            closed: false,
+        }
+    }
+
+    fn run(&mut self, stop: &Stop) -> io::Result<()> {
+        let kicks = [CONTROL_IN, CONTROL_OUT, IN, OUT];
+        let mut events = Vec::new();
+        for at in kicks {
+            let missing = || io::Error::other("queues are missing");
+            events.push(self.live.kicks.get(at).ok_or_else(missing)?.try_clone()?);
+        }
+        loop {
+            let mut again = self.talk()?;
+            let (blocked, more) = self.send()?;
+            again |= more;
+            let (hungry, more) = self.receive()?;
+            again |= more;
+            if again {
+                continue;
+            }
+            let mut wanted = PollFlags::empty();
+            wanted.set(PollFlags::OUT, blocked);
+            wanted.set(PollFlags::IN, hungry && !self.closed);
+            let [control_in, control_out, into, out] = [0, 1, 2, 3].map(|at| borrow(&events[at]));
+            let kicked = |kick| (kick, PollFlags::IN);
+            let kicked = [control_in, control_out, into, out].map(kicked);
+            let [a, b, c, d] = kicked;
+            // A closed socket is always ready; nothing waits for it then.
+            let ready = if wanted.is_empty() {
+                stop.wait([a, b, c, d])?.map(|[a, b, c, d]| [a, b, c, d, false])
+            } else {
+                stop.wait([a, b, c, d, (self.socket.as_fd(), wanted)])?
+            };
+            let Some(ready) = ready else { return Ok(()) };
+            for (event, ready) in events.iter().zip(ready) {
+                if ready {
+                    let _ = event.read();
+                    count(&self.live.counters.kicks, 1);
+                }
+            }
+        }
+    }
+
+    /// Control messages in both directions.
+    fn talk(&mut self) -> io::Result<bool> {
+        let memory = Arc::clone(&self.live.memory);
+        let Some([from, to]) = self.live.queues.get_mut(CONTROL_IN..=CONTROL_OUT) else {
+            return Err(io::Error::other("queues are missing"));
+        };
+        while let Some(chain) = to.pop_descriptor_chain(Arc::clone(&memory)) {
+            let head = chain.head_index();
+            if let Some(buffers) = Buffers::of(&memory, chain) {
+                self.control.hear(&memory, &buffers.readable)?;
+            }
+            used(to, &memory, &self.live.interrupt, head, 0)?;
+        }
+        while self.control.has_words() {
+            let Some(chain) = from.pop_descriptor_chain(Arc::clone(&memory)) else { break };
+            let head = chain.head_index();
+            let written = match Buffers::of(&memory, chain) {
+                Some(buffers) => self.control.say(&memory, &buffers.writable)?,
+                None => 0,
+            };
+            used(from, &memory, &self.live.interrupt, head, written)?;
+        }
+        // Buffers for our words are asked for only when there are words.
+        let silent = !self.control.has_words();
+        Ok(listen(to, &memory)? || (!silent && listen(from, &memory)?))
+    }
+
+    /// From the guest to the socket; whether the socket is full, and whether there is more.
+    fn send(&mut self) -> io::Result<(bool, bool)> {
+        let memory = Arc::clone(&self.live.memory);
+        let Some(queue) = self.live.queues.get_mut(OUT) else { return Ok((false, false)) };
+        loop {
+            if self.sending.is_none() {
+                let Some(chain) = queue.pop_descriptor_chain(Arc::clone(&memory)) else { break };
+                let head = chain.head_index();
+                let pieces = Buffers::of(&memory, chain).map(|buffers| buffers.readable);
+                self.sending = Some((head, pieces.unwrap_or_default()));
+            }
+            let Some((head, pieces)) = &mut self.sending else { break };
+            if !pieces.is_empty() && !self.closed {
+                match transfer(&memory, self.socket.as_fd(), Way::Out, None, pieces) {
+                    Ok(moved) => {
+                        count(&self.live.counters.bytes_out, moved as u64);
+                        split(pieces, moved).ok_or(io::ErrorKind::InvalidData)?;
+                        if !pieces.is_empty() {
+                            continue;
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        return Ok((true, false));
+                    }
+                    // Nobody is there any more: what is left is lost, and the guest soon, too.
+                    Err(_) => self.closed = true,
+                }
+            }
+            let head = *head;
+            self.sending = None;
+            used(queue, &memory, &self.live.interrupt, head, 0)?;
+        }
+        Ok((false, listen(queue, &memory)?))
+    }
+
+    /// From the socket to the guest; whether bytes are wanted, and whether to look again at once.
+    fn receive(&mut self) -> io::Result<(bool, bool)> {
+        let memory = Arc::clone(&self.live.memory);
+        if !self.control.open() || self.closed {
+            return Ok((false, false));
+        }
+        let Some(queue) = self.live.queues.get_mut(IN) else { return Ok((false, false)) };
+        loop {
+            if self.offered.is_empty() {
+                let Some(chain) = queue.pop_descriptor_chain(Arc::clone(&memory)) else { break };
+                let head = chain.head_index();
+                let pieces = Buffers::of(&memory, chain).map(|buffers| buffers.writable);
+                self.offered.push_back((head, pieces.unwrap_or_default()));
+            }
+            let Some((head, pieces)) = self.offered.front() else { break };
+            let head = *head;
+            let mut moved = 0;
+            if total(pieces) > 0 {
+                match transfer(&memory, self.socket.as_fd(), Way::In, None, pieces) {
+                    Ok(0) => {
+                        self.closed = true;
+                        break;
+                    }
+                    Ok(bytes) => moved = bytes,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        return Ok((true, false));
+                    }
+                    Err(_) => {
+                        self.closed = true;
+                        break;
+                    }
+                }
+            }
+            count(&self.live.counters.bytes_in, moved as u64);
+            self.offered.pop_front();
+            let length = u32::try_from(moved).unwrap_or(0);
+            used(queue, &memory, &self.live.interrupt, head, length)?;
+        }
+        Ok((false, listen(queue, &memory)?))
+    }
+}
+
+fn used(
+    queue: &mut Queue,
+    memory: &Memory,
+    interrupt: &Interrupt,
+    head: u16,
+    length: u32,
+) -> io::Result<()> {
+    queue.add_used(&**memory, head, length).map_err(io::Error::other)?;
+    if queue.needs_notification(&**memory).map_err(io::Error::other)? {
+        interrupt.used();
+    }
+    Ok(())
+}
+
+/// Asks for kicks; whether something has come in the meantime.
+fn listen(queue: &mut Queue, memory: &Memory) -> io::Result<bool> {
+    if !queue.ready() {
+        return Ok(false);
+    }
+    queue.enable_notification(&**memory).map_err(io::Error::other)
+}

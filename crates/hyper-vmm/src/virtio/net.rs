@@ -1,0 +1,274 @@
+//! Network device (virtio 1.2, 5.1) on a tap.
+//!
+//! Both sides speak `virtio_net_hdr`, so checksums and segmentation are left to whoever has to do
+//! them: between pods of one host nobody does. Packets for which the guest has no buffers wait in
+//! the tap's own queue, whose length is the host's to bound; what the tap does not take is
+//! dropped, as a wire would.
+
+mod tap;
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::PollFlags;
+use virtio_queue::{Queue, QueueT as _};
+
+use super::buffers::{Buffers, Piece, Way, scatter, total, transfer};
+use super::worker::{Stop, Worker, borrow};
+use super::{Device, Interrupt, Live, copy_config};
+use crate::memory::Memory;
+use crate::metrics::{DeviceCounters, count};
+
+const KIND: u32 = 1;
+const F_CSUM: u64 = 1 << 0;
+const F_GUEST_CSUM: u64 = 1 << 1;
+const F_MTU: u64 = 1 << 3;
+const F_MAC: u64 = 1 << 5;
+const F_GUEST_TSO4: u64 = 1 << 7;
+const F_GUEST_TSO6: u64 = 1 << 8;
+const F_HOST_TSO4: u64 = 1 << 11;
+const F_HOST_TSO6: u64 = 1 << 12;
+const F_MRG_RXBUF: u64 = 1 << 15;
+const RX: usize = 0;
+const TX: usize = 1;
+const SIZES: [u16; 2] = [256, 256];
+/// `struct virtio_net_hdr_v1`, and where its number of buffers is.
+const HEADER: usize = 12;
+const NUM_BUFFERS: usize = 10;
+/// Largest packet with its header: 64 KiB of IP behind an Ethernet header.
+const LARGEST: usize = 65_536 + 14 + HEADER;
+
+/// The device.
+#[derive(Debug)]
+pub(crate) struct Net {
+    name: String,
+    mac: [u8; 6],
+    mtu: u16,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Idle(OwnedFd),
+    Busy(Worker<Work>),
+    Lost,
+}
+
+impl Net {
+    /// A device on `tap`, which must have `IFF_VNET_HDR` and not block.
+    pub fn new(name: String, tap: OwnedFd, mac: [u8; 6], mtu: u16) -> io::Result<Self> {
+        tap::set_header(&tap, HEADER)?;
+        Ok(Self { name, mac, mtu, state: State::Idle(tap) })
+    }
+}
+
+impl Device for Net {
+    fn kind(&self) -> u32 {
+        KIND
+    }
+
+    fn features(&self) -> u64 {
+        let guest = F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6;
+        let host = F_CSUM | F_HOST_TSO4 | F_HOST_TSO6;
+        guest | host | F_MAC | F_MTU | F_MRG_RXBUF
+    }
+
+    fn queues(&self) -> &[u16] {
+        &SIZES
+    }
+
+    fn config(&self, offset: usize, data: &mut [u8]) {
+        let mut space = [0; 12];
+        space[..6].copy_from_slice(&self.mac);
+        space[10..].copy_from_slice(&self.mtu.to_le_bytes());
+        copy_config(&space, offset, data);
+    }
+
+    fn activate(&mut self, live: Live) -> io::Result<()> {
+        match std::mem::replace(&mut self.state, State::Lost) {
+            State::Idle(tap) => {
+                let has = |feature| live.features & feature != 0;
+                let offloads =
+                    tap::offloads(has(F_GUEST_CSUM), has(F_GUEST_TSO4), has(F_GUEST_TSO6));
+                if let Err(error) = tap::set_offloads(&tap, offloads) {
+                    self.state = State::Idle(tap);
+                    return Err(error);
+                }
+                let merge = has(F_MRG_RXBUF);
+                let work =
+                    Work { tap, live, merge, packet: vec![0; LARGEST], waiting: 0, held: vec![] };
+                self.state = State::Busy(Worker::start(&self.name, work, Work::run)?);
+                Ok(())
+            }
+            other => {
+                self.state = other;
+                Err(io::Error::other("it has a driver already"))
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Lost) {
+            State::Busy(worker) => worker.stop().map_or(State::Lost, |work| State::Idle(work.tap)),
+            other => other,
+        };
+    }
+}
+
+#[derive(Debug)]
+struct Work {
+    tap: OwnedFd,
+    live: Live,
+    merge: bool,
+    packet: Vec<u8>,
+    /// Bytes of a packet in `packet` that found too few buffers yet.
+    waiting: usize,
+    /// The buffers it did find.
+    held: Vec<(u16, Vec<Piece>)>,
+}
+
+impl Work {
+    fn run(&mut self, stop: &Stop) -> io::Result<()> {
+        let missing = || io::Error::other("queues are missing");
+        let rx = self.live.kicks.get(RX).ok_or_else(missing)?.try_clone()?;
+        let tx = self.live.kicks.get(TX).ok_or_else(missing)?.try_clone()?;
+        if self.live.queues.len() != SIZES.len() {
+            return Err(missing());
+        }
+        loop {
+            let mut again = self.send()?;
+            let (starved, more) = self.receive()?;
+            again |= more;
+            if again {
+                continue;
+            }
+            let kicked = [(borrow(&rx), PollFlags::IN), (borrow(&tx), PollFlags::IN)];
+            let ready = if starved {
+                // The tap may have packets for a long time; only the guest's buffers count.
+                stop.wait(kicked)?
+            } else {
+                let [a, b] = kicked;
+                let tap = (self.tap.as_fd(), PollFlags::IN);
+                stop.wait([a, b, tap])?.map(|[a, b, _]| [a, b])
+            };
+            let Some(ready) = ready else { return Ok(()) };
+            for (kick, ready) in [&rx, &tx].into_iter().zip(ready) {
+                if ready {
+                    let _ = kick.read();
+                    count(&self.live.counters.kicks, 1);
+                }
+            }
+        }
+    }
+
+    /// From the guest to the tap; whether there is more.
+    fn send(&mut self) -> io::Result<bool> {
+        let memory = Arc::clone(&self.live.memory);
+        let queue = &mut self.live.queues[TX];
+        while let Some(chain) = queue.pop_descriptor_chain(Arc::clone(&memory)) {
+            let head = chain.head_index();
+            let sent = Buffers::of(&memory, chain)
+                .filter(|buffers| (HEADER..=LARGEST).contains(&total(&buffers.readable)))
+                .and_then(|buffers| {
+                    let way = Way::Out;
+                    transfer(&memory, self.tap.as_fd(), way, None, &buffers.readable).ok()
+                });
+            match sent {
+                Some(bytes) => count(&self.live.counters.bytes_out, bytes as u64),
+                None => count(&self.live.counters.errors, 1),
+            }
+            used(queue, &memory, &self.live.interrupt, head, 0)?;
+        }
+        listen(queue, &memory)
+    }
+
+    /// From the tap to the guest; whether the guest has too few buffers, and whether to look again.
+    fn receive(&mut self) -> io::Result<(bool, bool)> {
+        let memory = Arc::clone(&self.live.memory);
+        loop {
+            if self.waiting == 0 {
+                match rustix::io::read(&self.tap, &mut self.packet) {
+                    Ok(0) | Err(rustix::io::Errno::AGAIN) => return Ok((false, false)),
+                    Ok(bytes) => self.waiting = bytes,
+                    Err(rustix::io::Errno::INTR) => continue,
+                    // A tap whose interface is gone, or down.
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let queue = &mut self.live.queues[RX];
+            if !collect(queue, &memory, &mut self.held, self.waiting, self.merge) {
+                return Ok((true, listen(queue, &memory)?));
+            }
+            let packet = &mut self.packet[..self.waiting];
+            place(queue, &memory, &mut self.held, packet, &self.live.counters)?;
+            self.waiting = 0;
+            if queue.needs_notification(&*memory).map_err(io::Error::other)? {
+                self.live.interrupt.used();
+            }
+        }
+    }
+}
+
+/// Takes buffers for `bytes`: one, or several where the driver merges them. Whether that is enough.
+fn collect(
+    queue: &mut Queue,
+    memory: &Memory,
+    held: &mut Vec<(u16, Vec<Piece>)>,
+    bytes: usize,
+    merge: bool,
+) -> bool {
+    let mut room: usize = held.iter().map(|(_, pieces)| total(pieces)).sum();
+    while held.is_empty() || (merge && room < bytes) {
+        let Some(chain) = queue.pop_descriptor_chain(Arc::clone(memory)) else { return false };
+        let head = chain.head_index();
+        let pieces = Buffers::of(memory, chain).map(|buffers| buffers.writable).unwrap_or_default();
+        room += total(&pieces);
+        held.push((head, pieces));
+    }
+    true
+}
+
+/// Puts a packet into its buffers; what does not fit is cut off.
+fn place(
+    queue: &mut Queue,
+    memory: &Memory,
+    held: &mut Vec<(u16, Vec<Piece>)>,
+    packet: &mut [u8],
+    counters: &DeviceCounters,
+) -> io::Result<()> {
+    let buffers = u16::try_from(held.len()).unwrap_or(1);
+    if let Some(number) = packet.get_mut(NUM_BUFFERS..HEADER) {
+        number.copy_from_slice(&buffers.to_le_bytes());
+    }
+    let mut done = 0;
+    for (head, pieces) in held.drain(..) {
+        let written = scatter(memory, &pieces, &packet[done..])?;
+        done += written;
+        let length = u32::try_from(written).unwrap_or(0);
+        queue.add_used(&**memory, head, length).map_err(io::Error::other)?;
+    }
+    if done < packet.len() {
+        count(&counters.errors, 1);
+    }
+    count(&counters.bytes_in, done as u64);
+    Ok(())
+}
+
+fn used(
+    queue: &mut Queue,
+    memory: &Memory,
+    interrupt: &Interrupt,
+    head: u16,
+    length: u32,
+) -> io::Result<()> {
+    queue.add_used(&**memory, head, length).map_err(io::Error::other)?;
+    if queue.needs_notification(&**memory).map_err(io::Error::other)? {
+        interrupt.used();
+    }
+    Ok(())
+}
+
+fn listen(queue: &mut Queue, memory: &Memory) -> io::Result<bool> {
+    queue.enable_notification(&**memory).map_err(io::Error::other)
+}

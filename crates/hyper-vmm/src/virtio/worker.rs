@@ -1,0 +1,86 @@
+//! A device's thread: waits for kicks and for its files, until it is told to stop.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::thread::JoinHandle;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Bytes of a thread's stack.
+const STACK: usize = 128 << 10;
+
+/// A running thread that gives back `T` when it is stopped.
+#[derive(Debug)]
+pub(super) struct Worker<T> {
+    thread: JoinHandle<T>,
+    stop: EventFd,
+}
+
+/// What a thread waits with.
+#[derive(Debug)]
+pub(super) struct Stop(EventFd);
+
+impl<T: Send + 'static> Worker<T> {
+    /// Runs `work` on `state` in a thread of its own.
+    pub fn start(
+        name: &str,
+        mut state: T,
+        work: impl FnOnce(&mut T, &Stop) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Self> {
+        let stop = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        let told = Stop(stop.try_clone()?);
+        let shown = name.to_owned();
+        let named = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+        let thread = named.spawn(move || {
+            if let Err(error) = work(&mut state, &told) {
+                // The guest's own doing: it has lost the device, and its driver will say so.
+                eprintln!("hyper-vmm: {shown}: {error}");
+            }
+            state
+        })?;
+        Ok(Self { thread, stop })
+    }
+
+    /// Ends the thread; `None` when it panicked.
+    pub fn stop(self) -> Option<T> {
+        let _ = self.stop.write(1);
+        self.thread.join().ok()
+    }
+}
+
+impl Stop {
+    /// Waits until one of `files` is ready for what is asked of it; says which, or `None` when the
+    /// thread shall end.
+    pub fn wait<const N: usize>(
+        &self,
+        files: [(BorrowedFd<'_>, PollFlags); N],
+    ) -> io::Result<Option<[bool; N]>> {
+        let mut all = Vec::with_capacity(N + 1);
+        all.push(PollFd::from_borrowed_fd(borrow(&self.0), PollFlags::IN));
+        for (file, flags) in files {
+            all.push(PollFd::from_borrowed_fd(file, flags));
+        }
+        loop {
+            match poll(&mut all, None) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => break,
+            }
+        }
+        if !all[0].revents().is_empty() {
+            return Ok(None);
+        }
+        let mut ready = [false; N];
+        for (ready, file) in ready.iter_mut().zip(&all[1..]) {
+            *ready = !file.revents().is_empty();
+        }
+        Ok(Some(ready))
+    }
+}
+
+/// An eventfd as a descriptor that can be polled.
+pub(super) fn borrow(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as `event`, whose borrow this one has.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}

@@ -1,0 +1,67 @@
+//! The control socket: JSON lines, with descriptors beside the line of [`Request::AddDisk`].
+//!
+//! ```text
+//! adapter                      monitor
+//!    Config ─────────────────►          (a line)
+//!          ◄───────────────── Ready | Refused
+//!    Request ────────────────►          one at a time
+//!          ◄───────────────── Done | Metrics | Refused
+//!          ◄───────────────── Ended     once, at any time; then the socket closes
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Disk;
+pub use crate::metrics::Metrics;
+
+/// Longest line in bytes.
+pub const MAX_LINE: usize = 64 << 10;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Request {
+    /// Returns when no virtual CPU runs any more.
+    Pause,
+    Resume,
+    /// Puts a disk into spare place `place` (counted among the spares). Its files come as
+    /// descriptors with the line.
+    AddDisk {
+        place: usize,
+        disk: Disk,
+    },
+    Metrics,
+    /// Ends the guest and the process.
+    Quit,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "said", rename_all = "snake_case")]
+pub enum Answer {
+    /// The guest runs.
+    Ready,
+    Done,
+    Metrics {
+        metrics: Metrics,
+    },
+    /// What was asked was not done; what there was before is as it was.
+    Refused {
+        why: String,
+    },
+    /// The guest is gone.
+    Ended {
+        how: End,
+    },
+}
+
+/// How a guest ended, as far as the monitor can see.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case")]
+pub enum End {
+    /// The guest's CPUs were reset: a reboot, a power-off by reset, a panic that reboots, or a
+    /// triple fault. The console knows which.
+    Reset,
+    /// [`Request::Quit`], or the control socket closed.
+    Quit,
+    /// A virtual CPU could not go on.
+    Failed { why: String },
+}
