@@ -17,12 +17,13 @@ mod machine;
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
-use std::{env, fs};
+use std::{env, fs, thread};
 
 use anyhow::{Context as _, bail, ensure};
 use rustix::fs::{Mode, OFlags};
@@ -35,6 +36,10 @@ const TIMED_OUT: u8 = 124;
 const FAILED: u8 = 125;
 /// How long a KVM that works takes at most to answer, and one that does not to be given up.
 const PROBE: Duration = Duration::from_secs(5);
+/// Bytes that follow a stream's last.
+const MARK: usize = 16;
+/// What the last bytes of a copy may take although the time is over.
+const LAST_BYTES: Duration = Duration::from_secs(5);
 /// Not places of the overlay in the laboratory.
 const OWN: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
 
@@ -54,7 +59,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
     /// QEMU's CPU model. Must have svm and npt.
-    #[arg(long, value_name = "MODEL", default_value = "max")]
+    #[arg(long, value_name = "MODEL", default_value = "max,-xsave")]
     cpu: String,
     /// What is mounted at /sys/fs/cgroup.
     #[arg(long, value_name = "VERSION", default_value = "v2", value_parser = ["v1", "v2"])]
@@ -116,6 +121,10 @@ fn inside(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let copies: Vec<PathBuf> =
         arguments.copy_out.iter().map(|path| copied(path)).collect::<anyhow::Result<_>>()?;
     let kernel = Kernel::get()?;
+    let mut mark = [0; MARK];
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut mark))
+        .context("read /dev/urandom")?;
     let initramfs = boot::Run {
         command: &arguments.command,
         environment: &arguments.env,
@@ -123,6 +132,7 @@ fn inside(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         copies: &copies,
         cgroup: &arguments.cgroup,
         disk: arguments.disk.is_some(),
+        mark: &mark,
     }
     .pack(&kernel)?;
     let disk = arguments.disk.map(scratch).transpose()?;
@@ -136,6 +146,7 @@ fn inside(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         memory_mib: arguments.memory,
         disk: disk.as_ref(),
         copies: copies.len(),
+        mark: &mark,
         verbose: arguments.console,
     };
     let mut machine = Machine::start(&config, send)?;
@@ -145,10 +156,19 @@ fn inside(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
 
     let mut up = false;
+    let mut drained = 0;
+    let mut ended = None;
     let code = loop {
+        if let (Some(code), 2) = (ended, drained) {
+            break code;
+        }
         match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Event::Up) => up = true,
-            Ok(Event::Exit(code)) => break code,
+            Ok(Event::Exit(code)) => ended = Some(code),
+            Ok(Event::Drained(Ok(()))) => drained += 1,
+            Ok(Event::Drained(Err(problem))) if problem.kind() != ErrorKind::UnexpectedEof => {
+                return Err(problem).context("pass the output on");
+            }
             Err(RecvTimeoutError::Timeout) => {
                 let what =
                     if up { "the command had not ended" } else { "the laboratory was not up" };
@@ -157,30 +177,54 @@ fn inside(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                     arguments.timeout
                 );
                 print(&machine.console());
-                machine.end().context("pass the output on")?;
+                unpackers.iter_mut().for_each(|(_, unpacker)| stop(unpacker));
+                machine.end();
                 return Ok(ExitCode::from(TIMED_OUT));
             }
-            Ok(Event::Gone) | Err(RecvTimeoutError::Disconnected) => {
+            Ok(Event::Gone | Event::Drained(_)) | Err(RecvTimeoutError::Disconnected) => {
                 // Its last words may still be on their way.
-                std::thread::sleep(Duration::from_millis(200));
+                thread::sleep(Duration::from_millis(200));
                 eprintln!(
                     "lab: the laboratory ended before the command; the last lines of the console:"
                 );
                 print(&machine.console());
+                unpackers.iter_mut().for_each(|(_, unpacker)| stop(unpacker));
                 return Ok(ExitCode::from(FAILED));
             }
         }
     };
-    machine.end().context("pass the output on")?;
-    for (path, mut unpacker) in unpackers {
-        let status = unpacker.wait().context("wait for tar")?;
+    for (path, unpacker) in &mut unpackers {
+        let status = wait(unpacker, deadline.max(Instant::now() + LAST_BYTES));
+        let status = status.with_context(|| format!("copy files to `{}`", path.display()))?;
         ensure!(
             status.success(),
             "files could not be copied to `{}`: tar: {status}",
             path.display()
         );
     }
+    machine.end();
     Ok(ExitCode::from(code))
+}
+
+/// Ends a program that waits for what will not come.
+fn stop(child: &mut Child) {
+    // Fails only when it is gone already.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Waits for a program that has all it needs; kills it when it is late.
+fn wait(child: &mut Child, deadline: Instant) -> anyhow::Result<ExitStatus> {
+    loop {
+        if let Some(status) = child.try_wait().context("wait for tar")? {
+            return Ok(status);
+        }
+        if Instant::now() > deadline {
+            child.kill().context("kill tar")?;
+            bail!("tar did not end: {}", child.wait()?);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn print(lines: &[String]) {

@@ -33,6 +33,8 @@ pub(super) struct Run<'a> {
     /// `v1` or `v2`.
     pub(super) cgroup: &'a str,
     pub(super) disk: bool,
+    /// Follows the last byte of each output stream.
+    pub(super) mark: &'a [u8],
 }
 
 impl Run<'_> {
@@ -64,6 +66,7 @@ impl Run<'_> {
         archive.file("lab/settings", &self.settings(kernel, &names.join(" ")));
         archive.file("lab/main.sh", MAIN.as_bytes());
         archive.file("lab/command", &self.script());
+        archive.file("lab/mark", self.mark);
         for (at, path) in self.copies.iter().enumerate() {
             archive.file(&format!("lab/copy.{}", at + 1), path.as_os_str().as_bytes());
         }
@@ -196,6 +199,7 @@ mod tests {
             copies: &[],
             cgroup: "v2",
             disk: false,
+            mark: b"",
         };
         let script = run.script();
         let output =

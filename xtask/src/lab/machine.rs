@@ -2,7 +2,7 @@
 //! file of its own: kernel, initramfs and every stream are descriptors.
 //!
 //! ```text
-//! port 1 ─► reader ─► Event::Up, Event::Exit      port 2, 3 ─► our stdout, stderr
+//! port 1 ─► Event::Up, Exit     port 2, 3 ─► our stdout, stderr until the mark ─► Event::Drained
 //! serial console, QEMU's own stderr ─► the last lines    port 4… ─► tar -x, one per --copy-out
 //! ```
 
@@ -41,6 +41,8 @@ pub(super) struct Config<'a> {
     /// A disk for what is written, in place of memory: an open file without a name.
     pub(super) disk: Option<&'a File>,
     pub(super) copies: usize,
+    /// What follows the last byte of each output stream.
+    pub(super) mark: &'a [u8],
     /// Shows the console on our stderr.
     pub(super) verbose: bool,
 }
@@ -52,6 +54,8 @@ pub(super) enum Event {
     Up,
     /// The command ended; its output and the copies are on their way.
     Exit(u8),
+    /// One of the two output streams has come whole, or not.
+    Drained(io::Result<()>),
     /// The machine is gone.
     Gone,
 }
@@ -60,7 +64,7 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) struct Machine {
     qemu: Child,
-    output: Vec<JoinHandle<io::Result<()>>>,
+    output: Vec<JoinHandle<()>>,
     console: Arc<Mutex<VecDeque<String>>>,
     copies: Vec<UnixStream>,
 }
@@ -109,13 +113,12 @@ impl Machine {
         keep(console, Arc::clone(&kept), config.verbose);
         let copies = ports.split_off(3);
         let mut ports = ports.into_iter();
-        if let Some(port) = ports.next() {
-            thread::spawn(move || tell(port, &events));
-        }
         let mut output = Vec::new();
-        if let (Some(stdout), Some(stderr)) = (ports.next(), ports.next()) {
-            output.push(thread::spawn(move || pass(stdout, io::stdout())));
-            output.push(thread::spawn(move || pass(stderr, io::stderr())));
+        if let (Some(told), Some(stdout), Some(stderr)) = (ports.next(), ports.next(), ports.next())
+        {
+            output.push(passing(stdout, io::stdout(), config.mark, events.clone()));
+            output.push(passing(stderr, io::stderr(), config.mark, events.clone()));
+            thread::spawn(move || tell(told, &events));
         }
         Ok(Self { qemu, output, console: kept, copies })
     }
@@ -130,13 +133,13 @@ impl Machine {
         self.console.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    /// Ends the machine and waits until all it has said is passed on.
-    pub(super) fn end(mut self) -> io::Result<()> {
+    /// Ends the machine and passes on what it has said so far.
+    pub(super) fn end(mut self) {
         self.kill();
         for reader in self.output.drain(..) {
-            reader.join().unwrap_or_else(|_| Err(io::Error::other("a reader panicked")))?;
+            // Nothing in it panics, and if it did, it has said so.
+            let _ = reader.join();
         }
-        Ok(())
     }
 
     fn kill(&mut self) {
@@ -241,18 +244,78 @@ fn tell(port: UnixStream, events: &Sender<Event>) {
     let _ = events.send(Event::Gone);
 }
 
-fn pass(mut from: UnixStream, mut to: impl Write) -> io::Result<()> {
+fn passing(
+    from: UnixStream,
+    to: impl Write + Send + 'static,
+    mark: &[u8],
+    events: Sender<Event>,
+) -> JoinHandle<()> {
+    let mark = mark.to_vec();
+    thread::spawn(move || {
+        let result = pass(from, to, &mark);
+        // Nobody listens any more: the run is over.
+        let _ = events.send(Event::Drained(result));
+    })
+}
+
+/// Passes on what comes before the mark. Only what may be the mark's beginning is held back.
+fn pass(mut from: impl Read, mut to: impl Write, mark: &[u8]) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 16];
+    let mut held = Vec::new();
     loop {
         let count = match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // QEMU was killed: its end is the end.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
-            Err(error) => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => return Err(error),
+            // The machine is gone.
+            Ok(0) | Err(_) => {
+                to.write_all(&held)?;
+                to.flush()?;
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Ok(count) => count,
         };
-        to.write_all(&buffer[..count])?;
+        held.extend(&buffer[..count]);
+        let possible = (0..=mark.len().min(held.len())).rev();
+        let tail = possible.into_iter().find(|size| held.ends_with(&mark[..*size])).unwrap_or(0);
+        to.write_all(&held[..held.len() - tail])?;
         to.flush()?;
+        if tail == mark.len() {
+            return Ok(());
+        }
+        held.drain(..held.len() - tail);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives one piece per read.
+    struct Pieces(VecDeque<&'static [u8]>);
+
+    impl Read for Pieces {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let piece = self.0.pop_front().unwrap_or_default();
+            buffer[..piece.len()].copy_from_slice(piece);
+            Ok(piece.len())
+        }
+    }
+
+    fn passed(pieces: &[&'static [u8]]) -> (io::Result<()>, Vec<u8>) {
+        let mut to = Vec::new();
+        let result = pass(Pieces(pieces.iter().copied().collect()), &mut to, b"ABA!");
+        (result, to)
+    }
+
+    #[test]
+    fn a_stream_ends_with_its_mark_however_it_is_cut() {
+        for pieces in [&[b"xABA!".as_slice()][..], &[b"xA", b"B", b"A!"], &[b"x", b"ABA!", b"no"]] {
+            let (result, to) = passed(pieces);
+            assert!(result.is_ok() && to == b"x", "{pieces:?}: {result:?} {to:?}");
+        }
+        let (result, to) = passed(&[b"ABA", b"BA!"]);
+        assert!(result.is_ok() && to == b"AB", "{to:?}");
+        let (result, to) = passed(&[b"xAB"]);
+        assert!(result.is_err() && to == b"xAB", "what was held back is not lost: {to:?}");
     }
 }

@@ -64,11 +64,12 @@ until [ -c "$port$last" ]; do
 done
 exec 3>"${port}1"
 
-# A port can be opened once only, so programs get pipes: /dev/stderr works then.
+# A port can be opened once only, so programs get pipes: /dev/stderr works then. A write to a port
+# returns before it has gone out, so a mark tells the end of each stream.
 $b mkfifo /run/lab/stdout /run/lab/stderr
-$b cat /run/lab/stdout >"${port}2" 3>&- &
+$b cat /run/lab/stdout /run/lab/mark >"${port}2" 3>&- &
 pumps=$!
-$b cat /run/lab/stderr >"${port}3" 3>&- &
+$b cat /run/lab/stderr /run/lab/mark >"${port}3" 3>&- &
 pumps="$pumps $!"
 echo up >&3
 (
