@@ -1,13 +1,13 @@
 # Two commands:
 #   make run    installs what is missing, builds, and runs an image in a kernel of its own
 #   make test   runs every test
-# `make build` makes target/release/{hyper,hyperd,containerd-shim-hyper-v2,hyper-jail,hyper-share} and
+# `make build` makes target/release/{hyper,hyperd,containerd-shim-hyper-v2,hyper-jail,hyper-share,hyper-vmm} and
 # target/guest/{hyperkernel-um,hyperkernel-x86_64,initramfs.cpio}.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PREFIX ?= /usr/local
 DESTDIR ?=
-PROGRAMS := hyper hyperd containerd-shim-hyper-v2 hyper-jail hyper-share
+PROGRAMS := hyper hyperd containerd-shim-hyper-v2 hyper-jail hyper-share hyper-vmm
 GUEST := hyperkernel-um hyperkernel-x86_64 initramfs.cpio
 
 .PHONY: help run test build programs guest lint unit e2e install clean
@@ -29,7 +29,7 @@ build:
 
 programs:
 	@echo "build: programs (release)"
-	@cargo build --release --locked -p hyper-cli -p hyperd -p containerd-shim-hyper-v2 -p hyper-jail -p hyper-share
+	@cargo build --release --locked -p hyper-cli -p hyperd -p containerd-shim-hyper-v2 -p hyper-jail -p hyper-share -p hyper-vmm
 
 guest:
 	@kernel/build all --out target/guest

@@ -1,7 +1,7 @@
 //! `/etc/hyper/supervisor.toml`, or the file named by `HYPER_SUPERVISOR_CONFIG`; all keys optional.
 //!
 //! ```toml
-//! hypervisor = "auto"                  # or uml, qemu
+//! hypervisor = "auto"                  # or kvm, uml, qemu: the first of them that works
 //! min-isolation = "user-mode-kernel"   # emulated, hardware
 //! memory = 134217728                   # bytes of a guest without a limit; sparse
 //! memory-overhead = 67108864           # bytes over a container's limit
@@ -11,6 +11,9 @@
 //! state-dir = "/var/lib/hyper"
 //! guest-dir = "/usr/share/hyper"       # hyperkernel-um, hyperkernel-x86_64, initramfs.cpio
 //! log = "info"                         # a tracing-subscriber filter
+//! [kvm]
+//! kernel = "…"  initramfs = "…"  cmdline = ["…"]  boot-timeout-seconds = 20
+//! program = "…"                        # the monitor, hyper-vmm
 //! [uml]
 //! kernel = "…"  initramfs = "…"  cmdline = ["…"]  boot-timeout-seconds = 20
 //! separation = "ptrace"                # or seccomp
@@ -44,8 +47,19 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub guest_dir: Option<PathBuf>,
     pub log: String,
+    pub kvm: Kvm,
     pub uml: Uml,
     pub qemu: Qemu,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Kvm {
+    pub kernel: Option<PathBuf>,
+    pub initramfs: Option<PathBuf>,
+    pub cmdline: Vec<String>,
+    pub boot_timeout_seconds: Option<u64>,
+    pub program: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -99,6 +113,7 @@ impl Default for Config {
             state_dir: "/var/lib/hyper".into(),
             guest_dir: None,
             log: "info".to_owned(),
+            kvm: Kvm::default(),
             uml: Uml::default(),
             qemu: Qemu::default(),
         }
@@ -130,6 +145,12 @@ impl Config {
             );
         }
         Ok(config)
+    }
+
+    /// What our own monitor boots.
+    pub fn kvm_flavour(&self) -> Flavour {
+        let Kvm { kernel, initramfs, cmdline, boot_timeout_seconds: timeout, .. } = &self.kvm;
+        self.flavour((kernel, "hyperkernel-x86_64"), initramfs, cmdline, timeout.unwrap_or(20))
     }
 
     /// What user-mode Linux boots.

@@ -10,23 +10,32 @@ use hyper_pod::Flavour;
 use crate::config::{Accelerator, Config, Separation};
 use crate::remembered::Remembered;
 
-/// What guests can be run by, and what they boot. Successful probes are remembered.
+/// What guests can be run by, and what they boot. Probes are remembered.
 pub fn hypervisors(config: &Config) -> (Vec<Arc<dyn Hypervisor>>, BTreeMap<String, Flavour>) {
-    let (uml, qemu, flavours) = adapters(config);
+    let (kvm, uml, qemu, flavours) = adapters(config);
     let dir = &config.run_dir;
+    // A host without a KVM that works shall not be asked at every start.
+    let kvm = Remembered::new(kvm, flavours["kvm"].kernel.clone(), dir).failures_too();
     let uml = Remembered::new(uml, flavours["uml"].kernel.clone(), dir);
     let qemu = Remembered::new(qemu, flavours["qemu"].kernel.clone(), dir);
-    (vec![Arc::new(uml), Arc::new(qemu)], flavours)
+    (vec![Arc::new(kvm), Arc::new(uml), Arc::new(qemu)], flavours)
 }
 
 /// The same hypervisors for a look at the host as it is now.
 pub fn unremembered(config: &Config) -> (Vec<Arc<dyn Hypervisor>>, BTreeMap<String, Flavour>) {
-    let (uml, qemu, flavours) = adapters(config);
-    (vec![Arc::new(uml), Arc::new(qemu)], flavours)
+    let (kvm, uml, qemu, flavours) = adapters(config);
+    (vec![Arc::new(kvm), Arc::new(uml), Arc::new(qemu)], flavours)
 }
 
-fn adapters(config: &Config) -> (hyper_uml::Uml, Late, BTreeMap<String, Flavour>) {
+type Adapters = (hyper_kvm::Kvm, hyper_uml::Uml, Late, BTreeMap<String, Flavour>);
+
+fn adapters(config: &Config) -> Adapters {
+    let kvm_flavour = config.kvm_flavour();
     let (uml_flavour, qemu_flavour) = (config.uml_flavour(), config.qemu_flavour());
+    let kvm = hyper_kvm::Kvm::new(hyper_kvm::Options {
+        program: config.kvm.program.clone(),
+        kernel: Some(kvm_flavour.kernel.clone()),
+    });
     let uml = hyper_uml::Uml::new(hyper_uml::Options {
         separation: match config.uml.separation {
             Separation::Ptrace => hyper_uml::Separation::Ptrace,
@@ -45,10 +54,14 @@ fn adapters(config: &Config) -> (hyper_uml::Uml, Late, BTreeMap<String, Flavour>
         kernel: Some(qemu_flavour.kernel.clone()),
         ..hyper_qemu::Options::default()
     };
-    let flavours =
-        BTreeMap::from([("uml".to_owned(), uml_flavour), ("qemu".to_owned(), qemu_flavour)]);
+    let flavours = [
+        (hyper_kvm::NAME, kvm_flavour),
+        (hyper_uml::NAME, uml_flavour),
+        (hyper_qemu::NAME, qemu_flavour),
+    ];
+    let flavours = flavours.map(|(name, flavour)| (name.to_owned(), flavour)).into();
     let qemu = Late { name: hyper_qemu::NAME, options: qemu, made: OnceLock::new() };
-    (uml, qemu, flavours)
+    (kvm, uml, qemu, flavours)
 }
 
 /// QEMU, made at its first use: it runs code under KVM to see whether that works, which takes up

@@ -1,4 +1,4 @@
-//! A hypervisor whose successful probe is remembered for the host.
+//! A hypervisor whose probe is remembered for the host.
 //!
 //! A probe runs a jail or guest code to know, 50 to 100 ms that every `docker run` would pay.
 //! ```text
@@ -6,7 +6,8 @@
 //!            └ no ─► ask ─ usable ─► write file
 //! launch ─ fails ─► remove file: the next probe asks again
 //! ```
-//! Failures are not remembered: what was missing may come.
+//! Failures are remembered only when that is asked for: what was missing may come. The memory of
+//! one ends when KVM's device changes, too.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -22,7 +23,11 @@ pub struct Remembered<H> {
     inner: H,
     kernel: PathBuf,
     file: PathBuf,
+    failures: bool,
 }
+
+/// What a hypervisor may be missing.
+const DEVICE: &str = "/dev/kvm";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Memory {
@@ -35,7 +40,12 @@ impl<H: Hypervisor> Remembered<H> {
     /// Remembers in `dir`, which does not outlive a boot.
     pub fn new(inner: H, kernel: PathBuf, dir: &Path) -> Self {
         let file = dir.join(format!("probe-{}.json", inner.name()));
-        Self { inner, kernel, file }
+        Self { inner, kernel, file, failures: false }
+    }
+
+    /// Remembers that it is not usable as well.
+    pub fn failures_too(self) -> Self {
+        Self { failures: true, ..self }
     }
 
     fn recall(&self) -> Option<Probe> {
@@ -64,7 +74,8 @@ impl<H: Hypervisor> Remembered<H> {
             Some((meta.len(), meta.modified().ok()?))
         };
         let program = std::env::current_exe().unwrap_or_default();
-        format!("{:?} {:?} {:?}", stamp(&program), self.kernel, stamp(&self.kernel))
+        let (kernel, device) = (stamp(&self.kernel), stamp(Path::new(DEVICE)));
+        format!("{:?} {:?} {kernel:?} {device:?}", stamp(&program), self.kernel)
     }
 }
 
@@ -83,7 +94,7 @@ impl<H: Hypervisor> Hypervisor for Remembered<H> {
             return probe;
         }
         let probe = self.inner.probe().await;
-        if probe.usable
+        if (probe.usable || self.failures)
             && let Err(error) = self.keep(&probe)
         {
             tracing::warn!(path = %self.file.display(), %error, "probe not remembered");

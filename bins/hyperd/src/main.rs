@@ -24,7 +24,7 @@ use tracing_subscriber::EnvFilter;
 use options::{Arguments, Options};
 
 /// What a container may name; the supervisor knows what they are. `auto` is the first that works.
-const RUNTIMES: [&str; 3] = ["auto", "qemu", "uml"];
+const RUNTIMES: [&str; 4] = ["auto", "kvm", "qemu", "uml"];
 /// For requests that are being answered when hyperd is told to end.
 const GRACE: Duration = Duration::from_secs(10);
 const SUPERVISOR: &str = "containerd-shim-hyper-v2";

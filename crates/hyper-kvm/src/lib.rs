@@ -22,6 +22,7 @@ mod probe;
 mod vm;
 
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -36,6 +37,7 @@ pub const NAME: &str = "kvm";
 /// A hyperkernel with an agent comes up in this; below it the guest runs out of memory at boot.
 const MIN_MEMORY: u64 = 64 << 20;
 const MAX_NICS: usize = 2;
+const PATIENCE: Duration = Duration::from_millis(800);
 
 /// What an operator may choose.
 #[derive(Debug, Clone, Default)]
@@ -50,16 +52,24 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Kvm {
     options: Options,
-    /// Why KVM cannot be used here.
-    problem: Option<String>,
+    /// What a look at KVM found, after the first one: why it cannot be used, if it cannot.
+    seen: Arc<OnceLock<Option<String>>>,
 }
 
 impl Kvm {
-    /// Looks whether KVM works, by running guest code. Blocks for some milliseconds, at most for
-    /// one second.
+    /// Looks at nothing yet.
     pub fn new(options: Options) -> Self {
-        let found = hyper_kvm_probe::probe(Duration::from_millis(800));
-        Self { options, problem: found.err().map(|problem| problem.to_string()) }
+        Self { options, seen: Arc::default() }
+    }
+
+    /// Runs guest code to see whether KVM works, once: some milliseconds, at most [`PATIENCE`].
+    async fn look(&self) -> Option<String> {
+        let seen = Arc::clone(&self.seen);
+        let looked = tokio::task::spawn_blocking(move || {
+            let look = || hyper_kvm_probe::probe(PATIENCE).err().map(|problem| problem.to_string());
+            seen.get_or_init(look).clone()
+        });
+        looked.await.unwrap_or_else(|error| Some(error.to_string()))
     }
 }
 
@@ -84,11 +94,13 @@ impl Hypervisor for Kvm {
     }
 
     async fn probe(&self) -> Probe {
-        probe::probe(&self.options, self.problem.as_deref()).await
+        probe::probe(&self.options, self.look().await).await
     }
 
     async fn launch(&self, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
-        if let Some(problem) = &self.problem {
+        // Not looked at for each guest: making and ending a virtual machine takes time. A KVM that
+        // does not work ends the guest at its first instructions, with the reason.
+        if let Some(Some(problem)) = self.seen.get() {
             return Err(VmError::Missing {
                 hypervisor: NAME,
                 what: "a KVM that runs unmodified kernels".to_owned(),

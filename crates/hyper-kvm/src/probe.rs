@@ -7,7 +7,7 @@ use hyper_hypervisor::{Finding, Probe};
 use crate::{Options, launch};
 
 /// Looks at everything a guest needs.
-pub async fn probe(options: &Options, problem: Option<&str>) -> Probe {
+pub async fn probe(options: &Options, problem: Option<String>) -> Probe {
     let mut found = Vec::new();
     let mut lacking = false;
     let mut look = |what: &str, required: bool, ok: bool, detail: String| {
@@ -16,7 +16,7 @@ pub async fn probe(options: &Options, problem: Option<&str>) -> Probe {
     };
     match problem {
         None => look("KVM", true, true, "runs kernel code at CPL 0 in 64-bit mode".to_owned()),
-        Some(problem) => look("KVM", true, false, problem.to_owned()),
+        Some(problem) => look("KVM", true, false, problem),
     }
     match launch::program(options) {
         Ok(program) => look("program", true, true, format!("`{}`", program.display())),
