@@ -10,7 +10,7 @@ DESTDIR ?=
 PROGRAMS := hyper hyperd containerd-shim-hyper-v2 hyper-jail hyper-share hyper-vmm
 GUEST := hyperkernel-um hyperkernel-x86_64 initramfs.cpio
 
-.PHONY: help run test build programs guest lint unit e2e install clean
+.PHONY: help run test build programs guest lint unit lab e2e install clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -39,6 +39,8 @@ lint:
 	@scripts/test lint
 unit:
 	@scripts/test unit
+lab: guest
+	@scripts/test lab
 e2e: build
 	@scripts/test e2e
 

@@ -184,8 +184,9 @@ fn inside(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Ok(Event::Gone | Event::Drained(_)) | Err(RecvTimeoutError::Disconnected) => {
                 // Its last words may still be on their way.
                 thread::sleep(Duration::from_millis(200));
+                let how = machine.how();
                 eprintln!(
-                    "lab: the laboratory ended before the command; the last lines of the console:"
+                    "lab: QEMU ended before the command ({how}); the last lines of the console:"
                 );
                 print(&machine.console());
                 unpackers.iter_mut().for_each(|(_, unpacker)| stop(unpacker));
@@ -235,14 +236,18 @@ fn print(lines: &[String]) {
 
 /// The directory to copy to, made if need be; its real name is the one in the overlay.
 fn copied(path: &Path) -> anyhow::Result<PathBuf> {
+    let own = |path: &Path| path.parent().is_none() || OWN.iter().any(|own| path.starts_with(own));
+    let refused = || {
+        format!(
+            "nothing can be copied out of `{}`: name a directory that is not below {}",
+            path.display(),
+            OWN.join(", ")
+        )
+    };
+    ensure!(!own(&std::path::absolute(path)?), refused());
     fs::create_dir_all(path).with_context(|| format!("make `{}`", path.display()))?;
     let real = fs::canonicalize(path).with_context(|| format!("find `{}`", path.display()))?;
-    ensure!(
-        real.parent().is_some() && !OWN.iter().any(|own| real.starts_with(own)),
-        "nothing can be copied out of `{}`: name a directory of the host that is not below {}",
-        real.display(),
-        OWN.join(", ")
-    );
+    ensure!(!own(&real), refused());
     Ok(real)
 }
 

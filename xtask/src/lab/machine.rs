@@ -133,6 +133,15 @@ impl Machine {
         self.console.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
+    /// How QEMU ended.
+    pub(super) fn how(&mut self) -> String {
+        match self.qemu.try_wait() {
+            Ok(Some(status)) => status.to_string(),
+            Ok(None) => "it still runs".to_owned(),
+            Err(problem) => problem.to_string(),
+        }
+    }
+
     /// Ends the machine and passes on what it has said so far.
     pub(super) fn end(mut self) {
         self.kill();
