@@ -43,6 +43,8 @@ pub struct Capabilities {
     pub pause: bool,
     /// Directories of the host can be shared with a guest: [`crate::VmConfig::share`].
     pub share: bool,
+    /// A paused guest can be saved and continued, more than once: [`crate::Vm::save`].
+    pub save: bool,
     /// Smallest memory in bytes that the hypervisor accepts.
     pub min_memory_bytes: u64,
 }

@@ -34,6 +34,7 @@ mod leftover;
 mod life;
 mod play;
 mod refuse;
+mod saved;
 mod session;
 mod stream;
 
@@ -118,6 +119,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("read-only holds, writes persist", |h, f| Box::pin(disk::writing(h, f))),
     ("a disk is added while running", |h, f| Box::pin(disk::adding(h, f))),
     ("pause stops, resume continues", |h, f| Box::pin(stream::pausing(h, f))),
+    ("a saved guest goes on, twice", |h, f| Box::pin(saved::twice(h, f))),
     ("the guest gets what was asked", |h, f| Box::pin(life::shape(h, f))),
     ("the network device works", |h, f| Box::pin(life::network(h, f))),
     ("power-off is told, often", |h, f| Box::pin(life::power_off(h, f))),

@@ -152,6 +152,7 @@ impl Hypervisor for Fake {
             max_nics: 1,
             pause: true,
             share: self.shares,
+            save: false,
             min_memory_bytes: MIN_MEMORY,
         }
     }

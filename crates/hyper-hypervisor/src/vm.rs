@@ -1,5 +1,6 @@
 //! The two traits: what launches guests, and one guest.
 
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,6 +29,17 @@ pub trait Hypervisor: Send + Sync {
     /// may still be booting. Errors leave nothing behind.
     async fn launch(&self, config: VmConfig) -> Result<Box<dyn Vm>, VmError>;
 
+    /// Continues a guest that [`Vm::save`] wrote to `directory`, as a new guest: it owns a copy of
+    /// the memory, made page by page as it writes. `config` must have the shape of the saved one
+    /// (vCPUs, memory, number and order of devices); its kernel is not looked at. The guest goes on
+    /// in the middle of what it was doing, with the same random numbers to come and the time of
+    /// then: whoever restores it tells it otherwise, over the link.
+    async fn restore(&self, directory: &Path, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
+        let _ = (directory, config);
+        let what = "continue a saved guest".to_owned();
+        Err(VmError::Unsupported { hypervisor: self.name(), what })
+    }
+
     /// Guest device nodes of a disk of [`VmConfig::disks`]: one, or one per extent, as
     /// [`Capabilities::disk_model`] says. `disks` are all disks of the guest, in order.
     fn guest_devices(&self, disks: &[crate::Disk], disk: usize) -> Vec<String>;
@@ -50,6 +62,15 @@ pub trait Vm: Send + Sync {
 
     /// Continues after [`Vm::pause`].
     async fn resume(&self) -> Result<(), VmError>;
+
+    /// Writes the paused guest to `directory`, which is there and empty; it stays paused, and can be
+    /// resumed or killed. Disks are not written: they must be the same when it is restored. After
+    /// an error what is in the directory is no guest.
+    async fn save(&self, directory: &Path) -> Result<(), VmError> {
+        let _ = directory;
+        let what = "save a guest".to_owned();
+        Err(VmError::Unsupported { hypervisor: "this", what })
+    }
 
     /// Adds a disk to the running guest and returns its device nodes.
     async fn add_disk(&self, disk: crate::Disk) -> Result<Vec<String>, VmError>;

@@ -24,6 +24,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Longest wait for the guest to be made, on a host that may thrash.
 const START: Duration = Duration::from_secs(30);
 
+/// Longest wait for a guest to be written to disk.
+const SAVE: Duration = Duration::from_secs(300);
+
 /// One monitor.
 #[derive(Debug)]
 pub struct Control {
@@ -65,6 +68,12 @@ impl Control {
     pub async fn call(&self, request: &Request, files: Vec<OwnedFd>) -> Result<Answer, CallError> {
         let line = serde_json::to_vec(request).map_err(|_| CallError::Closed)?;
         self.ask(line, files, DEADLINE).await
+    }
+
+    /// Has the guest written to the two files, which may take long: its memory goes to a disk.
+    pub async fn save(&self, files: Vec<OwnedFd>) -> Result<(), CallError> {
+        let line = serde_json::to_vec(&Request::Save).map_err(|_| CallError::Closed)?;
+        self.ask(line, files, SAVE).await.map(drop)
     }
 
     /// How the guest ended, when the monitor has told it.

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::control::{CallError, Control};
 use crate::disk::{self, Places};
 use crate::vm::{self, Guest, Readers};
-use crate::{MAX_NICS, MIN_MEMORY, NAME, Options, calls, machine};
+use crate::{MAX_NICS, MIN_MEMORY, NAME, Options, calls, machine, saved};
 
 const PROGRAM: &str = "hyper-vmm";
 /// What the monitor needs beside guest memory: itself, and room for page cache of the disks.
@@ -36,10 +36,27 @@ const LIMITS: Limits = Limits {
 
 /// Launches; on failure nothing is left.
 pub async fn launch(options: &Options, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
+    start(options, None, config).await
+}
+
+/// Continues the guest saved in `directory`; on failure nothing is left.
+pub async fn restore(
+    options: &Options,
+    directory: &Path,
+    config: VmConfig,
+) -> Result<Box<dyn Vm>, VmError> {
+    start(options, Some(directory.to_owned()), config).await
+}
+
+async fn start(
+    options: &Options,
+    saved: Option<PathBuf>,
+    config: VmConfig,
+) -> Result<Box<dyn Vm>, VmError> {
     LIMITS.check(&config)?;
     let program = program(options)?;
     let task = tokio::task::spawn_blocking(move || {
-        let ready = prepare(&program, &config)?;
+        let ready = prepare(&program, saved.as_deref(), &config)?;
         Ok::<_, VmError>((config, ready))
     });
     let (config, ready) = task.await.map_err(|error| VmError::Io {
@@ -100,7 +117,7 @@ struct Ready {
 }
 
 /// Opens all files. Blocks.
-fn prepare(program: &Path, config: &VmConfig) -> Result<Ready, VmError> {
+fn prepare(program: &Path, saved: Option<&Path>, config: &VmConfig) -> Result<Ready, VmError> {
     let open = |what: &'static str, path: &Path| {
         File::open(path).map_err(|source| VmError::File { what, path: path.to_owned(), source })
     };
@@ -112,8 +129,10 @@ fn prepare(program: &Path, config: &VmConfig) -> Result<Ready, VmError> {
     })?;
     let mut fds = Fds::default();
     fds.0.push((kvm.into(), fd::KVM));
-    fds.0.push((open("open guest kernel", &config.kernel.kernel)?.into(), fd::KERNEL));
-    fds.0.push((open("open initramfs", &config.kernel.initramfs)?.into(), fd::INITRAMFS));
+    if saved.is_none() {
+        fds.0.push((open("open guest kernel", &config.kernel.kernel)?.into(), fd::KERNEL));
+        fds.0.push((open("open initramfs", &config.kernel.initramfs)?.into(), fd::INITRAMFS));
+    }
     let mut told = Config {
         vcpus: config.vcpus,
         memory_bytes: config.memory_bytes / 4096 * 4096,
@@ -121,6 +140,10 @@ fn prepare(program: &Path, config: &VmConfig) -> Result<Ready, VmError> {
         spares: machine::spares(config.disks.len()),
         ..Config::default()
     };
+    if let Some(directory) = saved {
+        let (state, memory) = saved::open(directory)?;
+        told.saved = Some(config::Saved { state: fds.pass(state), memory: fds.pass(memory) });
+    }
     for wanted in &config.disks {
         let (mut disk, files) = disk::open(wanted)?;
         for (extent, file) in disk.extents.iter_mut().zip(files) {

@@ -19,9 +19,10 @@ mod disk;
 mod launch;
 mod machine;
 mod probe;
+mod saved;
 mod vm;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -89,6 +90,7 @@ impl Hypervisor for Kvm {
             max_nics: MAX_NICS,
             pause: true,
             share: true,
+            save: true,
             min_memory_bytes: MIN_MEMORY,
         }
     }
@@ -108,6 +110,10 @@ impl Hypervisor for Kvm {
             });
         }
         launch::launch(&self.options, config).await
+    }
+
+    async fn restore(&self, directory: &Path, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
+        launch::restore(&self.options, directory, config).await
     }
 
     fn guest_devices(&self, disks: &[Disk], disk: usize) -> Vec<String> {

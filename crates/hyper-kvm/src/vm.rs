@@ -6,6 +6,7 @@
 //!            └── kill, or the handle dropped ───┘
 //! ```
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::time::timeout;
 
 use crate::control::Control;
 use crate::disk::{self, Places};
+use crate::saved;
 
 /// How long the monitor may take to end after it was asked to.
 const QUIT: Duration = Duration::from_secs(3);
@@ -109,6 +111,17 @@ impl Vm for KvmVm {
     async fn resume(&self) -> Result<(), VmError> {
         let running = self.guest.control.call(&Request::Resume, Vec::new()).await;
         running.map(drop).map_err(|error| error.while_doing("resume the guest"))
+    }
+
+    async fn save(&self, directory: &Path) -> Result<(), VmError> {
+        let directory = directory.to_owned();
+        let made = tokio::task::spawn_blocking(move || saved::create(&directory)).await;
+        let files = made.map_err(|error| VmError::Io {
+            what: "make the files of a saved guest",
+            source: std::io::Error::other(error),
+        })??;
+        let saved = self.guest.control.save(files.into()).await;
+        saved.map_err(|error| error.while_doing("save the guest"))
     }
 
     async fn add_disk(&self, disk: Disk) -> Result<Vec<String>, VmError> {

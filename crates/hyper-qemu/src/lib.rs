@@ -103,6 +103,7 @@ impl Hypervisor for Qemu {
             max_nics: MAX_NICS,
             pause: true,
             share: true,
+            save: false,
             min_memory_bytes: MIN_MEMORY,
         }
     }

@@ -122,6 +122,7 @@ impl Hypervisor for Uml {
             max_nics: MAX_NICS,
             pause: *self.freezer.get_or_init(hyper_jail::can_freeze),
             share: true,
+            save: false,
             min_memory_bytes: MIN_MEMORY_BYTES,
         }
     }

@@ -44,6 +44,18 @@ pub struct Config {
     pub nics: Vec<Nic>,
     /// Connected socket of a vhost-user device for virtio-fs. It gets all of the guest's memory.
     pub share: Option<i32>,
+    /// Goes on where a saved guest was; no kernel is loaded then. vCPUs, memory and devices must
+    /// be those of that guest.
+    #[serde(default)]
+    pub saved: Option<Saved>,
+}
+
+/// The files of a saved guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Saved {
+    pub state: i32,
+    pub memory: i32,
 }
 
 /// A block device: files back to back. Lengths are multiples of 512 bytes.

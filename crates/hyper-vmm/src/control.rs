@@ -37,7 +37,7 @@ pub fn run() -> Result<(), VmmError> {
             return Err(error);
         }
     };
-    machine.cpus.resume();
+    machine.go_on();
     say(&answers, &Answer::Ready);
 
     // The end is told by a thread of its own, as requests are waited for without a limit.
@@ -86,6 +86,13 @@ fn carry_out(machine: &Machine, request: Request, files: Vec<OwnedFd>) -> Result
         Request::Resume => machine.cpus.resume(),
         Request::AddDisk { place, disk } => {
             machine.add_disk(place, machine::open_disk(&disk, files)?)?;
+        }
+        Request::Save => {
+            let [state, memory] = <[OwnedFd; 2]>::try_from(files).map_err(|files| {
+                let why = format!("{} descriptors came with it, not 2", files.len());
+                VmmError::Config { what: "files to save to", why }
+            })?;
+            machine.save(state.into(), memory.into())?;
         }
         Request::Metrics => return Ok(Answer::Metrics { metrics: machine.metrics() }),
         Request::Quit => {}

@@ -9,6 +9,7 @@
 
 mod cpuid;
 mod signal;
+mod state;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Sender;
@@ -25,6 +26,7 @@ use crate::bus::Bus;
 use crate::metrics::{ExitCounters, count};
 use crate::wire::End;
 pub(crate) use cpuid::Template;
+pub(crate) use state::CpuState;
 
 /// Bytes of a thread's stack.
 const STACK: usize = 128 << 10;
@@ -38,8 +40,17 @@ const MISC_ENABLE: (u32, u64) = (0x1a0, 1);
 #[derive(Debug)]
 pub(crate) struct Cpus {
     threads: Vec<JoinHandle<()>>,
+    /// Held by a thread while it runs its CPU.
+    vcpus: Vec<Arc<Mutex<VcpuFd>>>,
     gate: Arc<Gate>,
     pub exits: Arc<ExitCounters>,
+}
+
+/// Makes a virtual CPU that goes on where a saved one was.
+pub(crate) fn restore(vm: &VmFd, index: u32, state: &CpuState) -> Result<VcpuFd, VmmError> {
+    let vcpu = vm.create_vcpu(index.into()).map_err(VmmError::kvm("make a virtual CPU"))?;
+    state.apply(&vcpu)?;
+    Ok(vcpu)
 }
 
 /// Makes a virtual CPU; the first one is ready to enter the kernel.
@@ -93,9 +104,10 @@ impl Cpus {
         let gate = Arc::new(Gate::default());
         let exits = Arc::new(ExitCounters::default());
         let mut threads = Vec::new();
-        for (index, vcpu) in vcpus.into_iter().enumerate() {
+        let vcpus: Vec<_> = vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
+        for (index, vcpu) in vcpus.iter().enumerate() {
             let thread = Thread {
-                vcpu,
+                vcpu: Arc::clone(vcpu),
                 bus: Arc::clone(bus),
                 gate: Arc::clone(&gate),
                 exits: Arc::clone(&exits),
@@ -105,7 +117,7 @@ impl Cpus {
             let thread = named.spawn(move || thread.run());
             threads.push(thread.map_err(VmmError::io("start a thread for a virtual CPU"))?);
         }
-        Ok(Self { threads, gate, exits })
+        Ok(Self { threads, vcpus, gate, exits })
     }
 
     /// Returns when none runs guest code any more. Fine to call again.
@@ -121,6 +133,21 @@ impl Cpus {
             let waited = self.gate.changed.wait_timeout(state, AGAIN);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Whether they are parked.
+    pub fn paused(&self) -> bool {
+        let state = self.gate.lock();
+        state.closed && state.parked + state.gone == self.threads.len()
+    }
+
+    /// The state of each. They must be parked.
+    pub fn save(&self, msrs: &[u32]) -> Result<Vec<CpuState>, VmmError> {
+        let each = self
+            .vcpus
+            .iter()
+            .map(|vcpu| CpuState::of(&vcpu.lock().unwrap_or_else(PoisonError::into_inner), msrs));
+        each.collect()
     }
 
     /// Lets them go on. Fine to call again.
@@ -156,6 +183,10 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Waits while closed.
     fn pass(&self) {
         let mut state = self.lock();
@@ -177,7 +208,7 @@ impl Gate {
 }
 
 struct Thread {
-    vcpu: VcpuFd,
+    vcpu: Arc<Mutex<VcpuFd>>,
     bus: Arc<Bus>,
     gate: Arc<Gate>,
     exits: Arc<ExitCounters>,
@@ -193,11 +224,30 @@ impl Thread {
     }
 
     fn follow(&mut self) -> End {
+        loop {
+            self.gate.pass();
+            let vcpu = Arc::clone(&self.vcpu);
+            let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(end) = self.run_until_parked(&mut vcpu) {
+                return end;
+            }
+        }
+    }
+
+    /// Runs the CPU; `None` when it shall park.
+    fn run_until_parked(&mut self, vcpu: &mut VcpuFd) -> Option<End> {
         let exits = Arc::clone(&self.exits);
         let saw = |counter: &AtomicU64| count(counter, 1);
         loop {
-            self.gate.pass();
-            let failed = match self.vcpu.run() {
+            if self.gate.closed() {
+                // What an exit has left to do is done by the next entry; one that returns at once
+                // does only that (api.rst, KVM_CAP_IMMEDIATE_EXIT).
+                vcpu.set_kvm_immediate_exit(1);
+                let _ = vcpu.run();
+                vcpu.set_kvm_immediate_exit(0);
+                return None;
+            }
+            let failed = match vcpu.run() {
                 Ok(VcpuExit::IoIn(port, data)) => {
                     saw(&exits.port_read);
                     self.bus.port_read(port, data);
@@ -206,7 +256,7 @@ impl Thread {
                 Ok(VcpuExit::IoOut(port, data)) => {
                     saw(&exits.port_write);
                     if self.bus.port_write(port, data) {
-                        return End::Reset;
+                        return Some(End::Reset);
                     }
                     continue;
                 }
@@ -225,11 +275,13 @@ impl Thread {
                     continue;
                 }
                 // KVM_SYSTEM_EVENT_SHUTDOWN, _RESET, _CRASH.
-                Ok(VcpuExit::Shutdown | VcpuExit::SystemEvent(1..=3, _)) => return End::Reset,
+                Ok(VcpuExit::Shutdown | VcpuExit::SystemEvent(1..=3, _)) => {
+                    return Some(End::Reset);
+                }
                 Ok(VcpuExit::FailEntry(reason, _)) => {
                     format!("the host's CPU refused to enter the guest (reason {reason:#x})")
                 }
-                Ok(VcpuExit::InternalError) => self.internal_error(),
+                Ok(VcpuExit::InternalError) => internal_error(vcpu),
                 Ok(VcpuExit::Hlt) => "it halted outside of KVM's interrupt controller".to_owned(),
                 Ok(other) => format!("KVM returned {other:?}, which nothing here handles"),
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
@@ -239,24 +291,24 @@ impl Thread {
                 Err(error) => format!("KVM_RUN: {error}"),
             };
             saw(&exits.other);
-            let at = self.vcpu.get_regs().map(|regs| format!(" at {:#x}", regs.rip));
-            return End::Failed { why: failed + &at.unwrap_or_default() };
+            let at = vcpu.get_regs().map(|regs| format!(" at {:#x}", regs.rip));
+            return Some(End::Failed { why: failed + &at.unwrap_or_default() });
         }
     }
+}
 
-    /// What KVM says about an error of its own (`kvm_run.internal` of api.rst).
-    fn internal_error(&mut self) -> String {
-        let run = self.vcpu.get_kvm_run();
-        // SAFETY: KVM has just returned KVM_EXIT_INTERNAL_ERROR, for which this is the union's
-        // field; it is plain numbers.
-        let internal = unsafe { run.__bindgen_anon_1.internal };
-        let kind = match internal.suberror {
-            1 => "it met an instruction that KVM cannot emulate",
-            2 => "KVM met an exception while it delivered another",
-            3 => "KVM could not deliver an event",
-            4 => "the CPU left the guest for a reason that KVM does not know",
-            _ => "KVM failed",
-        };
-        format!("{kind} (KVM_EXIT_INTERNAL_ERROR {})", internal.suberror)
-    }
+/// What KVM says about an error of its own (`kvm_run.internal` of api.rst).
+fn internal_error(vcpu: &mut VcpuFd) -> String {
+    let run = vcpu.get_kvm_run();
+    // SAFETY: KVM has just returned KVM_EXIT_INTERNAL_ERROR, for which this is the union's field; it
+    // is plain numbers.
+    let internal = unsafe { run.__bindgen_anon_1.internal };
+    let kind = match internal.suberror {
+        1 => "it met an instruction that KVM cannot emulate",
+        2 => "KVM met an exception while it delivered another",
+        3 => "KVM could not deliver an event",
+        4 => "the CPU left the guest for a reason that KVM does not know",
+        _ => "KVM failed",
+    };
+    format!("{kind} (KVM_EXIT_INTERNAL_ERROR {})", internal.suberror)
 }

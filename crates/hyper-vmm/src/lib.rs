@@ -7,7 +7,8 @@
 //!  vcpu N         KVM_RUN; port and memory accesses go to the bus                [cpu.rs, bus.rs]
 //!  one thread per device whose driver is there: kicks in, interrupts out         [virtio/*.rs]
 //!
-//!  guest: building ─► running ⇄ paused ─► ended (told once, then the process exits)
+//!  guest: building ─┬► running ⇄ paused ─► ended (told once, then the process exits)
+//!      saved guest ─┘               └─ save ─► a file of state, a file of memory
 //! ```
 //! The guest has no firmware, no PCI, no ACPI: an MP table, a serial port for its last words, and
 //! virtio-mmio devices that its command line names.
@@ -28,6 +29,7 @@ mod error;
 mod machine;
 mod memory;
 mod metrics;
+mod save;
 mod serial;
 mod virtio;
 pub mod wire;

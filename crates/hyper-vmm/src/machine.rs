@@ -19,6 +19,7 @@ use crate::config::{self, Config, MAX_DISKS, MAX_EXTENTS, MAX_NICS, MAX_VCPUS, M
 use crate::cpu::{self, Cpus};
 use crate::memory::{self, Memory};
 use crate::metrics::{Clock, Metrics, Phases};
+use crate::save::{self, MachineState, State};
 use crate::virtio::{Balloon, Block, Console, Device, Entropy, Net, Share, Transport};
 use crate::wire::End;
 use crate::{VmmError, boot, serial, virtio};
@@ -38,9 +39,11 @@ pub(crate) struct Machine {
     /// Index of the first place for disks, and how many there are.
     spares: std::ops::Range<usize>,
     phases: Phases,
-    /// Kept open: the guest lives as long as these.
-    _vm: VmFd,
-    _memory: Memory,
+    /// Registers worth saving on this host.
+    msrs: Vec<u32>,
+    pit: bool,
+    vm: VmFd,
+    memory: Memory,
 }
 
 /// Descriptors that were given by number; each can be taken once.
@@ -85,13 +88,19 @@ impl Machine {
         }
         let mut phases = Phases::default();
         let template = cpu::template(&kvm)?;
+        let saved = config.saved.map(|saved| Restored::open(config, saved, given, &template));
+        let saved = saved.transpose()?;
         let vm = kvm.create_vm().map_err(VmmError::kvm("make a virtual machine"))?;
-        let memory = memory::take(config.memory_bytes, config.share.is_some())?;
+        let memory = match &saved {
+            None => memory::take(config.memory_bytes, config.share.is_some())?,
+            Some(saved) => Arc::clone(&saved.memory),
+        };
         show_memory(&vm, &memory)?;
         // Hosts with AMD's CPUs have no use for it.
         let _ = vm.set_tss_address(TSS);
         vm.create_irq_chip().map_err(VmmError::kvm("make interrupt controllers"))?;
-        if !template.has_deadline_timer() {
+        let pit = !template.has_deadline_timer();
+        if pit {
             // Its timer is what the kernel measures the APIC's with.
             let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
             vm.create_pit2(pit).map_err(VmmError::kvm("make a timer"))?;
@@ -99,14 +108,21 @@ impl Machine {
         phases.memory = clock.now();
 
         let devices = devices(config, given)?;
-        let mut cmdline = config.cmdline.clone();
-        for (at, _) in devices.list.iter().enumerate() {
-            let (address, line) = place(at);
-            cmdline.push_str(&format!(" virtio_mmio.device=4K@{address:#x}:{line}"));
+        let mut vcpus = Vec::new();
+        match &saved {
+            None => {
+                let entry = load(config, given, &memory, devices.list.len())?;
+                for index in 0..config.vcpus {
+                    vcpus.push(cpu::make(&vm, &template, index, config.vcpus, entry)?);
+                }
+            }
+            Some(saved) => {
+                for (index, state) in (0..).zip(&saved.state.vcpus) {
+                    vcpus.push(cpu::restore(&vm, index, state)?);
+                }
+                saved.state.machine.apply(&vm)?;
+            }
         }
-        let kernel = File::from(given.take(fd::KERNEL)?);
-        let initramfs = File::from(given.take(fd::INITRAMFS)?);
-        let entry = boot::load(&memory, kernel, initramfs, &cmdline, config.vcpus)?;
         phases.kernel = clock.now();
 
         let console = given.take(fd::CONSOLE)?;
@@ -115,18 +131,64 @@ impl Machine {
         let mut transports = Vec::new();
         for (at, (name, device)) in devices.list.into_iter().enumerate() {
             let foreign = name == SHARE;
-            transports.push(Mutex::new(attach(&vm, &memory, at, name, device, foreign)?));
+            transports.push(attach(&vm, &memory, at, name, device, foreign)?);
         }
-        let bus = Arc::new(Bus { serial: Mutex::new(port), devices: transports });
+        if let Some(saved) = saved {
+            saved.load_devices(&mut transports)?;
+        }
+        let devices_done = transports.into_iter().map(Mutex::new).collect();
+        let bus = Arc::new(Bus { serial: Mutex::new(port), devices: devices_done });
         phases.devices = clock.now();
 
-        let mut vcpus = Vec::new();
-        for index in 0..config.vcpus {
-            vcpus.push(cpu::make(&vm, &template, index, config.vcpus, entry)?);
-        }
         let cpus = Cpus::start(vcpus, &bus, ended)?;
         phases.vcpus = clock.now();
-        Ok(Self { cpus, bus, spares: devices.spares, phases, _vm: vm, _memory: memory })
+        let msrs = kvm.get_msr_index_list().map_err(VmmError::kvm("list registers"))?;
+        let msrs = msrs.as_slice().to_vec();
+        Ok(Self { cpus, bus, spares: devices.spares, phases, msrs, pit, vm, memory })
+    }
+
+    /// Starts what is parked: devices that have their driver already, then the CPUs.
+    pub fn go_on(&self) {
+        self.each(Transport::go_on);
+        self.cpus.resume();
+    }
+
+    /// Writes all of the paused guest to the files.
+    pub fn save(&self, mut state: File, memory: File) -> Result<(), VmmError> {
+        let refuse = |why: String| VmmError::Config { what: "a saved guest", why };
+        if !self.cpus.paused() {
+            return Err(refuse("the guest runs: pause it first".to_owned()));
+        }
+        let mut cannot = None;
+        self.each(|device| cannot = cannot.or(device.cannot_be_saved()));
+        if let Some(why) = cannot {
+            return Err(refuse(why.to_owned()));
+        }
+        // What the devices still do is done before memory is looked at; they go on afterwards,
+        // for a guest that does.
+        self.each(Transport::halt);
+        let saved = self.write(&mut state, &memory);
+        self.each(Transport::go_on);
+        saved
+    }
+
+    fn write(&self, state: &mut File, memory: &File) -> Result<(), VmmError> {
+        let mut devices = Vec::new();
+        self.each(|device| devices.push(device.save()));
+        let saved = State {
+            vcpus: self.cpus.save(&self.msrs)?,
+            memory_bytes: memory::bytes(&self.memory),
+            machine: MachineState::of(&self.vm, self.pit)?,
+            devices,
+        };
+        save::write_memory(&self.memory, memory)?;
+        saved.write(state)
+    }
+
+    fn each(&self, mut what: impl FnMut(&mut Transport)) {
+        for device in &self.bus.devices {
+            what(&mut device.lock().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     /// Puts a disk into spare place `place`.
@@ -158,10 +220,70 @@ impl Machine {
     /// The last words of a guest that is gone: its console, and what its disks still have to do.
     pub fn finish(&self) {
         self.bus.serial.lock().unwrap_or_else(PoisonError::into_inner).finish();
-        for device in &self.bus.devices {
-            device.lock().unwrap_or_else(PoisonError::into_inner).stop();
-        }
+        self.each(Transport::halt);
     }
+}
+
+/// A saved guest that fits what is asked for.
+struct Restored {
+    state: State,
+    memory: Memory,
+}
+
+impl Restored {
+    fn open(
+        config: &Config,
+        saved: config::Saved,
+        given: &mut Given,
+        host: &cpu::Template,
+    ) -> Result<Self, VmmError> {
+        let state = State::read(&mut File::from(given.take(saved.state)?))?;
+        let file = File::from(given.take(saved.memory)?);
+        let refuse = |why: String| VmmError::Config { what: "the saved guest", why };
+        let (vcpus, memory_bytes) = (state.vcpus.len(), state.memory_bytes);
+        if vcpus != config.vcpus as usize || memory_bytes != config.memory_bytes {
+            let (wanted, bytes) = (config.vcpus, config.memory_bytes);
+            let why = format!(
+                "it has {vcpus} CPUs and {memory_bytes} bytes of memory, wanted are {wanted} and {bytes}"
+            );
+            return Err(refuse(why));
+        }
+        if config.share.is_some() {
+            return Err(refuse("it has no shared directories".to_owned()));
+        }
+        state.check_cpu(host)?;
+        let memory = memory::copy(memory_bytes, file)?;
+        Ok(Self { state, memory })
+    }
+
+    fn load_devices(self, transports: &mut [Transport]) -> Result<(), VmmError> {
+        let refuse = |why: String| VmmError::Config { what: "the saved guest", why };
+        let (saved, here) = (self.state.devices.len(), transports.len());
+        if saved != here {
+            return Err(refuse(format!("it has {saved} devices, wanted are {here}")));
+        }
+        for (transport, state) in transports.iter_mut().zip(self.state.devices) {
+            transport.load(state).map_err(refuse)?;
+        }
+        Ok(())
+    }
+}
+
+/// Loads the kernel with all that it is told; returns its entry.
+fn load(
+    config: &Config,
+    given: &mut Given,
+    memory: &Memory,
+    devices: usize,
+) -> Result<u64, VmmError> {
+    let mut cmdline = config.cmdline.clone();
+    for at in 0..devices {
+        let (address, line) = place(at);
+        cmdline.push_str(&format!(" virtio_mmio.device=4K@{address:#x}:{line}"));
+    }
+    let kernel = File::from(given.take(fd::KERNEL)?);
+    let initramfs = File::from(given.take(fd::INITRAMFS)?);
+    boot::load(memory, kernel, initramfs, &cmdline, config.vcpus)
 }
 
 const SHARE: &str = "share";

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use rustix::fs::MemfdFlags;
 use vm_memory::{
     Address, FileOffset, GuestAddress, GuestMemory as _, GuestMemoryMmap, GuestMemoryRegion as _,
-    GuestUsize,
+    GuestRegionMmap, GuestUsize, MmapRegion,
 };
 
 use crate::VmmError;
@@ -48,6 +48,32 @@ pub(crate) fn take(bytes: u64, shared: bool) -> Result<Memory, VmmError> {
     memory.map(Arc::new).map_err(|error| failed("map")(error.to_string()))
 }
 
+/// Memory as `file` has it, copy-on-write: what is never written to is there once for all guests.
+pub(crate) fn copy(bytes: u64, file: std::fs::File) -> Result<Memory, VmmError> {
+    let failed = |doing: &'static str| move |why: String| VmmError::Memory { doing, why };
+    let ranges = ranges(bytes).ok_or_else(|| failed("lay out")(format!("{bytes} bytes")))?;
+    let length = file.metadata().map_err(VmmError::io("look at saved memory"))?.len();
+    if length != bytes {
+        let why = format!("the saved memory has {length} bytes, the guest {bytes}");
+        return Err(failed("map")(why));
+    }
+    let file = Arc::new(file);
+    let mut regions = Vec::new();
+    let mut offset = 0;
+    for (start, length) in ranges {
+        let place = FileOffset::from_arc(Arc::clone(&file), offset);
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_NORESERVE);
+        let mapping = MmapRegion::build(Some(place), length, protection, flags)
+            .map_err(|error| failed("map")(error.to_string()))?;
+        let region = GuestRegionMmap::new(mapping, start);
+        regions.push(region.ok_or_else(|| failed("map")("it is too long".to_owned()))?);
+        offset += length as u64;
+    }
+    let memory = GuestMemoryMmap::from_regions(regions);
+    memory.map(Arc::new).map_err(|error| failed("map")(error.to_string()))
+}
+
 /// End of the memory below the hole.
 pub(crate) fn low_end(memory: &GuestMemoryMmap) -> u64 {
     let first = memory.iter().find(|region| region.start_addr() == GuestAddress(0));
@@ -60,8 +86,13 @@ pub(crate) fn high_bytes(memory: &GuestMemoryMmap) -> u64 {
     high.map_or(0, vm_memory::GuestMemoryRegion::len)
 }
 
-/// Gives whole pages of `bytes` from `start` on back to the host; they read as zeros afterwards.
-/// Addresses that are no memory are an error, and nothing is done.
+/// All of it.
+pub(crate) fn bytes(memory: &GuestMemoryMmap) -> u64 {
+    memory.iter().map(vm_memory::GuestMemoryRegion::len).sum()
+}
+
+/// Gives whole pages of `bytes` from `start` on back to the host; they read as zeros afterwards, or
+/// as they were saved. Addresses that are no memory are an error, and nothing is done.
 pub(crate) fn give_back(
     memory: &GuestMemoryMmap,
     start: GuestAddress,
@@ -72,7 +103,8 @@ pub(crate) fn give_back(
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let slice = memory.get_slice(start, bytes).map_err(invalid)?;
-    let shared = memory.find_region(start).is_some_and(|region| region.file_offset().is_some());
+    let region = memory.find_region(start);
+    let shared = region.is_some_and(|region| region.flags() & libc::MAP_SHARED != 0);
     let advice = if shared { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
     // SAFETY: the slice is page-aligned memory of the guest, which nobody here holds references
     // into: it is only ever accessed through volatile copies.

@@ -20,6 +20,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde::{Deserialize, Serialize};
 use virtio_queue::Queue;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -29,7 +30,7 @@ pub(crate) use console::Console;
 pub(crate) use entropy::Entropy;
 pub(crate) use net::Net;
 pub(crate) use share::Share;
-pub(crate) use transport::Transport;
+pub(crate) use transport::{Transport, TransportState};
 
 use crate::memory::Memory;
 use crate::metrics::{DeviceCounters, count};
@@ -57,14 +58,48 @@ pub(crate) trait Device: Send + std::fmt::Debug {
     /// The driver is there: the device works from now on.
     fn activate(&mut self, live: Live) -> io::Result<()>;
 
-    /// The driver is gone, or a guest that paused for good: returns when nothing touches guest
-    /// memory any more. Fine to call when it is not active.
-    fn stop(&mut self);
+    /// Ends the thread: returns when nothing of the device touches guest memory any more, with the
+    /// queues as they were left; none when it is not active. It can be activated again with them.
+    fn stop(&mut self) -> Vec<Queue>;
+
+    /// The driver is gone: what was agreed with it is forgotten. Called when stopped.
+    fn reset(&mut self) {}
+
+    /// What the device knows beside its queues. Asked when stopped.
+    fn save(&self) -> DeviceState {
+        DeviceState::default()
+    }
+
+    /// Takes over what another one knew. Told before it is activated.
+    fn load(&mut self, _state: DeviceState) {}
+
+    /// Why a guest with this device cannot be saved.
+    fn cannot_be_saved(&self) -> Option<&'static str> {
+        None
+    }
 
     /// Puts a disk into a place for one; only block devices have some.
     fn fill(&mut self, _file: File) -> io::Result<()> {
         Err(io::Error::other("this device takes no disk"))
     }
+}
+
+/// What a device knows beside its queues.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeviceState {
+    /// The console's: its port is open; words for the driver; bytes of the oldest buffer from the
+    /// guest that have been sent already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console: Option<ConsoleState>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConsoleState {
+    pub open: bool,
+    pub words: Vec<[u8; 8]>,
+    pub sent: usize,
 }
 
 /// What a device works with while its driver is there.

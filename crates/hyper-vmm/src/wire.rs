@@ -30,6 +30,9 @@ pub enum Request {
         disk: Disk,
     },
     Metrics,
+    /// Writes the paused guest to two files, state and memory, whose descriptors come with the
+    /// line; it stays paused.
+    Save,
     /// Ends the guest and the process.
     Quit,
 }

@@ -83,17 +83,22 @@ impl Session {
         let config = config(fixture, shape)?;
         let run_dir = config.run_dir.clone();
         let launched = timeout(fixture.boot, hypervisor.launch(config)).await;
-        let mut vm = launched
+        let vm = launched
             .map_err(|_| "launch did not return in time".to_owned())?
             .map_err(|error| format!("launch: {}", chain(&error)))?;
-        let link = vm.take_link().ok_or("the link is not there")?;
-        hold!(vm.take_link().is_none(), "the link can be taken twice");
-        let mut session = Self { vm, link: BufReader::new(link), run_dir };
+        let mut session = Self::of(vm, run_dir)?;
         match timeout(fixture.boot, session.line()).await {
             Ok(Ok(line)) if line == "ready" => Ok(session),
             Ok(said) => Err(session.blame(&format!("guest's first word is {said:?}"))),
             Err(_) => Err(session.blame("guest did not speak in time")),
         }
+    }
+
+    /// The conversation with a guest that runs already.
+    pub fn of(mut vm: Box<dyn Vm>, run_dir: PathBuf) -> Result<Self, String> {
+        let link = vm.take_link().ok_or("the link is not there")?;
+        hold!(vm.take_link().is_none(), "the link can be taken twice");
+        Ok(Self { vm, link: BufReader::new(link), run_dir })
     }
 
     /// Sends a command and returns what follows `ok `.

@@ -15,6 +15,7 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
 
 use crate::VmmError;
+use crate::config::MAX_VCPUS;
 
 /// CPUID of the host as KVM would give it.
 #[derive(Debug)]
@@ -41,6 +42,14 @@ impl Template {
     /// Whether guests have a timer that needs no calibration.
     pub fn has_deadline_timer(&self) -> bool {
         self.deadline
+    }
+
+    /// What guests of this host see in a leaf.
+    pub fn leaf(&self, function: u32, index: u32) -> Option<kvm_cpuid_entry2> {
+        let wanted = |entry: &&kvm_cpuid_entry2| entry.function == function && entry.index == index;
+        let mut entry = *self.entries.iter().find(wanted)?;
+        change(&mut entry, 0, MAX_VCPUS, self.deadline);
+        Some(entry)
     }
 
     /// CPUID of virtual CPU `index` of `count`.

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use rustix::event::PollFlags;
-use virtio_queue::QueueT as _;
+use virtio_queue::{Queue, QueueT as _};
 use vm_memory::GuestAddress;
 
 use super::buffers::{Buffers, gather, total};
@@ -54,10 +54,9 @@ impl Device for Balloon {
         Ok(())
     }
 
-    fn stop(&mut self) {
-        if let Some(worker) = self.0.take() {
-            worker.stop();
-        }
+    fn stop(&mut self) -> Vec<Queue> {
+        let live = self.0.take().and_then(Worker::stop);
+        live.map(|live| live.queues).unwrap_or_default()
     }
 }
 

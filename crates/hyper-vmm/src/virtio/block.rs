@@ -125,11 +125,18 @@ impl Device for Block {
         }
     }
 
-    fn stop(&mut self) {
-        self.state = match std::mem::replace(&mut self.state, State::Lost) {
-            State::Busy(worker) => worker.stop().map_or(State::Lost, |work| State::Idle(work.file)),
-            other => other,
-        };
+    fn stop(&mut self) -> Vec<Queue> {
+        match std::mem::replace(&mut self.state, State::Lost) {
+            State::Busy(worker) => {
+                let Some(work) = worker.stop() else { return Vec::new() };
+                self.state = State::Idle(work.file);
+                work.live.queues
+            }
+            other => {
+                self.state = other;
+                Vec::new()
+            }
+        }
     }
 
     fn fill(&mut self, file: File) -> io::Result<()> {

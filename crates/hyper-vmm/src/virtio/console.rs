@@ -11,18 +11,17 @@
 
 mod control;
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use rustix::event::PollFlags;
-use virtio_queue::{Queue, QueueT as _};
+use virtio_queue::{Queue, QueueOwnedT as _, QueueT as _};
 
 use self::control::Control;
 use super::buffers::{Buffers, Piece, Way, split, total, transfer};
 use super::worker::{Stop, Worker, borrow};
-use super::{Device, Interrupt, Live, copy_config};
+use super::{ConsoleState, Device, DeviceState, Interrupt, Live, copy_config};
 use crate::memory::Memory;
 use crate::metrics::count;
 
@@ -39,7 +38,13 @@ const PORTS: u32 = 2;
 
 /// The device.
 #[derive(Debug)]
-pub(crate) struct Console(State);
+pub(crate) struct Console {
+    state: State,
+    /// What has been agreed with the driver, while no thread has it.
+    control: Control,
+    /// Bytes of the oldest buffer from the guest that have been sent.
+    sent: usize,
+}
 
 #[derive(Debug)]
 enum State {
@@ -51,7 +56,7 @@ enum State {
 impl Console {
     /// A port whose other end is `socket`, which must not block.
     pub fn new(socket: OwnedFd) -> Self {
-        Self(State::Idle(socket))
+        Self { state: State::Idle(socket), control: Control::default(), sent: 0 }
     }
 }
 
@@ -75,26 +80,51 @@ impl Device for Console {
     }
 
     fn activate(&mut self, live: Live) -> io::Result<()> {
-        match std::mem::replace(&mut self.0, State::Lost) {
+        match std::mem::replace(&mut self.state, State::Lost) {
             State::Idle(socket) => {
-                let work = Work::new(socket, live);
-                self.0 = State::Busy(Worker::start("link", work, Work::run)?);
+                let control = std::mem::take(&mut self.control);
+                let skip = std::mem::take(&mut self.sent);
+                let work = Work { socket, live, control, skip, sending: None, closed: false };
+                self.state = State::Busy(Worker::start("link", work, Work::run)?);
                 Ok(())
             }
             other => {
-                self.0 = other;
+                self.state = other;
                 Err(io::Error::other("it has a driver already"))
             }
         }
     }
 
-    fn stop(&mut self) {
-        self.0 = match std::mem::replace(&mut self.0, State::Lost) {
+    fn stop(&mut self) -> Vec<Queue> {
+        match std::mem::replace(&mut self.state, State::Lost) {
             State::Busy(worker) => {
-                worker.stop().map_or(State::Lost, |work| State::Idle(work.socket))
+                let Some(mut work) = worker.stop() else { return Vec::new() };
+                self.sent = work.unsend();
+                self.control = work.control;
+                self.state = State::Idle(work.socket);
+                work.live.queues
             }
-            other => other,
-        };
+            other => {
+                self.state = other;
+                Vec::new()
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        self.control = Control::default();
+        self.sent = 0;
+    }
+
+    fn save(&self) -> DeviceState {
+        let (open, words) = self.control.save();
+        DeviceState { console: Some(ConsoleState { open, words, sent: self.sent }) }
+    }
+
+    fn load(&mut self, state: DeviceState) {
+        let ConsoleState { open, words, sent } = state.console.unwrap_or_default();
+        self.control = Control::load(open, words);
+        self.sent = sent;
     }
 }
 
@@ -103,24 +133,29 @@ struct Work {
     socket: OwnedFd,
     live: Live,
     control: Control,
-    /// A chain whose bytes the socket did not take yet.
-    sending: Option<(u16, Vec<Piece>)>,
-    /// Chains that wait for bytes, oldest first.
-    offered: VecDeque<(u16, Vec<Piece>)>,
+    /// A chain whose bytes the socket did not take yet: its head, what is left, what went.
+    sending: Option<Sending>,
+    /// Bytes of the next chain that have been sent before.
+    skip: usize,
     /// The other side has closed.
     closed: bool,
 }
 
+#[derive(Debug)]
+struct Sending {
+    head: u16,
+    left: Vec<Piece>,
+    sent: usize,
+}
+
 impl Work {
-    fn new(socket: OwnedFd, live: Live) -> Self {
-        Self {
-            socket,
-            live,
-            control: Control::default(),
-            sending: None,
-            offered: VecDeque::new(),
-            closed: false,
+    /// Gives a chain back that was not sent whole; returns how much of it was.
+    fn unsend(&mut self) -> usize {
+        let Some(sending) = self.sending.take() else { return self.skip };
+        if let Some(queue) = self.live.queues.get_mut(OUT) {
+            queue.set_next_avail(queue.next_avail().wrapping_sub(1));
         }
+        sending.sent
     }
 
     fn run(&mut self, stop: &Stop) -> io::Result<()> {
@@ -198,15 +233,20 @@ impl Work {
                 let Some(chain) = queue.pop_descriptor_chain(Arc::clone(&memory)) else { break };
                 let head = chain.head_index();
                 let pieces = Buffers::of(&memory, chain).map(|buffers| buffers.readable);
-                self.sending = Some((head, pieces.unwrap_or_default()));
+                let mut left = pieces.unwrap_or_default();
+                let sent = std::mem::take(&mut self.skip).min(total(&left));
+                split(&mut left, sent).ok_or(io::ErrorKind::InvalidData)?;
+                self.sending = Some(Sending { head, left, sent });
             }
-            let Some((head, pieces)) = &mut self.sending else { break };
-            if !pieces.is_empty() && !self.closed {
-                match transfer(&memory, self.socket.as_fd(), Way::Out, None, pieces) {
+            let Some(sending) = &mut self.sending else { break };
+            if !sending.left.is_empty() && !self.closed {
+                let socket = self.socket.as_fd();
+                match transfer(&memory, socket, Way::Out, None, &sending.left) {
                     Ok(moved) => {
                         count(&self.live.counters.bytes_out, moved as u64);
-                        split(pieces, moved).ok_or(io::ErrorKind::InvalidData)?;
-                        if !pieces.is_empty() {
+                        sending.sent += moved;
+                        split(&mut sending.left, moved).ok_or(io::ErrorKind::InvalidData)?;
+                        if !sending.left.is_empty() {
                             continue;
                         }
                     }
@@ -217,7 +257,7 @@ impl Work {
                     Err(_) => self.closed = true,
                 }
             }
-            let head = *head;
+            let head = sending.head;
             self.sending = None;
             used(queue, &memory, &self.live.interrupt, head, 0)?;
         }
@@ -231,34 +271,26 @@ impl Work {
             return Ok((false, false));
         }
         let Some(queue) = self.live.queues.get_mut(IN) else { return Ok((false, false)) };
-        loop {
-            if self.offered.is_empty() {
-                let Some(chain) = queue.pop_descriptor_chain(Arc::clone(&memory)) else { break };
-                let head = chain.head_index();
-                let pieces = Buffers::of(&memory, chain).map(|buffers| buffers.writable);
-                self.offered.push_back((head, pieces.unwrap_or_default()));
-            }
-            let Some((head, pieces)) = self.offered.front() else { break };
-            let head = *head;
+        while let Some(chain) = queue.pop_descriptor_chain(Arc::clone(&memory)) {
+            let head = chain.head_index();
+            let pieces = Buffers::of(&memory, chain).map(|buffers| buffers.writable);
+            let pieces = pieces.unwrap_or_default();
             let mut moved = 0;
-            if total(pieces) > 0 {
-                match transfer(&memory, self.socket.as_fd(), Way::In, None, pieces) {
-                    Ok(0) => {
-                        self.closed = true;
-                        break;
-                    }
-                    Ok(bytes) => moved = bytes,
+            if total(&pieces) > 0 {
+                match transfer(&memory, self.socket.as_fd(), Way::In, None, &pieces) {
+                    Ok(bytes @ 1..) => moved = bytes,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        queue.go_to_previous_position();
                         return Ok((true, false));
                     }
-                    Err(_) => {
+                    Ok(0) | Err(_) => {
+                        queue.go_to_previous_position();
                         self.closed = true;
                         break;
                     }
                 }
             }
             count(&self.live.counters.bytes_in, moved as u64);
-            self.offered.pop_front();
             let length = u32::try_from(moved).unwrap_or(0);
             used(queue, &memory, &self.live.interrupt, head, length)?;
         }

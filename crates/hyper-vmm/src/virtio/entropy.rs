@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustix::event::PollFlags;
 use rustix::rand::{GetRandomFlags, getrandom};
-use virtio_queue::QueueT as _;
+use virtio_queue::{Queue, QueueT as _};
 
 use super::buffers::{Buffers, scatter, total};
 use super::worker::{Stop, Worker, borrow};
@@ -41,10 +41,9 @@ impl Device for Entropy {
         Ok(())
     }
 
-    fn stop(&mut self) {
-        if let Some(worker) = self.0.take() {
-            worker.stop();
-        }
+    fn stop(&mut self) -> Vec<Queue> {
+        let live = self.0.take().and_then(Worker::stop);
+        live.map(|live| live.queues).unwrap_or_default()
     }
 }
 

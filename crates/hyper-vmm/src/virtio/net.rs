@@ -108,11 +108,23 @@ impl Device for Net {
         }
     }
 
-    fn stop(&mut self) {
-        self.state = match std::mem::replace(&mut self.state, State::Lost) {
-            State::Busy(worker) => worker.stop().map_or(State::Lost, |work| State::Idle(work.tap)),
-            other => other,
-        };
+    fn stop(&mut self) -> Vec<Queue> {
+        match std::mem::replace(&mut self.state, State::Lost) {
+            State::Busy(worker) => {
+                let Some(mut work) = worker.stop() else { return Vec::new() };
+                // Buffers that wait for the rest of a packet go back; the packet is dropped.
+                let held = u16::try_from(work.held.len()).unwrap_or(0);
+                if let Some(queue) = work.live.queues.get_mut(RX) {
+                    queue.set_next_avail(queue.next_avail().wrapping_sub(held));
+                }
+                self.state = State::Idle(work.tap);
+                work.live.queues
+            }
+            other => {
+                self.state = other;
+                Vec::new()
+            }
+        }
     }
 }
 

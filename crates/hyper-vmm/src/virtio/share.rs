@@ -9,7 +9,7 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Frontend, VhostUserFrontend as _};
 use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
-use virtio_queue::QueueT as _;
+use virtio_queue::{Queue, QueueT as _};
 use vm_memory::{GuestAddress, GuestMemory as _};
 
 use super::{COMMON, Device, Live, copy_config};
@@ -132,14 +132,20 @@ impl Device for Share {
         Ok(())
     }
 
-    fn stop(&mut self) {
+    fn cannot_be_saved(&self) -> Option<&'static str> {
+        Some("what the server of shared directories knows is not ours to save")
+    }
+
+    fn stop(&mut self) -> Vec<Queue> {
         if !std::mem::take(&mut self.active) {
-            return;
+            return Vec::new();
         }
         for at in 0..SIZES.len() {
             // It answers when it has stopped; when it is gone it has stopped, too.
             let _ = self.frontend.set_vring_enable(at, false);
             let _ = self.frontend.get_vring_base(at);
         }
+        // Only a reset follows: such a guest is not saved.
+        Vec::new()
     }
 }

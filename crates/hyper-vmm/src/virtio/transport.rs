@@ -7,10 +7,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use virtio_queue::{Queue, QueueT as _};
+use serde::{Deserialize, Serialize};
+use virtio_queue::{Queue, QueueState, QueueT as _};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{COMMON, Device, F_EVENT_IDX, F_VERSION_1, Interrupt, Live, USED};
+use super::{COMMON, Device, DeviceState, F_EVENT_IDX, F_VERSION_1, Interrupt, Live, USED};
 use crate::memory::Memory;
 use crate::metrics::{DeviceCounters, DeviceMetrics, count};
 
@@ -92,9 +93,66 @@ impl Transport {
         self.device.fill(file)
     }
 
-    /// Ends the device's thread, as a reset by the driver would.
-    pub fn stop(&mut self) {
-        self.device.stop();
+    /// Ends the device's thread; [`Self::go_on`] starts it again where it was.
+    pub fn halt(&mut self) {
+        let queues = self.device.stop();
+        if !queues.is_empty() {
+            self.queues = queues;
+        }
+    }
+
+    /// After [`Self::halt`] or [`Self::load`].
+    pub fn go_on(&mut self) {
+        if self.active {
+            self.activate();
+            // One that was on its way when the guest was saved may be lost; one more does no harm.
+            self.interrupt.used();
+        }
+    }
+
+    pub fn cannot_be_saved(&self) -> Option<&'static str> {
+        self.device.cannot_be_saved()
+    }
+
+    /// What a new transport needs to go on where this one is. Asked after [`Self::halt`].
+    pub fn save(&self) -> TransportState {
+        TransportState {
+            name: self.name.clone(),
+            status: self.status,
+            features: self.features,
+            device_features_page: self.device_features_page,
+            driver_features_page: self.driver_features_page,
+            queue: self.queue,
+            active: self.active,
+            interrupt: self.interrupt.status.load(Ordering::SeqCst),
+            queues: self.queues.iter().map(QueueRegisters::of).collect(),
+            device: self.device.save(),
+        }
+    }
+
+    /// Takes over what another one knew. The state is checked as a driver's would be.
+    pub fn load(&mut self, state: TransportState) -> Result<(), String> {
+        let fits = state.name == self.name && state.queues.len() == self.queues.len();
+        if !fits || state.features & !self.offered() != 0 {
+            return Err(format!("`{}` was saved, `{}` is here", state.name, self.name));
+        }
+        let mut queues = Vec::new();
+        for (saved, own) in state.queues.iter().zip(&self.queues) {
+            if saved.max_size != own.max_size() {
+                return Err(format!("queues of `{}` have another length", self.name));
+            }
+            queues.push(saved.queue().map_err(|error| format!("`{}`: {error}", self.name))?);
+        }
+        self.queues = queues;
+        self.status = state.status;
+        self.features = state.features;
+        self.device_features_page = state.device_features_page;
+        self.driver_features_page = state.driver_features_page;
+        self.queue = state.queue;
+        self.active = state.active;
+        self.interrupt.status.store(state.interrupt, Ordering::SeqCst);
+        self.device.load(state.device);
+        Ok(())
     }
 
     pub fn read(&mut self, offset: u64, data: &mut [u8]) {
@@ -238,7 +296,8 @@ impl Transport {
     }
 
     fn reset(&mut self) {
-        self.device.stop();
+        drop(self.device.stop());
+        self.device.reset();
         self.active = false;
         self.status = 0;
         self.features = 0;
@@ -250,6 +309,65 @@ impl Transport {
             // Nothing to read is fine.
             let _ = kick.read();
         }
+    }
+}
+
+/// A transport's registers and what its device knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TransportState {
+    name: String,
+    status: u32,
+    features: u64,
+    device_features_page: u32,
+    driver_features_page: u32,
+    queue: u32,
+    active: bool,
+    interrupt: u32,
+    queues: Vec<QueueRegisters>,
+    device: DeviceState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QueueRegisters {
+    max_size: u16,
+    size: u16,
+    ready: bool,
+    desc_table: u64,
+    avail_ring: u64,
+    used_ring: u64,
+    next_avail: u16,
+    next_used: u16,
+}
+
+impl QueueRegisters {
+    fn of(queue: &Queue) -> Self {
+        let state = queue.state();
+        Self {
+            max_size: state.max_size,
+            size: state.size,
+            ready: state.ready,
+            desc_table: state.desc_table,
+            avail_ring: state.avail_ring,
+            used_ring: state.used_ring,
+            next_avail: state.next_avail,
+            next_used: state.next_used,
+        }
+    }
+
+    fn queue(&self) -> Result<Queue, virtio_queue::Error> {
+        Queue::try_from(QueueState {
+            max_size: self.max_size,
+            size: self.size,
+            ready: self.ready,
+            desc_table: self.desc_table,
+            avail_ring: self.avail_ring,
+            used_ring: self.used_ring,
+            next_avail: self.next_avail,
+            next_used: self.next_used,
+            event_idx_enabled: false,
+        })
     }
 }
 

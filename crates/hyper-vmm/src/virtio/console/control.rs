@@ -24,6 +24,15 @@ pub(super) struct Control {
 }
 
 impl Control {
+    /// What another conversation needs to go on where this one was.
+    pub fn save(&self) -> (bool, Vec<[u8; BYTES]>) {
+        (self.open, self.words.iter().copied().collect())
+    }
+
+    pub fn load(open: bool, words: Vec<[u8; BYTES]>) -> Self {
+        Self { open, words: words.into() }
+    }
+
     /// Whether a process of the guest has the port open.
     pub fn open(&self) -> bool {
         self.open

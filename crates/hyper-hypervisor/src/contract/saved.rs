@@ -1,0 +1,130 @@
+//! Checks of guests that are saved and continued.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::session::{Session, Shape, chain, config, disk};
+use super::{Fixture, Verdict, hold};
+use crate::{Hypervisor, VmError};
+
+const BEATS: u32 = 60;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A guest is saved in the middle of its work. It goes on itself, and so do two others, each on its
+/// own, with their disks; what cannot be continued is refused.
+pub async fn twice(hypervisor: &dyn Hypervisor, fixture: &Fixture) -> Verdict {
+    let disks = vec![disk(fixture, "kept", 3, &[8192, 4096])?];
+    let shape = || Shape { disks: disks.clone(), ..Shape::default() };
+    let mut session = Session::boot(hypervisor, fixture, shape()).await?;
+    let directory = fixture.work.join("saved-guest");
+    std::fs::create_dir(&directory).map_err(|error| error.to_string())?;
+    if !hypervisor.capabilities().save {
+        session.vm.pause().await.map_err(|error| format!("pause: {error}"))?;
+        let saved = session.vm.save(&directory).await;
+        hold!(matches!(saved, Err(VmError::Unsupported { .. })), "save: {saved:?}");
+        session.vm.kill().await;
+        return Ok(());
+    }
+    session.send(&format!("beat {BEATS} 20"), b"").await?;
+    for number in 0..5 {
+        let line = session.line_within(PATIENCE).await?;
+        hold!(line == Some(format!("beat {number}")), "came {line:?}, not beat {number}");
+    }
+    let early = session.vm.save(&directory).await;
+    hold!(early.is_err(), "a running guest was saved");
+    std::fs::remove_dir_all(&directory).map_err(|error| error.to_string())?;
+    std::fs::create_dir(&directory).map_err(|error| error.to_string())?;
+    session.vm.pause().await.map_err(|error| format!("pause: {error}"))?;
+    let saved = session.vm.save(&directory).await;
+    saved.map_err(|error| format!("save: {}", chain(&error)))?;
+
+    session.vm.resume().await.map_err(|error| format!("resume: {error}"))?;
+    beats(&mut session, Some(5)).await.map_err(|why| format!("the saved guest: {why}"))?;
+    session.power_off().await?;
+
+    let mut clones = Vec::new();
+    for _ in 0..2 {
+        clones.push(go_on(hypervisor, fixture, &directory, shape()).await?);
+    }
+    for (at, clone) in clones.iter_mut().enumerate() {
+        beats(clone, None).await.map_err(|why| format!("clone {at}: {why}"))?;
+        let seen = clone.fetch("read /dev/vda 4096 8192").await?;
+        let wanted = disks[0].extents.iter().flat_map(|extent| std::fs::read(&extent.path));
+        let wanted: Vec<u8> = wanted.flatten().collect();
+        hold!(seen == wanted[4096..], "clone {at} reads another disk");
+    }
+    for clone in clones {
+        clone.power_off().await?;
+    }
+    other_shapes(hypervisor, fixture, &directory, shape()).await
+}
+
+/// Guests that the saved one cannot be.
+async fn other_shapes(
+    hypervisor: &dyn Hypervisor,
+    fixture: &Fixture,
+    directory: &Path,
+    shape: Shape,
+) -> Verdict {
+    let mut larger = config(fixture, shape.clone())?;
+    larger.memory_bytes *= 2;
+    let more = Shape { vcpus: Some(2), ..shape.clone() };
+    let fewer = Shape { disks: Vec::new(), ..shape.clone() };
+    let others = [
+        ("more memory", larger),
+        ("more CPUs", config(fixture, more)?),
+        ("fewer disks", config(fixture, fewer)?),
+    ];
+    for (what, config) in others {
+        let refused = timeout(PATIENCE, hypervisor.restore(directory, config)).await;
+        hold!(matches!(refused, Ok(Err(_))), "a guest with {what} went on");
+    }
+    // A byte of its state is not what it was.
+    for entry in std::fs::read_dir(directory).map_err(|error| error.to_string())?.flatten() {
+        let bytes = entry.metadata().map_or(u64::MAX, |meta| meta.len());
+        if bytes < 1 << 20 {
+            let mut state = std::fs::read(entry.path()).map_err(|error| error.to_string())?;
+            let at = state.len() / 2;
+            state[at] ^= 1;
+            std::fs::write(entry.path(), state).map_err(|error| error.to_string())?;
+        }
+    }
+    let refused = timeout(PATIENCE, hypervisor.restore(directory, config(fixture, shape)?)).await;
+    hold!(matches!(refused, Ok(Err(_))), "a damaged guest went on");
+    Ok(())
+}
+
+async fn go_on(
+    hypervisor: &dyn Hypervisor,
+    fixture: &Fixture,
+    directory: &Path,
+    shape: Shape,
+) -> Result<Session, String> {
+    let config = config(fixture, shape)?;
+    let run_dir = config.run_dir.clone();
+    let restored = timeout(fixture.boot, hypervisor.restore(directory, config)).await;
+    let vm = restored
+        .map_err(|_| "restore did not return in time".to_owned())?
+        .map_err(|error| format!("restore: {}", chain(&error)))?;
+    Session::of(vm, run_dir)
+}
+
+/// The rest of the beats: from `first` on, or from any but the first few.
+async fn beats(session: &mut Session, first: Option<u32>) -> Verdict {
+    let mut next = first;
+    loop {
+        let Some(line) = session.line_within(PATIENCE).await? else {
+            return Err(session.blame(&format!("silence instead of beat {next:?}")));
+        };
+        if line == "ok" {
+            hold!(next == Some(BEATS), "the beats ended before {next:?}");
+            return Ok(());
+        }
+        let number = line.strip_prefix("beat ").and_then(|number| number.parse().ok());
+        hold!(number.is_some_and(|number| next.unwrap_or(number) == number), "came {line:?}");
+        hold!(number >= Some(5), "came {line:?}, which the saved guest had said");
+        next = number.map(|number: u32| number + 1);
+    }
+}
