@@ -31,6 +31,10 @@ pub fn delete(args: &Args) -> anyhow::Result<()> {
     // A container that joined a pod has nothing here of its own, and its pod may live on.
     if !joined {
         pid = kill_supervisor(&run_dir.join(PID_FILE))?;
+        // Not before: its supervisor would take what is undone here for a failure.
+        if hyper_foreign::clean(&args.id, &bundle) {
+            tracing::debug!("what another runtime's shim left is removed");
+        }
         for dir in [run_dir, config.state_dir.join("pods").join(bundle_hash(&bundle))] {
             remove_dir(&dir)?;
         }

@@ -16,6 +16,7 @@ use containerd_shim_protos::shim_async::create_task;
 use containerd_shim_protos::ttrpc::r#async::transport::Listener;
 use containerd_shim_protos::ttrpc::r#async::{Server, Service as Methods};
 use hyper_pod::{Pod, Settings};
+use hyper_task::foreign::FILE as FOREIGN;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
@@ -61,6 +62,9 @@ pub fn serve(args: &Args, started_ns: i64) -> anyhow::Result<()> {
 }
 
 async fn run(args: &Args, bundle: &Path, config: &Config, started_ns: i64) -> anyhow::Result<()> {
+    if bundle.join(FOREIGN).exists() {
+        return foreign(args, bundle, started_ns).await;
+    }
     let listener = take_stdin().context("take the socket")?;
     let listener = std::os::unix::net::UnixListener::from(listener);
     listener.set_nonblocking(true).context("use the socket")?;
@@ -72,7 +76,7 @@ async fn run(args: &Args, bundle: &Path, config: &Config, started_ns: i64) -> an
     let service = Service { pod: pod.clone(), done: Arc::clone(&done) };
     let mut server = Server::new()
         .add_listener(Listener::try_from(listener).context("serve the socket")?)
-        .register_service(methods(&service));
+        .register_service(both_versions(|| create_task(Arc::new(service.clone()))));
     server.start().await.context("serve the Task API")?;
     tracing::info!(id = args.id, namespace = args.namespace, "supervisor serves");
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -85,6 +89,37 @@ async fn run(args: &Args, bundle: &Path, config: &Config, started_ns: i64) -> an
     let _ = tokio::time::timeout(FAREWELL, server.shutdown()).await;
     drop((pod, service, server));
     let _ = tokio::time::timeout(FAREWELL, &mut publisher).await;
+    Ok(())
+}
+
+/// The same for a container that another runtime's shim runs.
+async fn foreign(args: &Args, bundle: &Path, started_ns: i64) -> anyhow::Result<()> {
+    let listener = std::os::unix::net::UnixListener::from(take_stdin().context("take the socket")?);
+    listener.set_nonblocking(true).context("use the socket")?;
+    let settings = hyper_foreign::Settings {
+        id: args.id.clone(),
+        bundle: bundle.to_owned(),
+        events: std::env::var_os("TTRPC_ADDRESS").unwrap_or_default().into(),
+        debug: args.debug,
+        started_ns,
+    };
+    let done = Arc::new(Notify::new());
+    let service = hyper_foreign::Service {
+        container: hyper_foreign::Container::open(settings)?,
+        done: Arc::clone(&done),
+    };
+    let mut server = Server::new()
+        .add_listener(Listener::try_from(listener).context("serve the socket")?)
+        .register_service(both_versions(|| create_task(Arc::new(service.clone()))));
+    server.start().await.context("serve the Task API")?;
+    tracing::info!(id = args.id, "supervisor of another runtime's shim serves");
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        () = done.notified() => {}
+        _ = term.recv() => service.end().await,
+        _ = int.recv() => service.end().await,
+    }
+    let _ = tokio::time::timeout(FAREWELL, server.shutdown()).await;
     Ok(())
 }
 
@@ -103,8 +138,7 @@ async fn end(pod: &Pod, why: &str) {
 }
 
 /// The service under the names of both versions of the Task API, whose messages are the same.
-fn methods(service: &Service) -> HashMap<String, Methods> {
-    let make = || create_task(Arc::new(service.clone()));
+fn both_versions(make: impl Fn() -> HashMap<String, Methods>) -> HashMap<String, Methods> {
     let mut all: HashMap<String, Methods> = make()
         .into_iter()
         .map(|(name, methods)| {

@@ -6,11 +6,14 @@
 mod listen;
 mod options;
 mod pidfile;
+mod runtimes;
 mod unpack;
+mod walls;
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -19,12 +22,11 @@ use hyper_docker::{App, RegistryNames};
 use hyper_engine::{Config, Engine, Layout};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing_subscriber::EnvFilter;
 
 use options::{Arguments, Options};
 
-/// What a container may name; the supervisor knows what they are. `auto` is the first that works.
-const RUNTIMES: [&str; 4] = ["auto", "kvm", "qemu", "uml"];
 /// For requests that are being answered when hyperd is told to end.
 const GRACE: Duration = Duration::from_secs(10);
 const SUPERVISOR: &str = "containerd-shim-hyper-v2";
@@ -85,8 +87,12 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let config = Config {
         layout,
         supervisor: supervisor(&options)?,
-        default_runtime: options.default_runtime.clone(),
-        runtimes: RUNTIMES.map(str::to_owned).to_vec(),
+        runtimes: Arc::new(runtimes::runtimes(
+            &options.runtimes,
+            &options.default_runtime,
+            &options.min_isolation,
+            &options.exec_root.join("runtimes"),
+        )?),
         disk_bytes: DISK_BYTES,
         images: images(&options)?,
         debug: options.debug,
@@ -102,6 +108,9 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         mirrors: options.registry_mirrors.clone(),
     };
     let app = App::new(engine.clone(), closing.clone(), registries, options.debug);
+    let program = engine.config().supervisor.clone();
+    // Ends with the runtime at the latest: nothing waits for it.
+    let _looking = AbortOnDropHandle::new(tokio::spawn(walls::look(engine.clone(), program)));
     let counts = engine.counts();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -10,6 +10,8 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use serde::Deserialize;
 
+use crate::runtimes::Configured;
+
 const DEFAULT_HOST: &str = "unix:///run/hyper/hyper.sock";
 const DEFAULT_DATA_ROOT: &str = "/var/lib/hyper";
 const DEFAULT_EXEC_ROOT: &str = "/run/hyper";
@@ -71,9 +73,13 @@ pub struct Arguments {
     /// Policy for signatures of images, TOML [default: /etc/hyper/policy.toml if it is there]
     #[arg(long, value_name = "FILE")]
     signature_policy: Option<PathBuf>,
-    /// Runtime of containers that name none: auto, qemu, uml [default: auto]
+    /// Runtime of containers that name none: auto, qemu, uml, runc, … [default: auto]
     #[arg(long, value_name = "RUNTIME")]
     default_runtime: Option<String>,
+    /// Weakest wall that containers may have: shared-kernel, application-kernel, user-mode-kernel,
+    /// emulated, hardware [default: any that is asked for]
+    #[arg(long, value_name = "WALL")]
+    min_isolation: Option<String>,
     /// Supervisor program [default: containerd-shim-hyper-v2 beside hyperd or on PATH]
     #[arg(long, value_name = "FILE")]
     supervisor: Option<PathBuf>,
@@ -103,6 +109,9 @@ struct File {
     signature_policy: Option<PathBuf>,
     layer_limits: LayerLimits,
     default_runtime: Option<String>,
+    min_isolation: Option<String>,
+    /// Runtimes of others, as dockerd has them.
+    runtimes: BTreeMap<String, Configured>,
     supervisor: Option<PathBuf>,
 }
 
@@ -155,6 +164,9 @@ pub struct Options {
     pub signature_policy: Option<PathBuf>,
     pub layer_limits: LayerLimits,
     pub default_runtime: String,
+    /// Empty: any.
+    pub min_isolation: String,
+    pub runtimes: BTreeMap<String, Configured>,
     pub supervisor: Option<PathBuf>,
 }
 
@@ -252,17 +264,13 @@ impl Options {
                 file.default_runtime,
             )?
             .unwrap_or_else(|| "auto".to_owned()),
+            min_isolation: one("min-isolation", arguments.min_isolation, file.min_isolation)?
+                .unwrap_or_default(),
+            runtimes: file.runtimes,
             supervisor: one("supervisor", arguments.supervisor, file.supervisor)?,
         };
         for host in &options.hosts {
             crate::listen::check(host)?;
-        }
-        if !crate::RUNTIMES.contains(&options.default_runtime.as_str()) {
-            bail!(
-                "default runtime `{}` is none of {}",
-                options.default_runtime,
-                crate::RUNTIMES.join(", ")
-            );
         }
         Ok(options)
     }

@@ -17,7 +17,7 @@
 //! - [`oci`]: the part of the OCI runtime specification that is carried out here.
 //! - [`stdio`]: bytes between processes and streams. [`reaper`]: how processes end.
 //! - [`pod`], [`network`]: identity, clock, entropy, interfaces, routes. [`power`]: the end.
-//! - [`kernel_file`]: files under /proc and /sys. [`failure`]: what the supervisor is told.
+//! - [`kernel_file`]: files under /proc and /sys.
 //! - [`sys`]: the system calls that need `unsafe`.
 
 mod agent;
@@ -25,7 +25,6 @@ mod boot;
 mod carrier;
 mod cgroup;
 mod container;
-mod failure;
 mod files;
 mod init;
 mod kernel_file;
@@ -41,6 +40,7 @@ mod sys;
 
 use std::{io, rc::Rc, time::Duration};
 
+use hyper_files::failure;
 use hyper_link::{accept, message::AgentHello};
 use tokio::task::LocalSet;
 

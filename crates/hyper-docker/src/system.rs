@@ -59,6 +59,21 @@ pub(crate) async fn version() -> Response {
     Json(answer).into_response()
 }
 
+/// Docker's object, its wall among the things that it says of itself.
+fn runtime(config: &hyper_engine::Config, name: &str) -> Value {
+    let mut told = match config.runtimes.foreign(name) {
+        None => json!({ "path": config.supervisor.display().to_string() }),
+        Some(foreign) if foreign.program.as_os_str().is_empty() => {
+            json!({ "runtimeType": foreign.kind, "path": foreign.shim.display().to_string() })
+        }
+        Some(foreign) => json!({ "path": foreign.program.display().to_string() }),
+    };
+    if let Some(wall) = config.runtimes.wall(name) {
+        told["status"] = json!({ "io.hyper.wall": wall });
+    }
+    told
+}
+
 pub(crate) async fn info(State(app): State<App>) -> Response {
     let config = app.engine.config();
     let counts = app.engine.counts();
@@ -69,8 +84,9 @@ pub(crate) async fn info(State(app): State<App>) -> Response {
     };
     let runtimes: Map<String, Value> = config
         .runtimes
-        .iter()
-        .map(|name| (name.clone(), json!({ "path": config.supervisor.display().to_string() })))
+        .names()
+        .into_iter()
+        .map(|name| (name.to_owned(), runtime(config, name)))
         .collect();
     let index = json!({
         "docker.io": { "Name": "docker.io", "Mirrors": app.registries.mirrors, "Secure": true, "Official": true },
@@ -129,7 +145,7 @@ pub(crate) async fn info(State(app): State<App>) -> Response {
         "ExperimentalBuild": false,
         "ServerVersion": VERSION,
         "Runtimes": runtimes,
-        "DefaultRuntime": config.default_runtime,
+        "DefaultRuntime": config.runtimes.default,
         "Swarm": {
             "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false,
             "Error": "", "RemoteManagers": null,

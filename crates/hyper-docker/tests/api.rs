@@ -39,8 +39,11 @@ impl Server {
         let config = Config {
             layout,
             supervisor: "/no/supervisor".into(),
-            default_runtime: "auto".to_owned(),
-            runtimes: vec!["auto".to_owned()],
+            runtimes: std::sync::Arc::new(hyper_engine::Runtimes {
+                default: "auto".to_owned(),
+                hypervisors: vec!["auto".to_owned()],
+                ..hyper_engine::Runtimes::default()
+            }),
             disk_bytes: 64 << 20,
             images: hyper_image::Options::default(),
             debug: false,

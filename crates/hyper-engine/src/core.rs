@@ -16,6 +16,7 @@ use crate::layout::Layout;
 use crate::network::Networks;
 use crate::phases::Finished;
 use crate::pod::registry::Pods;
+use crate::runtime::Runtimes;
 use crate::store::Store;
 use crate::supervisor::launch::Launcher;
 use crate::{Error, Result};
@@ -26,10 +27,8 @@ pub struct Config {
     pub layout: Layout,
     /// The supervisor program, `containerd-shim-hyper-v2`.
     pub supervisor: PathBuf,
-    /// Used when a container names none.
-    pub default_runtime: String,
-    /// All that a container may name.
-    pub runtimes: Vec<String>,
+    /// What containers run on.
+    pub runtimes: Arc<Runtimes>,
     /// Size of a container's writable disk; sparse.
     pub disk_bytes: u64,
     /// How registries are reached, what layers may cost.
@@ -149,7 +148,7 @@ impl Core {
     /// The runtime that is meant.
     pub fn runtime(&self, asked: &str) -> String {
         match asked {
-            "" => self.config.default_runtime.clone(),
+            "" => self.config.runtimes.default.clone(),
             named => named.to_owned(),
         }
     }

@@ -66,6 +66,18 @@ impl Layout {
         self.container(id).join("upper.ext4")
     }
 
+    /// What a container of another runtime writes: `upper` and `work` of an overlay.
+    #[must_use]
+    pub fn writes(&self, id: &str) -> PathBuf {
+        self.container(id).join("fs")
+    }
+
+    /// Where images' roots are mounted for runtimes of others.
+    #[must_use]
+    pub fn roots(&self) -> PathBuf {
+        self.exec_root.join("roots")
+    }
+
     #[must_use]
     pub fn log(&self, id: &str, driver: &str) -> PathBuf {
         let kind = if driver == "local" { "local" } else { "json" };

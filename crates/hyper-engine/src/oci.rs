@@ -49,6 +49,8 @@ pub(crate) struct Surroundings {
     pub namespace: Option<PathBuf>,
     /// What the pod's resolver knows.
     pub names: Option<PathBuf>,
+    /// The weakest wall that is allowed.
+    pub least: Option<String>,
 }
 
 /// What an exec asks for.
@@ -265,6 +267,9 @@ fn annotations(spec: &Spec, surroundings: &Surroundings) -> Value {
     if let Some(all) = all.as_object_mut() {
         all.remove(annotation::CRI_CONTAINER_TYPE);
         all.remove(annotation::CRI_SANDBOX_ID);
+    }
+    if let (Some(least), Some(all)) = (&surroundings.least, all.as_object_mut()) {
+        all.insert(annotation::MIN_ISOLATION.to_owned(), json!(least));
     }
     let mut set = |key: &str, value: String| {
         if all.get(key).is_none() {

@@ -6,14 +6,12 @@
 //!
 //! - [`files`]: files and processes of the container.
 //! - [`launch`]: starts the program and learns its address.
-//! - [`task`]: the ttrpc client.
 //! - [`publish`]: the service that supervisors send their events to.
 //! - [`Pod`]: one connected supervisor with one container.
 
 pub(crate) mod files;
 pub(crate) mod launch;
 pub(crate) mod publish;
-pub(crate) mod task;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -23,6 +21,7 @@ use std::time::Duration;
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+use hyper_shim::{TaskClient, TaskError};
 use hyper_stdio::Wanted;
 use hyper_stdio::attach::{FrameReader, FrameWriter};
 use hyper_task::pod::{Answer, Call, ExitRecord, NetworkCounters, Phases, PodReport};
@@ -34,7 +33,6 @@ use tokio::sync::watch;
 
 use crate::container::state::Exit;
 use crate::{Error, ProgramFault, Result};
-use task::{TaskClient, TaskError};
 
 /// Where hyperd keeps [`Address`] in the bundle.
 pub(crate) const ADDRESS_FILE: &str = "hyperd-address.json";
@@ -111,7 +109,11 @@ impl Drop for AttachGuard {
 impl Pod {
     /// Connects to a supervisor that was launched for `id`.
     pub async fn connect(id: &str, bundle: &Path, address: &Address) -> Result<Self> {
-        let task = tokio::time::timeout(QUICK, TaskClient::connect(address))
+        let at = hyper_shim::Address {
+            address: address.address.clone(),
+            version: address.version,
+        };
+        let task = tokio::time::timeout(QUICK, TaskClient::connect(&at))
             .await
             .map_err(|_| deadline(id, "connect to the supervisor", QUICK))?
             .map_err(|e| failure(id, "connect to the supervisor", e.to_string()))?;

@@ -58,9 +58,7 @@ impl Actor {
     pub(crate) fn delivered(&mut self, id: &ProcessId, on_time: bool, lost: &Loss) {
         let Ok(process) = self.process(id) else { return };
         process.delivered = true;
-        if lost.entries > 0 {
-            let Loss { entries, bytes, why } = lost;
-            let text = format!("{entries} log lines ({bytes} bytes) could not be written: {why}");
+        if let Some(text) = lost.told() {
             tracing::error!(container = id.container, exec = id.exec, "{text}");
             process.lost = Some(text);
         }

@@ -63,8 +63,8 @@ pub(crate) fn serve(link: &Link, file: PathBuf) -> u32 {
     id
 }
 
-/// The answer; `None` for what is no question.
-async fn resolve(file: &Path, bytes: &[u8], tcp: bool) -> Option<Vec<u8>> {
+/// The answer to a DNS message, by the names in `file`; `None` for what is no question.
+pub async fn resolve(file: &Path, bytes: &[u8], tcp: bool) -> Option<Vec<u8>> {
     let question = Message::from_vec(bytes).ok()?;
     if question.metadata.message_type != MessageType::Query {
         return None;

@@ -29,6 +29,16 @@ pub struct Loss {
     pub why: String,
 }
 
+impl Loss {
+    /// In words; `None` when nothing is lost.
+    #[must_use]
+    pub fn told(&self) -> Option<String> {
+        let Self { entries, bytes, why } = self;
+        (*entries > 0)
+            .then(|| format!("{entries} log lines ({bytes} bytes) could not be written: {why}"))
+    }
+}
+
 /// Writes one container's log.
 #[derive(Debug)]
 pub struct LogWriter {

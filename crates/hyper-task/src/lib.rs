@@ -1,6 +1,7 @@
 //! What hyperd and the supervisor agree on beside containerd's Task API.
 //!
 //! - [`annotation`]: keys in a container's `config.json` that steer the pod.
+//! - [`foreign`]: runtimes of others, which a supervisor drives in place of a hypervisor.
 //! - [`mount`]: mounts in a `config.json` that are ours.
 //! - [`names`]: the files that a pod's resolver reads.
 //! - [`rootfs`]: how a root file system of our image store is named in a Task `Create` request.
@@ -11,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod annotation;
+pub mod foreign;
 pub mod mount;
 pub mod names;
 pub mod pod;

@@ -10,6 +10,7 @@ use std::{
     path::Path,
 };
 
+use hyper_files::user;
 use hyper_link::message::FailureKind;
 use rustix::{
     fs::{Access, AtFlags, Gid, Mode, OFlags, Uid, accessat, fchown, stat},
@@ -29,12 +30,11 @@ use super::{
     talk::{Mouth, Word},
 };
 use crate::{
-    failure::{Doing as _, Outcome, failure, invalid},
+    failure::{Doing as _, Outcome, failure, invalid, unknown_user},
     oci::{
         capability,
         seccomp::Filter,
         spec::{ConsoleSize, Process, Seccomp},
-        user,
     },
 };
 
@@ -64,7 +64,7 @@ impl Launch<'_> {
         before_user: impl FnOnce() -> Outcome<()>,
     ) -> Outcome<std::convert::Infallible> {
         let process = self.process;
-        let passwd = user::read(Path::new("/etc"), "passwd");
+        let passwd = user::read(Path::new("/"), "etc/passwd");
         let who = self.who(&passwd)?;
         setsid().doing(|| "start a session".to_owned())?;
         let terminal = if process.terminal { Some(self.terminal(who.uid)?) } else { None };
@@ -125,7 +125,8 @@ impl Launch<'_> {
     fn who(&self, passwd: &str) -> Outcome<user::Identity> {
         let user = &self.process.user;
         let mut who = match self.user_name {
-            Some(name) => user::resolve(name, passwd, &user::read(Path::new("/etc"), "group"))?,
+            Some(name) => user::resolve(name, passwd, &user::read(Path::new("/"), "etc/group"))
+                .map_err(unknown_user)?,
             None => user::Identity {
                 uid: user.uid,
                 gid: user.gid,
@@ -135,9 +136,9 @@ impl Launch<'_> {
         };
         who.groups.extend(&user.additional_gids);
         if !self.process.group_names.is_empty() {
-            let group = user::read(Path::new("/etc"), "group");
+            let group = user::read(Path::new("/"), "etc/group");
             for name in &self.process.group_names {
-                who.groups.push(user::group(name, &group)?);
+                who.groups.push(user::group(name, &group).map_err(unknown_user)?);
             }
         }
         Ok(who)

@@ -55,7 +55,7 @@ fn document(app: &App, view: &View) -> Value {
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": none_if_empty(&app.engine.execs(&spec.id)),
-        "HostConfig": host_config(spec, &app.engine.config().default_runtime),
+        "HostConfig": host_config(spec, &app.engine.config().runtimes.default),
         "GraphDriver": {
             "Name": "erofs",
             "Data": { "UpperDisk": directory.join("upper.ext4").display().to_string() },

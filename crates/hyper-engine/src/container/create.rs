@@ -17,7 +17,7 @@ use crate::event::Kind;
 use crate::phases::{self, Record};
 use crate::store;
 use crate::supervisor::Pod;
-use crate::{Error, Result, id, layout, oci, signal};
+use crate::{Error, Result, id, layout, oci, runtime, signal};
 
 /// Docker's smallest limit.
 const MIN_MEMORY: i64 = 6 << 20;
@@ -173,6 +173,12 @@ fn join(core: &Core, host: &mut HostSpec) -> Result<()> {
             "conflicting options: runtime {} for a container of a pod on {}",
             host.runtime,
             core.runtime(&runtime)
+        )));
+    }
+    if let Some(foreign) = core.config.runtimes.foreign(&runtime) {
+        return Err(Error::Invalid(format!(
+            "a container of runtime {} cannot be joined: only guests are shared",
+            foreign.name
         )));
     }
     host.runtime = runtime;
@@ -347,14 +353,7 @@ fn check_spec(spec: &Spec) -> Result<()> {
 }
 
 fn check_host(core: &Core, host: &HostSpec) -> Result<()> {
-    let known = &core.config.runtimes;
-    if !host.runtime.is_empty() && !known.contains(&host.runtime) {
-        return Err(Error::Invalid(format!(
-            "unknown or invalid runtime name: {}: this engine has {}",
-            host.runtime,
-            known.join(", ")
-        )));
-    }
+    runtime::check(core, host)?;
     for (option, name) in [("hostname", &host.hostname), ("domainname", &host.domainname)] {
         let label = |label: &str| {
             label.len() <= MAX_HOSTNAME

@@ -26,7 +26,7 @@ use crate::oci::Surroundings;
 use crate::phases::{self, Record};
 use crate::supervisor::{self, CreateTask, Pod};
 use crate::volume::Backing;
-use crate::{Error, Result, layout, oci};
+use crate::{Error, Result, layout, oci, runtime};
 
 /// A pod whose container runs.
 #[derive(Debug)]
@@ -115,6 +115,7 @@ pub(crate) fn log_config(core: &Core, spec: &Spec) -> Option<LogConfig> {
 /// What a pod is made from.
 pub(crate) struct Prepared {
     upper: PathBuf,
+    /// 0: no disk, but a directory of the host.
     disk_bytes: u64,
     pub options: Vec<String>,
     stdout: String,
@@ -137,7 +138,9 @@ pub(crate) async fn pod_with_disks(
     };
     let disks = async {
         let image = core.rootfs(&spec.image_id).await?;
-        writable_disk(core, &prepared).await?;
+        if prepared.disk_bytes > 0 {
+            writable_disk(core, &prepared).await?;
+        }
         Ok::<_, Error>((image, phases::now()))
     };
     let network = network::attach(core, spec, &bundle);
@@ -149,6 +152,9 @@ pub(crate) async fn pod_with_disks(
 /// Makes the bundle: all of it on a tmpfs, some tens of microseconds.
 async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Prepared> {
     let volumes = backings(core, spec).await?;
+    let foreign = runtime::of(core, spec);
+    // Policies may be other ones than when it was made.
+    runtime::check_wall(core, &spec.host)?;
     let (core, spec, bundle) = (core.clone(), spec.clone(), bundle.to_owned());
     let work = move || {
         let write = |name: &str, text: &[u8]| {
@@ -160,12 +166,25 @@ async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Pr
         layout::private_directory(&core.layout.container(&spec.id))?;
         write("hosts", network::hosts(&spec, &[]).as_bytes())?;
         write("hostname", format!("{}\n", oci::hostname(&spec)).as_bytes())?;
-        write("resolv.conf", network::resolv_conf(&spec).as_bytes())?;
+        // A network stack of a runtime's own does not reach our resolver.
+        let resolver = network::has_resolver(&spec)
+            && foreign.as_ref().is_none_or(hyper_task::foreign::Runtime::shares_kernel);
+        write("resolv.conf", network::resolv_conf(&spec, resolver).as_bytes())?;
+        if let Some(runtime) = &foreign {
+            let roots = core.layout.roots();
+            let told = hyper_task::foreign::Foreign { runtime: runtime.clone(), roots };
+            let text = serde_json::to_vec(&told).map_err(|e| Error::Invalid(e.to_string()))?;
+            write(hyper_task::foreign::FILE, &text)?;
+        }
+        let upper = match &foreign {
+            Some(_) => core.layout.writes(&spec.id),
+            None => core.layout.upper(&spec.id),
+        };
         let file = |name: &str, at| (bundle.join(name), at);
         let surroundings = Surroundings {
             hypervisor: core.runtime(&spec.host.runtime),
             namespace: network::has_own(&spec).then(|| core.layout.namespace(&spec.id)),
-            names: (network::has_own(&spec) && network::has_resolver(&spec))
+            names: (network::has_own(&spec) && resolver)
                 .then(|| core.layout.pod_names(&spec.id)),
             shares_pod: core.pods.find(&spec.host.pod).is_ok(),
             files: vec![
@@ -174,10 +193,10 @@ async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Pr
                 file("hosts", "/etc/hosts"),
             ],
             volumes,
-            first: !core.layout.upper(&spec.id).exists(),
+            first: !upper.exists(),
+            least: runtime::least(&core, &spec.host)?,
         };
         write("config.json", oci::document(&spec, &surroundings)?.to_string().as_bytes())?;
-        let upper = core.layout.upper(&spec.id);
         let options = RootfsOptions {
             upper: Some(upper.clone()),
             read_only: spec.host.security.read_only_root,
@@ -186,6 +205,7 @@ async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Pr
         Ok(Prepared {
             upper,
             disk_bytes: match spec.host.disk_bytes {
+                _ if foreign.is_some() => 0,
                 0 => core.config.disk_bytes,
                 bytes => bytes,
             },

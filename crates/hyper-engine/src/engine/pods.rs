@@ -263,12 +263,12 @@ fn check(core: &Core, request: &CreatePod) -> Result<()> {
             request.hostname
         ));
     }
-    let known = &core.config.runtimes;
-    if !request.runtime.is_empty() && !known.contains(&request.runtime) {
+    core.config.runtimes.check(&request.runtime)?;
+    if let Some(foreign) = core.config.runtimes.foreign(&request.runtime) {
         return invalid(format!(
-            "unknown or invalid runtime name: {}: this engine has {}",
-            request.runtime,
-            known.join(", ")
+            "runtime {} has no guest that containers can share: give the pod a hypervisor, {}",
+            foreign.name,
+            core.config.runtimes.hypervisors.join(", ")
         ));
     }
     if request.vcpus == Some(0) {

@@ -241,8 +241,11 @@ impl World {
                 exec_root: self.dir.path().join("run"),
             },
             supervisor: self.dir.path().join("supervisor"),
-            default_runtime: "auto".to_owned(),
-            runtimes: vec!["auto".to_owned()],
+            runtimes: Arc::new(hyper_engine::Runtimes {
+                default: "auto".to_owned(),
+                hypervisors: vec!["auto".to_owned()],
+                ..hyper_engine::Runtimes::default()
+            }),
             disk_bytes: 64 << 20,
             images: hyper_image::Options::default(),
             debug: false,

@@ -93,13 +93,15 @@ pub(super) fn hosts(spec: &Spec, endpoints: &[Endpoint]) -> String {
     text
 }
 
-/// `/etc/resolv.conf`.
-pub(super) fn resolv_conf(spec: &Spec) -> String {
+/// `/etc/resolv.conf`; with `resolver` ours is asked.
+pub(super) fn resolv_conf(spec: &Spec, resolver: bool) -> String {
     let mut text = String::new();
-    if has_resolver(spec) {
+    if resolver {
         text.push_str(&format!("nameserver {ADDRESS}\n"));
     } else {
-        for server in &spec.host.dns {
+        let own = spec.host.dns.is_empty() && is_wanted(spec);
+        let servers = if own { host_servers() } else { spec.host.dns.clone() };
+        for server in &servers {
             text.push_str(&format!("nameserver {server}\n"));
         }
     }
@@ -110,7 +112,7 @@ pub(super) fn resolv_conf(spec: &Spec) -> String {
     // A single dot: none, not even the host's.
     search.retain(|domain| domain != ".");
     let mut options = spec.host.dns_options.clone();
-    if has_resolver(spec) && !is_default(spec) && !options.iter().any(|o| o.starts_with("ndots")) {
+    if resolver && !is_default(spec) && !options.iter().any(|o| o.starts_with("ndots")) {
         options.push("ndots:0".to_owned());
     }
     for (word, values) in [("search", &search), ("options", &options)] {
@@ -119,6 +121,14 @@ pub(super) fn resolv_conf(spec: &Spec) -> String {
         }
     }
     text
+}
+
+/// The host's servers that are not on its loopback, for who cannot ask our resolver. Blocking.
+fn host_servers() -> Vec<String> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let all = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver "));
+    let servers = all.map(|server| server.trim().to_owned());
+    servers.filter(|server| server.parse().is_ok_and(|ip: IpAddr| !ip.is_loopback())).collect()
 }
 
 /// The host's search domains. Blocking.
@@ -142,9 +152,9 @@ mod test {
         let text = hosts(&spec, &[]);
         assert!(text.contains("10.0.0.1\tdb\n") && text.contains("fe80::1\tsix\n"), "{text}");
         assert!(text.ends_with("127.0.1.1\tabababababab\n"), "{text}");
-        assert_eq!(resolv_conf(&spec), "nameserver 9.9.9.9\nsearch a b\n");
+        assert_eq!(resolv_conf(&spec, has_resolver(&spec)), "nameserver 9.9.9.9\nsearch a b\n");
         spec.host.network = "mine".into();
-        assert_eq!(resolv_conf(&spec), "nameserver 127.0.0.11\nsearch a b\noptions ndots:0\n");
+        assert_eq!(resolv_conf(&spec, has_resolver(&spec)), "nameserver 127.0.0.11\nsearch a b\noptions ndots:0\n");
         let endpoint = serde_json::json!({
             "id": "e", "network": "n", "network_name": "mine", "container": "c", "mac": "",
             "interface": "eth0", "link": "l", "addresses": ["10.1.0.2/16", "fd00::2/64"],

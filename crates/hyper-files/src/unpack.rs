@@ -9,13 +9,13 @@ use std::{
     ffi::CString,
     io::Read,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
 };
 
 use hyper_erofs::{
     Limits, Timestamp,
     tar::{Header, HeaderKind, Reader},
 };
+use crate::user;
 use hyper_link::message::{Failure, FailureKind, WriteFiles};
 use rustix::{
     fs::{
@@ -26,15 +26,12 @@ use rustix::{
     io::{Errno, pwrite},
 };
 
-use super::{
+use crate::{
     BLOCK, MAX_DEPTH,
     path::{Wanted, find},
     wrong,
 };
-use crate::{
-    failure::{Doing as _, Outcome, failure, invalid},
-    oci::user,
-};
+use crate::failure::{Doing as _, Outcome, failure, invalid, unknown_user};
 
 /// Bytes of directory names kept to set their times at the end.
 const LATE_BYTES: usize = 16 << 20;
@@ -42,7 +39,7 @@ const LATE_BYTES: usize = 16 << 20;
 const KERNEL: [i64; 3] = [0x9fa0, 0x6265_6572, 0x6367_7270];
 
 /// Unpacks the archive.
-pub(super) fn unpack(root: OwnedFd, request: &WriteFiles, archive: impl Read) -> Outcome<()> {
+pub fn unpack(root: OwnedFd, request: &WriteFiles, archive: impl Read) -> Outcome<()> {
     let wanted = Wanted::parse(&request.path);
     let failed = |error| wrong("find", wanted.whole.as_bytes(), error);
     // A link to a directory will do: the slash makes it followed.
@@ -61,8 +58,9 @@ pub(super) fn unpack(root: OwnedFd, request: &WriteFiles, archive: impl Read) ->
     let owner = match request.owner.as_deref().filter(|owner| !owner.is_empty()) {
         None => None,
         Some(name) => {
-            let file = |name| user::read(Path::new("/etc"), name);
-            let who = user::resolve(name, &file("passwd"), &file("group"))?;
+            let file = |name| user::read_at(&root, name);
+            let who = user::resolve(name, &file("etc/passwd"), &file("etc/group"))
+                .map_err(unknown_user)?;
             Some((who.uid, who.gid))
         }
     };

@@ -12,7 +12,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{
+use crate::{
     MAX_DEPTH,
     pack::Packer,
     path::{Wanted, find},
@@ -36,7 +36,7 @@ const KERNEL: [u64; 9] = [
 const MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// Writes what is at `path`, named by its last part.
-pub(super) fn write(root: &impl AsFd, path: &str, out: impl Write) -> Outcome<()> {
+pub fn write(root: &impl AsFd, path: &str, out: impl Write) -> Outcome<()> {
     let wanted = Wanted::parse(path);
     let failed = |error| wrong("find", wanted.whole.as_bytes(), error);
     let found = find(root, &wanted.whole, OFlags::PATH).map_err(failed)?;
@@ -63,7 +63,7 @@ pub(super) fn write(root: &impl AsFd, path: &str, out: impl Write) -> Outcome<()
 }
 
 /// Writes the whole of `root`, with names such as `bin/sh`.
-pub(super) fn write_root(root: &impl AsFd, out: impl Write) -> Outcome<()> {
+pub fn write_root(root: &impl AsFd, out: impl Write) -> Outcome<()> {
     let mut packer = Packer::new(out, false);
     walk(root.as_fd(), Vec::new(), &mut packer)?;
     packer.finish()

@@ -15,8 +15,8 @@ use hyper_link::message::{FailureKind, WriteFiles};
 use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
 
-use super::{changes, path, tree, unpack};
 use crate::failure::Outcome;
+use crate::{changes, path, tree, unpack};
 
 fn entries(tar: &[u8]) -> BTreeMap<String, (Header, Vec<u8>)> {
     let mut reader = Reader::new(tar, &Limits::default());

@@ -4,27 +4,42 @@
 //! only if regular, and only their first [`MAX_FILE`] bytes; lines that make no sense are skipped.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::fd::AsFd,
     path::Path,
 };
 
-use hyper_link::message::FailureKind;
-
-use crate::failure::{Outcome, failure};
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 
 /// Bytes of `/etc/passwd` and `/etc/group` that are looked at.
 const MAX_FILE: u64 = 4 << 20;
 
+/// A name that the image does not know; in the words that Docker's client looks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unknown {
+    what: &'static str,
+    name: String,
+    file: &'static str,
+}
+
+impl std::fmt::Display for Unknown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { what, name, file } = self;
+        write!(f, "unable to find {what} {name}: no matching entries in {file} file")
+    }
+}
+
+impl std::error::Error for Unknown {}
+
 /// Who a process runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) groups: Vec<u32>,
+pub struct Identity {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
     /// `None` when the image does not say.
-    pub(crate) home: Option<String>,
+    pub home: Option<String>,
 }
 
 #[derive(Debug)]
@@ -35,13 +50,23 @@ struct Passwd<'a> {
     home: &'a str,
 }
 
-/// Reads one of the two files below `root`; one that is not there is empty.
-pub(crate) fn read(root: &Path, name: &str) -> String {
+/// Reads one of the two files, `etc/passwd` or `etc/group`, of the tree at `root`; one that is not
+/// there is empty.
+#[must_use]
+pub fn read(root: &Path, name: &str) -> String {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY;
+    open(root, flags, Mode::empty()).map(|tree| read_at(&tree, name)).unwrap_or_default()
+}
+
+/// The same below an open directory. Links are followed within the tree only.
+#[must_use]
+pub fn read_at(tree: impl AsFd, name: &str) -> String {
     let mut text = Vec::new();
     // A fifo would block, a device could do anything.
     let open = || -> io::Result<File> {
-        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(root.join(name))?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = openat2(tree, name, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+        let file = File::from(file);
         let regular = file.metadata()?.is_file();
         if regular { Ok(file) } else { Err(io::ErrorKind::InvalidData.into()) }
     };
@@ -72,8 +97,8 @@ fn group_line(line: &str) -> Option<(&str, u32, &str)> {
 /// list the user, unless a group is given.
 ///
 /// # Errors
-/// `UnknownUser`: a name that is not in the files.
-pub(crate) fn resolve(text: &str, passwd: &str, group: &str) -> Outcome<Identity> {
+/// A name that is not in the files.
+pub fn resolve(text: &str, passwd: &str, group: &str) -> Result<Identity, Unknown> {
     let (user, wanted_group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
         None => (text, None),
@@ -84,9 +109,10 @@ pub(crate) fn resolve(text: &str, passwd: &str, group: &str) -> Outcome<Identity
         .lines()
         .filter_map(passwd_line)
         .find(|entry| entry.name == user || Some(entry.uid) == number);
-    let unknown = |what: &str, name: &str, file: &str| {
-        let message = format!("unable to find {what} {name}: no matching entries in {file} file");
-        failure(FailureKind::UnknownUser, message)
+    let unknown = |what: &'static str, name: &str, file: &'static str| Unknown {
+        what,
+        name: name.to_owned(),
+        file,
     };
     let (uid, gid) = match (&entry, number) {
         (Some(entry), _) => (entry.uid, entry.gid),
@@ -118,17 +144,19 @@ pub(crate) fn resolve(text: &str, passwd: &str, group: &str) -> Outcome<Identity
 /// The number of group `name`.
 ///
 /// # Errors
-/// `UnknownUser`: it is not in the file.
-pub(crate) fn group(name: &str, group: &str) -> Outcome<u32> {
+/// It is not in the file.
+pub fn group(name: &str, group: &str) -> Result<u32, Unknown> {
     let found = group.lines().filter_map(group_line).find(|(known, _, _)| *known == name);
-    found.map(|(_, gid, _)| gid).ok_or_else(|| {
-        let message = format!("unable to find group {name}: no matching entries in group file");
-        failure(FailureKind::UnknownUser, message)
+    found.map(|(_, gid, _)| gid).ok_or_else(|| Unknown {
+        what: "group",
+        name: name.to_owned(),
+        file: "group",
     })
 }
 
 /// Home directory of `uid`.
-pub(crate) fn home(uid: u32, passwd: &str) -> Option<String> {
+#[must_use]
+pub fn home(uid: u32, passwd: &str) -> Option<String> {
     let entry = passwd.lines().filter_map(passwd_line).find(|entry| entry.uid == uid)?;
     Some(entry.home.to_owned()).filter(|home| !home.is_empty())
 }
@@ -159,15 +187,14 @@ mod tests {
         assert_eq!(home(33, PASSWD).as_deref(), Some("/var/www"));
         assert_eq!(home(44, PASSWD), None);
         assert_eq!(group("video", GROUP).unwrap(), 44);
-        assert!(group("wheel", GROUP).unwrap_err().message.contains("group wheel"));
+        assert!(group("wheel", GROUP).unwrap_err().to_string().contains("group wheel"));
     }
 
     #[test]
     fn unknown_names_are_refused_by_name() {
         for (text, name) in [("nobody", "user nobody"), ("root:wheel", "group wheel")] {
-            let error = resolve(text, PASSWD, GROUP).unwrap_err();
-            assert_eq!(error.kind, FailureKind::UnknownUser);
-            assert!(error.message.contains(name), "{}", error.message);
+            let error = resolve(text, PASSWD, GROUP).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
         }
     }
 
@@ -179,5 +206,10 @@ mod tests {
         assert_eq!(read(directory.path(), "passwd"), "");
         std::fs::write(directory.path().join("group"), b"x:\xff:1:").unwrap();
         assert_eq!(read(directory.path(), "group"), "x:\u{fffd}:1:");
+        // A link leads nowhere but into the tree.
+        std::os::unix::fs::symlink("/group", directory.path().join("inside")).unwrap();
+        assert_eq!(read(directory.path(), "inside"), "x:\u{fffd}:1:");
+        std::os::unix::fs::symlink("../../../etc/passwd", directory.path().join("out")).unwrap();
+        assert_eq!(read(directory.path(), "out"), "");
     }
 }

@@ -11,14 +11,14 @@ use rustix::{
     io::Errno,
 };
 
-use super::wrong;
+use crate::wrong;
 use crate::failure::{Doing as _, Outcome};
 
 /// Links followed to find where one leads.
 const MAX_LINKS: usize = 64;
 
 /// Opens a directory that everything else is found below.
-pub(super) fn root(path: impl AsRef<Path>) -> Outcome<OwnedFd> {
+pub fn root(path: impl AsRef<Path>) -> Outcome<OwnedFd> {
     let path = path.as_ref();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(CWD, path, flags, Mode::empty()).doing(|| format!("open {}", path.display()))
@@ -26,18 +26,18 @@ pub(super) fn root(path: impl AsRef<Path>) -> Outcome<OwnedFd> {
 
 /// An absolute path without `.`, `..` and doubled slashes, taken apart.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub struct Wanted {
     /// `/a/b`; what was `/` or `/.` at its end still is.
-    pub(super) whole: String,
+    pub whole: String,
     /// `/a/`
-    pub(super) parent: String,
+    pub parent: String,
     /// `b`; `.` where the path ends with it, empty for the root.
-    pub(super) base: String,
+    pub base: String,
 }
 
 impl Wanted {
     /// Go's `filepath.Join("/", path)` with what Docker keeps of the end.
-    pub(super) fn parse(path: &str) -> Self {
+    pub fn parse(path: &str) -> Self {
         let mut parts: Vec<&str> = Vec::new();
         for part in path.split('/') {
             match part {
@@ -64,14 +64,23 @@ impl Wanted {
 }
 
 /// What is at `path`, links on the way followed below `root`, one at its end not.
-pub(super) fn find(root: &impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+pub fn find(root: &impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat2(root, path, flags, Mode::empty(), resolve)
 }
 
+/// The same where a link at the end is followed, too.
+///
+/// # Errors
+/// The system's.
+pub fn followed(root: &impl AsFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
 /// See [`hyper_link::message::Request::StatPath`].
-pub(super) fn stat(root: &impl AsFd, path: &str) -> Outcome<PathStat> {
+pub fn stat(root: &impl AsFd, path: &str) -> Outcome<PathStat> {
     let wanted = Wanted::parse(path);
     let failed = |error| wrong("find", wanted.whole.as_bytes(), error);
     let found = find(root, &wanted.whole, OFlags::PATH).map_err(failed)?;

@@ -23,7 +23,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{
+use crate::{
     BLOCK, MAX_DEPTH,
     pack::{Packer, xattrs},
     wrong, wrong_io,
@@ -48,20 +48,20 @@ const PLACES: [&[u8]; 10] = [
 
 /// The directories that are compared.
 #[derive(Debug)]
-pub(super) struct Layers {
-    pub(super) upper: OwnedFd,
-    pub(super) image: OwnedFd,
+pub struct Layers {
+    pub upper: OwnedFd,
+    pub image: OwnedFd,
 }
 
 /// Writes the changes as a layer.
-pub(super) fn write_layer(layers: &Layers, out: impl Write) -> Outcome<()> {
+pub fn write_layer(layers: &Layers, out: impl Write) -> Outcome<()> {
     let mut sink = Layer(Packer::new(out, true));
     walk(layers, &mut sink)?;
     sink.0.finish()
 }
 
 /// Writes the changes as a list: kind, path, NUL.
-pub(super) fn write_list(layers: &Layers, out: impl Write) -> Outcome<()> {
+pub fn write_list(layers: &Layers, out: impl Write) -> Outcome<()> {
     let mut sink = List(BufWriter::with_capacity(BLOCK, out));
     walk(layers, &mut sink)?;
     sink.0.flush().map_err(|error| wrong_io("write", b"the list", &error))

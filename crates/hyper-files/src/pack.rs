@@ -25,7 +25,7 @@ use rustix::{
     io::{Errno, pread},
 };
 
-use super::{BLOCK, wrong, wrong_io};
+use crate::{BLOCK, wrong, wrong_io};
 use crate::failure::Outcome;
 
 /// Bytes of names kept to recognise further names of the same file.
@@ -42,7 +42,7 @@ const FEW_XATTRS: usize = 1 << 10;
 const OVERLAY: &[u8] = b"trusted.overlay.";
 
 /// A tar stream being written.
-pub(super) struct Packer<W: Write> {
+pub struct Packer<W: Write> {
     out: BufWriter<W>,
     /// First names of files that have several, by device and inode.
     names: HashMap<(u64, u64), Vec<u8>>,
@@ -53,7 +53,7 @@ pub(super) struct Packer<W: Write> {
 
 impl<W: Write> Packer<W> {
     /// With `sparse`, holes of files are left out, as in layers; not every tar can read that.
-    pub(super) fn new(out: W, sparse: bool) -> Self {
+    pub fn new(out: W, sparse: bool) -> Self {
         Self {
             out: BufWriter::with_capacity(BLOCK, out),
             names: HashMap::new(),
@@ -64,14 +64,14 @@ impl<W: Write> Packer<W> {
     }
 
     /// An open directory as `path`, which ends with a slash.
-    pub(super) fn directory(&mut self, fd: BorrowedFd<'_>, path: &[u8]) -> Outcome<()> {
+    pub fn directory(&mut self, fd: BorrowedFd<'_>, path: &[u8]) -> Outcome<()> {
         let stat = fstat(fd).map_err(|error| wrong("look at", path, error))?;
         let xattrs = xattrs(fd, path)?;
         self.put(&encode(&header(path, HeaderKind::Directory, &stat, xattrs)))
     }
 
     /// A whiteout or another marker: an empty file.
-    pub(super) fn marker(&mut self, path: &[u8]) -> Outcome<()> {
+    pub fn marker(&mut self, path: &[u8]) -> Outcome<()> {
         let mtime = Timestamp { seconds: 0, nanoseconds: 0 };
         let (kind, path) = (HeaderKind::File { size: 0 }, path.to_vec());
         let xattrs = Vec::new();
@@ -79,7 +79,7 @@ impl<W: Write> Packer<W> {
     }
 
     /// Anything but a directory, as `path`. What has gone meanwhile, and sockets, are left out.
-    pub(super) fn entry(
+    pub fn entry(
         &mut self,
         dir: BorrowedFd<'_>,
         name: &CStr,
@@ -121,7 +121,7 @@ impl<W: Write> Packer<W> {
     }
 
     /// Ends the archive.
-    pub(super) fn finish(mut self) -> Outcome<()> {
+    pub fn finish(mut self) -> Outcome<()> {
         self.put(&END)?;
         self.out.flush().map_err(|error| wrong_io("write", b"the archive", &error))
     }
@@ -216,7 +216,7 @@ fn header(path: &[u8], kind: HeaderKind, stat: &Stat, xattrs: Vec<Xattr>) -> Hea
 }
 
 /// All xattrs but the overlay's own.
-pub(super) fn xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Outcome<Vec<Xattr>> {
+pub fn xattrs(fd: BorrowedFd<'_>, path: &[u8]) -> Outcome<Vec<Xattr>> {
     let mut names = vec![0; FEW_XATTRS];
     let mut listed = flistxattr(fd, &mut names[..]);
     if listed == Err(Errno::RANGE) {

@@ -13,11 +13,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
-use super::Address;
+use crate::Address;
 
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum TaskError {
+pub enum TaskError {
     #[error("no answer within {} s", .0.as_secs())]
     Deadline(Duration),
     /// The supervisor's own words.
@@ -29,7 +29,7 @@ pub(crate) enum TaskError {
 }
 
 /// One connection.
-pub(crate) struct TaskClient {
+pub struct TaskClient {
     client: Client,
     service: &'static str,
     closed: watch::Receiver<bool>,
@@ -42,6 +42,10 @@ impl std::fmt::Debug for TaskClient {
 }
 
 impl TaskClient {
+    /// Connects.
+    ///
+    /// # Errors
+    /// The system's, or an address of another kind.
     pub async fn connect(address: &Address) -> std::io::Result<Self> {
         let path = address.address.strip_prefix("unix://").ok_or_else(|| {
             std::io::Error::other(format!("address `{}` is not unix://", address.address))
@@ -57,6 +61,9 @@ impl TaskClient {
     }
 
     /// Calls `method`; without `within` for as long as the connection lives.
+    ///
+    /// # Errors
+    /// [`TaskError`].
     pub async fn call<Q: Message, R: Message>(
         &self,
         method: &'static str,
@@ -87,6 +94,8 @@ impl TaskClient {
         }
     }
 
+    /// The shim has closed the connection.
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         *self.closed.borrow()
     }

@@ -12,22 +12,14 @@
 //! Bytes flow with the stream's credit: a supervisor that does not read stops the child. A pipe
 //! that is closed ends the child at its next read or write.
 
-mod changes;
-mod pack;
-mod path;
-#[cfg(test)]
-mod tests;
-mod tree;
-mod unpack;
-
 use std::{fs::File, io::Write as _, os::fd::OwnedFd};
 
+use hyper_files::{MAX_DEPTH, changes, path, tree, unpack};
 use hyper_link::{
     AgentLink, StreamReader, StreamWriter,
     message::{Failure, FailureKind, PathStat, ReadFiles, WriteFiles},
 };
 use rustix::{
-    io::Errno,
     pipe::{PipeFlags, pipe_with},
     process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, prlimit},
     thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
@@ -44,8 +36,6 @@ use crate::{
 const BLOCK: usize = 64 << 10;
 /// Longest answer of a child that looks at one path.
 const MAX_STAT: u64 = 64 << 10;
-/// Deepest directory that is walked.
-const MAX_DEPTH: usize = 512;
 /// Descriptors of a child: two for each level of a walk.
 const MAX_FDS: u64 = 4 * MAX_DEPTH as u64;
 
@@ -206,35 +196,4 @@ fn enter(first: Pid) -> Outcome<()> {
     let process = process.doing(|| format!("find the first process, {first}"))?;
     move_into_thread_name_spaces(std::os::fd::AsFd::as_fd(&process), ThreadNameSpaceType::MOUNT)
         .doing(|| "join the container's mount namespace".to_owned())
-}
-
-/// A failed system call on a file, sorted by what the user can do about it.
-fn wrong(action: &str, path: &[u8], error: Errno) -> Failure {
-    let shown = String::from_utf8_lossy(path);
-    let kind = match error {
-        Errno::NOENT => FailureKind::NotFound,
-        Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::XDEV | Errno::INVAL => {
-            FailureKind::InvalidArgument
-        }
-        Errno::ROFS => FailureKind::ReadOnly,
-        Errno::NOSPC | Errno::DQUOT => {
-            return failure(
-                FailureKind::NoSpace,
-                format!("{action} {shown}: no space left on the container's writable disk"),
-            );
-        }
-        _ => FailureKind::Internal,
-    };
-    failure(kind, format!("{action} {shown}: {}", std::io::Error::from(error)))
-}
-
-/// The same for an error of the standard library.
-fn wrong_io(action: &str, path: &[u8], error: &std::io::Error) -> Failure {
-    match Errno::from_io_error(error) {
-        Some(errno) => wrong(action, path, errno),
-        None => failure(
-            FailureKind::Internal,
-            format!("{action} {}: {error}", String::from_utf8_lossy(path)),
-        ),
-    }
 }
