@@ -61,6 +61,11 @@ pub fn runtimes(
         ..Runtimes::default()
     };
     on_path(&mut found);
+    if let Some(runsc) = found.foreign.get_mut("runsc").filter(|runsc| runsc.kind == RUNC_TYPE) {
+        // Its stack of its own is not needed then, and older ones refuse to make it on new kernels.
+        let none = ["--network=none".to_owned()];
+        runsc.offline = script("runsc-offline", &runsc.program, &none, scripts)?;
+    }
     for (name, wanted) in configured {
         if found.hypervisors.contains(name) {
             bail!("runtime `{name}` is a hypervisor's name: give the other runtime another");

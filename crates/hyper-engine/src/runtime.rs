@@ -138,6 +138,15 @@ pub(crate) fn of(core: &Core, spec: &Spec) -> Option<Runtime> {
     core.config.runtimes.foreign(&spec.host.runtime)
 }
 
+/// The same as this container needs it.
+pub(crate) fn for_start(core: &Core, spec: &Spec) -> Option<Runtime> {
+    let mut runtime = of(core, spec)?;
+    if !runtime.offline.as_os_str().is_empty() && matches!(spec.host.network.as_str(), "" | NONE) {
+        runtime.program.clone_from(&runtime.offline);
+    }
+    Some(runtime)
+}
+
 /// Refuses what a runtime is too weak for, and what those of others cannot do.
 pub(crate) fn check(core: &Core, host: &HostSpec) -> Result<()> {
     let runtimes = &core.config.runtimes;

@@ -37,7 +37,7 @@ pub trait Doing<T> {
 }
 
 /// A name that the image does not know.
-pub fn unknown_user(error: crate::user::Unknown) -> Failure {
+pub fn unknown_user(error: &crate::user::Unknown) -> Failure {
     failure(FailureKind::UnknownUser, error.to_string())
 }
 

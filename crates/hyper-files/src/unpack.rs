@@ -60,7 +60,7 @@ pub fn unpack(root: OwnedFd, request: &WriteFiles, archive: impl Read) -> Outcom
         Some(name) => {
             let file = |name| user::read_at(&root, name);
             let who = user::resolve(name, &file("etc/passwd"), &file("etc/group"))
-                .map_err(unknown_user)?;
+                .map_err(|error| unknown_user(&error))?;
             Some((who.uid, who.gid))
         }
     };

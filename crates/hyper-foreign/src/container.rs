@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ const DRAIN: Duration = Duration::from_secs(60);
 const DRAIN_EXEC: Duration = Duration::from_secs(2);
 /// From SIGKILL to the end.
 const KILL: Duration = Duration::from_secs(10);
+/// The same for what could not be started.
+const QUICK: Duration = Duration::from_millis(500);
 /// For a shim to end that has nothing left.
 const END: Duration = Duration::from_secs(5);
 const SIGKILL: u32 = 9;
@@ -68,6 +71,8 @@ pub(crate) struct Process {
     pub pid: OnceLock<u32>,
     pub streams: Streams,
     pub exit: watch::Sender<Option<ExitRecord>>,
+    /// It could not be started.
+    unstarted: AtomicBool,
     watching: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
@@ -224,7 +229,14 @@ impl Container {
         };
         let started: Result<api::StartResponse> = self.ask("Start", &request, CREATE).await;
         process.streams.started();
-        let started = started?;
+        let started = match started {
+            Ok(started) => started,
+            Err(error) => {
+                // Not all shims tell the end of what never ran.
+                process.unstarted.store(true, Ordering::Relaxed);
+                return Err(error);
+            }
+        };
         let _ = process.pid.set(started.pid);
         if exec.is_empty() {
             self.phase(|phases| &mut phases.process_started);
@@ -292,7 +304,8 @@ impl Container {
             };
             let _: Result<api::Empty> = self.ask("Kill", &kill, ASK).await;
             let mut exit = process.exit.subscribe();
-            let _ = tokio::time::timeout(KILL, exit.wait_for(Option::is_some)).await;
+            let patience = if process.unstarted.load(Ordering::Relaxed) { QUICK } else { KILL };
+            let _ = tokio::time::timeout(patience, exit.wait_for(Option::is_some)).await;
         }
         let ended = self.find("").ok();
         let exit = ended.as_ref().and_then(|process| process.exit.borrow().clone());
@@ -383,6 +396,7 @@ impl Container {
             pid: OnceLock::new(),
             streams,
             exit: watch::Sender::new(None),
+            unstarted: AtomicBool::new(false),
             watching: Mutex::default(),
         });
         self.processes().insert(exec.to_owned(), process.clone());

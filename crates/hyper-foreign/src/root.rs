@@ -174,10 +174,10 @@ fn is_mounted(at: &Path, magic: i64) -> bool {
 
 /// Unmounts and removes the directory; what is still in use there goes with its last user.
 fn unmount_at(at: &Path) {
-    if is_mounted(at, OVERLAY) || is_mounted(at, EROFS) {
-        if let Err(error) = unmount(at, UnmountFlags::DETACH) {
-            tracing::warn!(at = %at.display(), %error, "unmount");
-        }
+    if (is_mounted(at, OVERLAY) || is_mounted(at, EROFS))
+        && let Err(error) = unmount(at, UnmountFlags::DETACH)
+    {
+        tracing::warn!(at = %at.display(), %error, "unmount");
     }
     // Only ever an empty one.
     let _ = std::fs::remove_dir(at);

@@ -66,6 +66,13 @@ pub(crate) fn for_runtime(mut spec: Value, root: &Path) -> Result<(Value, Vec<Co
             }
         }
     }
+    if let Some(mounts) = spec["mounts"].as_array_mut() {
+        // A volume at /etc would hide our files in it.
+        mounts.sort_by_key(|mount| {
+            let at = mount["destination"].as_str().unwrap_or_default().trim_matches('/');
+            at.matches('/').count()
+        });
+    }
     without_swap(&mut spec["linux"]["resources"], Path::new("/sys/fs/cgroup"));
     Ok((spec, volumes))
 }
@@ -131,7 +138,8 @@ mod test {
             "annotations": {"io.hyper.user": "web", "io.hyper.hypervisor": "runc", "own": "1",
                 "io.containerd.runc.v2.group": "g"},
             "process": {"env": ["A=1"], "user": {"uid": 0}, "group_names": ["video"]},
-            "mounts": [{"destination": "/v", "type": "bind", "source": "/host",
+            "mounts": [{"destination": "/v/below", "type": "tmpfs", "source": "tmpfs"},
+                {"destination": "/v", "type": "bind", "source": "/host",
                 "options": ["rbind", LIVE, COPY_UP]}],
             "linux": {"namespaces": [{"type": "pid"}], "resources": {}},
         })
@@ -162,7 +170,7 @@ mod test {
     fn disks_and_init_are_refused_by_name() {
         let root = tempfile::tempdir().unwrap();
         let mut spec = document();
-        spec["mounts"][0]["type"] = json!(DISK_KIND);
+        spec["mounts"][1]["type"] = json!(DISK_KIND);
         spec["annotations"] = json!({});
         spec["process"]["group_names"] = json!([]);
         let error = for_runtime(spec.clone(), root.path()).unwrap_err().to_string();

@@ -156,12 +156,12 @@ impl Streams {
         self.hub.ended();
         self.input.lock().unwrap_or_else(PoisonError::into_inner).take();
         let output = self.output.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut output) = output {
-            if tokio::time::timeout(patience, &mut output).await.is_err() {
-                tracing::warn!("output is still held open by somebody; what comes is dropped");
-                output.abort();
-                let _ = output.await;
-            }
+        if let Some(mut output) = output
+            && tokio::time::timeout(patience, &mut output).await.is_err()
+        {
+            tracing::warn!("output is still held open by somebody; what comes is dropped");
+            output.abort();
+            let _ = output.await;
         }
         self.hub.finish().await
     }

@@ -41,6 +41,8 @@ pub struct Runtime {
     pub shim: PathBuf,
     /// The OCI runtime that the shim of [`RUNC_TYPE`] starts; empty for other shims.
     pub program: PathBuf,
+    /// The same for containers without networks, where that takes another; empty: it does not.
+    pub offline: PathBuf,
     /// As configured, for the shim: keys of its own options message.
     pub options: BTreeMap<String, Value>,
     /// One of [`WALLS`].

@@ -126,7 +126,7 @@ impl Launch<'_> {
         let user = &self.process.user;
         let mut who = match self.user_name {
             Some(name) => user::resolve(name, passwd, &user::read(Path::new("/"), "etc/group"))
-                .map_err(unknown_user)?,
+                .map_err(|error| unknown_user(&error))?,
             None => user::Identity {
                 uid: user.uid,
                 gid: user.gid,
@@ -138,7 +138,7 @@ impl Launch<'_> {
         if !self.process.group_names.is_empty() {
             let group = user::read(Path::new("/"), "etc/group");
             for name in &self.process.group_names {
-                who.groups.push(user::group(name, &group).map_err(unknown_user)?);
+                who.groups.push(user::group(name, &group).map_err(|error| unknown_user(&error))?);
             }
         }
         Ok(who)

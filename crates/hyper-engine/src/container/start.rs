@@ -152,7 +152,7 @@ pub(crate) async fn pod_with_disks(
 /// Makes the bundle: all of it on a tmpfs, some tens of microseconds.
 async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Prepared> {
     let volumes = backings(core, spec).await?;
-    let foreign = runtime::of(core, spec);
+    let foreign = runtime::for_start(core, spec);
     // Policies may be other ones than when it was made.
     runtime::check_wall(core, &spec.host)?;
     let (core, spec, bundle) = (core.clone(), spec.clone(), bundle.to_owned());
