@@ -19,6 +19,8 @@ struct Report {
     /// The hypervisor that `auto` takes.
     auto: Option<&'static str>,
     hypervisors: Vec<Entry>,
+    /// Of others.
+    runtimes: Vec<hyper_foreign::Report>,
     /// What all of them need.
     host: Vec<Finding>,
 }
@@ -48,11 +50,12 @@ pub fn probe() -> anyhow::Result<()> {
         }
         entries
     });
+    let runtimes = runtime.block_on(hyper_foreign::probe());
     let mut host = vec![mke2fs()];
     host.extend(flavours.values().map(|flavour| initramfs(&flavour.initramfs)));
     host.dedup();
     let auto = entries.iter().find(|entry| entry.probe.usable).map(|entry| entry.name);
-    let report = Report { usable: auto.is_some(), auto, hypervisors: entries, host };
+    let report = Report { usable: auto.is_some(), auto, hypervisors: entries, runtimes, host };
     println!("{}", serde_json::to_string_pretty(&report).context("encode the report")?);
     Ok(())
 }

@@ -454,9 +454,22 @@ fn used(directory: &Path) -> Result<u64> {
     use std::os::unix::fs::MetadataExt as _;
     let wrong = || Error::file("read", directory);
     let mut bytes = 0;
-    for entry in std::fs::read_dir(directory).map_err(wrong())? {
-        let metadata = entry.and_then(|entry| entry.metadata()).map_err(wrong())?;
-        bytes += metadata.blocks() * 512;
+    let mut directories = vec![directory.to_owned()];
+    while let Some(at) = directories.pop() {
+        let entries = match std::fs::read_dir(&at) {
+            Ok(entries) => entries,
+            Err(error) if at == directory => return Err(wrong()(error)),
+            // Below is what a container writes, maybe just now.
+            Err(_) => continue,
+        };
+        for entry in entries.flatten() {
+            // Never through a link.
+            let Ok(metadata) = entry.metadata() else { continue };
+            bytes += metadata.blocks() * 512;
+            if metadata.is_dir() {
+                directories.push(entry.path());
+            }
+        }
     }
     Ok(bytes)
 }

@@ -157,6 +157,13 @@ impl Task for Service {
     }
 
     async fn update(&self, _: &Context, request: UpdateTaskRequest) -> Result<Empty> {
+        if !self.container.foreign.runtime.shares_kernel() {
+            let error = ForeignError::Invalid(format!(
+                "runtime `{}` does not change the limits of a container that runs: stop it first",
+                self.container.foreign.runtime.name
+            ));
+            return Err(told(&error));
+        }
         self.container.pass("Update", &request).await.map_err(|error| told(&error))
     }
 

@@ -19,9 +19,13 @@ pub struct CreateFlags {
     /// Join a pod instead of having one alone
     #[arg(long, value_name = "POD")]
     pub pod: Option<String>,
-    /// How strong the wall is: auto, kvm, uml, qemu, …
+    /// How strong the wall is: auto, kvm, uml, qemu, … or a runtime of others: runc, crun, runsc, …
     #[arg(long)]
     pub runtime: Option<String>,
+    /// Weakest wall that will do: shared-kernel, application-kernel, user-mode-kernel, emulated,
+    /// hardware
+    #[arg(long, value_name = "WALL")]
+    pub min_isolation: Option<String>,
     /// Keep standard input open
     #[arg(short, long)]
     pub interactive: bool,
@@ -140,6 +144,9 @@ impl CreateFlags {
         let mut annotations = pairs(&self.annotation, "annotation")?;
         if let Some(pod) = &self.pod {
             annotations.insert("io.hyper.pod".into(), pod.clone());
+        }
+        if let Some(wall) = &self.min_isolation {
+            annotations.insert("io.hyper.min-isolation".into(), wall.clone());
         }
         if let Some(kernel) = &self.kernel {
             let path = std::fs::canonicalize(kernel)

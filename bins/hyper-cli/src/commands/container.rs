@@ -139,6 +139,7 @@ pub async fn list(client: &Client, flags: PsFlags) -> anyhow::Result<i32> {
         ("STATUS", "Status"),
         ("PORTS", "Ports"),
         ("NAMES", "Names"),
+        ("WALL", "Wall"),
     ];
     output::print_rows(flags.format.as_deref(), &columns, &rows)?;
     Ok(0)
@@ -185,5 +186,7 @@ fn row(item: &Value, whole: bool) -> BTreeMap<&'static str, String> {
         ("Ports", super::network::column(&item["Ports"])),
         ("Names", names.join(",")),
         ("Labels", labels.join(",")),
+        ("Runtime", item["Hyper"]["Runtime"].as_str().unwrap_or_default().to_owned()),
+        ("Wall", item["Hyper"]["Wall"].as_str().unwrap_or("-").to_owned()),
     ])
 }

@@ -31,11 +31,16 @@ pub fn doctor(json: bool) -> anyhow::Result<i32> {
 }
 
 fn show(report: &Value) {
-    for hypervisor in report["hypervisors"].as_array().into_iter().flatten() {
+    let all = ["hypervisors", "runtimes"].map(|key| report[key].as_array());
+    for hypervisor in all.into_iter().flatten().flatten() {
         let usable = hypervisor["usable"] == true;
         println!(
             "{} {} (wall: {}){}",
-            if usable { "works  " } else { "missing" },
+            match (usable, hypervisor["version"].is_string()) {
+                (true, _) => "works  ",
+                (false, true) => "fails  ",
+                (false, false) => "missing",
+            },
             hypervisor["name"].as_str().unwrap_or("-"),
             hypervisor["wall"].as_str().unwrap_or("-"),
             hypervisor["version"].as_str().map(|v| format!(", {v}")).unwrap_or_default(),

@@ -24,7 +24,7 @@ pub async fn info(client: &Client, format: Option<String>) -> anyhow::Result<i32
     println!("Logging Driver: {}", text("LoggingDriver"));
     println!("Default Runtime: {}", text("DefaultRuntime"));
     if let Some(runtimes) = info["Runtimes"].as_object() {
-        let names: Vec<_> = runtimes.keys().map(String::as_str).collect();
+        let names: Vec<_> = runtimes.iter().map(|(name, told)| walled(name, told)).collect();
         println!("Runtimes: {}", names.join(" "));
     }
     println!("Kernel Version: {}", text("KernelVersion"));
@@ -37,6 +37,14 @@ pub async fn info(client: &Client, format: Option<String>) -> anyhow::Result<i32
         println!("WARNING: {}", warning.trim_start_matches("WARNING: "));
     }
     Ok(0)
+}
+
+/// `runc (shared-kernel)`
+fn walled(name: &str, told: &Value) -> String {
+    match told["status"]["io.hyper.wall"].as_str() {
+        Some(wall) => format!("{name} ({wall})"),
+        None => name.to_owned(),
+    }
 }
 
 pub async fn version(client: &Client, format: Option<String>) -> anyhow::Result<i32> {

@@ -58,12 +58,23 @@ fn document(app: &App, view: &View) -> Value {
         "HostConfig": host_config(spec, &app.engine.config().runtimes.default),
         "GraphDriver": {
             "Name": "erofs",
-            "Data": { "UpperDisk": directory.join("upper.ext4").display().to_string() },
+            "Data": match app.engine.config().runtimes.foreign(&spec.host.runtime) {
+                Some(_) => json!({ "UpperDir": directory.join("fs/upper").display().to_string() }),
+                None => json!({ "UpperDisk": directory.join("upper.ext4").display().to_string() }),
+            },
         },
+        "Hyper": wall(app, spec),
         "Mounts": mounts::shown(app, &spec.host),
         "Config": config(spec),
         "NetworkSettings": network::settings(app, view),
     })
+}
+
+/// What it runs on and how strong that is, beside what Docker has.
+pub(super) fn wall(app: &App, spec: &Spec) -> Value {
+    let runtimes = &app.engine.config().runtimes;
+    let name = if spec.host.runtime.is_empty() { &runtimes.default } else { &spec.host.runtime };
+    json!({ "Runtime": name, "Wall": runtimes.wall(name) })
 }
 
 fn none_if_empty(list: &[String]) -> Value {

@@ -167,6 +167,7 @@ fn item(app: &App, view: &View) -> Value {
         "HostConfig": { "NetworkMode": spec.host.network },
         "NetworkSettings": { "Networks": networks["Networks"] },
         "Mounts": mounts::shown(app, &spec.host),
+        "Hyper": super::inspect::wall(app, spec),
     })
 }
 
