@@ -1,8 +1,8 @@
 //! The inner bundle: what the other runtime's shim is given, below hyperd's bundle.
 //!
 //! ```text
-//! BUNDLE/foreign/  config.json  rootfs/  init-stdout …  log        what shims know
-//!                  image.json   shim.pid                           what `delete` needs
+//! BUNDLE/foreign/ID/  config.json  rootfs/  init-stdout …  log     what shims know
+//!                     image.json   shim.pid                           what `delete` needs
 //! ```
 
 use std::fs::OpenOptions;
@@ -30,8 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Of a shim's log that is quoted.
 const TAIL: u64 = 2 << 10;
 
+/// The container's id, the name of hyperd's bundle, is its name, too: containerd's shim looks for
+/// what it has to delete by its own id beside the directory that it is started in.
 pub(crate) fn of(bundle: &Path) -> PathBuf {
-    bundle.join("foreign")
+    bundle.join("foreign").join(bundle.file_name().unwrap_or_default())
 }
 
 pub(crate) fn make(place: &Path) -> Result<()> {
