@@ -136,11 +136,8 @@ fn one(name: &str, wanted: &Configured, scripts: &Path) -> anyhow::Result<Runtim
     if name.is_empty() || !name.chars().all(word) {
         bail!("a name has letters, digits, `_`, `.` and `-` only");
     }
-    let mut runtime = Runtime {
-        name: name.to_owned(),
-        options: wanted.options.clone(),
-        ..Runtime::default()
-    };
+    let mut runtime =
+        Runtime { name: name.to_owned(), options: wanted.options.clone(), ..Runtime::default() };
     let hint;
     match (&wanted.path, &wanted.runtime_type) {
         (Some(_), Some(_)) => bail!("has both path and runtimeType: one says what it is"),
@@ -185,7 +182,8 @@ fn one(name: &str, wanted: &Configured, scripts: &Path) -> anyhow::Result<Runtim
 fn program(path: &Path) -> anyhow::Result<PathBuf> {
     let found = match path.is_absolute() {
         true => Some(path.to_owned()).filter(|path| {
-            path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+            path.metadata()
+                .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
         }),
         false => find_program(&path.to_string_lossy()),
     };
@@ -231,8 +229,12 @@ mod test {
         let text = r#"{"plain": {"runtimeType": "/bin/true", "options": {"ConfigPath": "/c"}}}"#;
         let found = runtimes(&read(text), "plain", "shared-kernel", dir.path()).unwrap();
         let plain = &found.foreign["plain"];
-        assert_eq!((plain.shim.as_path(), plain.wall.as_str()), (Path::new("/bin/true"), "shared-kernel"));
-        let path = script("x", Path::new("/bin/echo"), &["it's".to_owned(), "a b".to_owned()], dir.path());
+        assert_eq!(
+            (plain.shim.as_path(), plain.wall.as_str()),
+            (Path::new("/bin/true"), "shared-kernel")
+        );
+        let path =
+            script("x", Path::new("/bin/echo"), &["it's".to_owned(), "a b".to_owned()], dir.path());
         let output = std::process::Command::new(path.unwrap()).arg("c").output().unwrap();
         assert_eq!(output.stdout, b"it's a b c\n");
     }

@@ -155,7 +155,9 @@ pub(crate) fn check(core: &Core, host: &HostSpec) -> Result<()> {
     let Some(runtime) = runtimes.foreign(&host.runtime) else { return Ok(()) };
     let name = &runtime.name;
     let refuse = |what: String| {
-        Err(Error::Invalid(format!("runtime {name} cannot honour {what} (or take another --runtime)")))
+        Err(Error::Invalid(format!(
+            "runtime {name} cannot honour {what} (or take another --runtime)"
+        )))
     };
     if !host.pod.is_empty() || host.network.starts_with("container:") {
         return refuse("a pod that containers share: only guests are shared".to_owned());
@@ -168,7 +170,9 @@ pub(crate) fn check(core: &Core, host: &HostSpec) -> Result<()> {
         );
     }
     if host.init {
-        return refuse("--init: a guest's agent is that init: take an image with its own".to_owned());
+        return refuse(
+            "--init: a guest's agent is that init: take an image with its own".to_owned(),
+        );
     }
     if host.disk_bytes > 0 {
         return refuse(

@@ -109,10 +109,7 @@ impl Drop for AttachGuard {
 impl Pod {
     /// Connects to a supervisor that was launched for `id`.
     pub async fn connect(id: &str, bundle: &Path, address: &Address) -> Result<Self> {
-        let at = hyper_shim::Address {
-            address: address.address.clone(),
-            version: address.version,
-        };
+        let at = hyper_shim::Address { address: address.address.clone(), version: address.version };
         let task = tokio::time::timeout(QUICK, TaskClient::connect(&at))
             .await
             .map_err(|_| deadline(id, "connect to the supervisor", QUICK))?

@@ -23,12 +23,12 @@ use rustix::{
     io::Errno,
 };
 
+use crate::failure::{Outcome, invalid};
 use crate::{
     BLOCK, MAX_DEPTH,
     pack::{Packer, xattrs},
     wrong, wrong_io,
 };
-use crate::failure::{Outcome, invalid};
 
 /// Marks an upper directory that hides what the image has in it.
 const OPAQUE: &str = "trusted.overlay.opaque";

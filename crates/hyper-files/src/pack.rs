@@ -25,8 +25,8 @@ use rustix::{
     io::{Errno, pread},
 };
 
-use crate::{BLOCK, wrong, wrong_io};
 use crate::failure::Outcome;
+use crate::{BLOCK, wrong, wrong_io};
 
 /// Bytes of names kept to recognise further names of the same file.
 const LINK_BYTES: usize = 32 << 20;

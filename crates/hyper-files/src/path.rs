@@ -11,8 +11,8 @@ use rustix::{
     io::Errno,
 };
 
-use crate::wrong;
 use crate::failure::{Doing as _, Outcome};
+use crate::wrong;
 
 /// Links followed to find where one leads.
 const MAX_LINKS: usize = 64;

@@ -12,13 +12,13 @@ use rustix::{
     io::Errno,
 };
 
+use crate::failure::{Doing as _, Outcome, failure, invalid};
 use crate::{
     MAX_DEPTH,
     pack::Packer,
     path::{Wanted, find},
     wrong,
 };
-use crate::failure::{Doing as _, Outcome, failure, invalid};
 
 /// File systems of the kernel's own making (`statfs(2)`): what is in them are no files.
 const KERNEL: [u64; 9] = [

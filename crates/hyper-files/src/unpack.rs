@@ -11,11 +11,11 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use crate::user;
 use hyper_erofs::{
     Limits, Timestamp,
     tar::{Header, HeaderKind, Reader},
 };
-use crate::user;
 use hyper_link::message::{Failure, FailureKind, WriteFiles};
 use rustix::{
     fs::{
@@ -26,12 +26,12 @@ use rustix::{
     io::{Errno, pwrite},
 };
 
+use crate::failure::{Doing as _, Outcome, failure, invalid, unknown_user};
 use crate::{
     BLOCK, MAX_DEPTH,
     path::{Wanted, find},
     wrong,
 };
-use crate::failure::{Doing as _, Outcome, failure, invalid, unknown_user};
 
 /// Bytes of directory names kept to set their times at the end.
 const LATE_BYTES: usize = 16 << 20;

@@ -29,9 +29,9 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Result, blocking, file};
+use crate::options::options;
 use crate::root::{Root, mount_root};
 use crate::stdio::{Streams, Uris};
-use crate::options::options;
 use crate::{ForeignError, host, names, place, serve, spec};
 
 /// For a container to be made, which some runtimes take long for.
@@ -108,8 +108,7 @@ impl Container {
         let text = std::fs::read(&path).map_err(file("read", &path))?;
         let foreign = serde_json::from_slice(&text)
             .map_err(|error| file("understand", &path)(std::io::Error::from(error)))?;
-        let phases =
-            Phases { supervisor_started: Some(settings.started_ns), ..Phases::default() };
+        let phases = Phases { supervisor_started: Some(settings.started_ns), ..Phases::default() };
         Ok(Arc::new(Self {
             settings,
             foreign,
@@ -180,10 +179,10 @@ impl Container {
         let process = self.process("", request_uris(request)).await?;
         let program = self.program();
         made.launched = true;
-        let address = program
-            .start(&self.settings.id, &place)
-            .await
-            .map_err(|why| match place::log_tail(&place) {
+        let address =
+            program.start(&self.settings.id, &place).await.map_err(|why| match place::log_tail(
+                &place,
+            ) {
                 log if log.is_empty() => self.trouble("start its shim", why),
                 log => self.trouble("start its shim", format!("{why}: {log}")),
             })?;
@@ -222,11 +221,8 @@ impl Container {
     pub(crate) async fn start(&self, exec: &str) -> Result<u32> {
         self.phase(|phases| &mut phases.start_received);
         let process = self.find(exec)?;
-        let request = api::StartRequest {
-            id: self.id(),
-            exec_id: exec.to_owned(),
-            ..Default::default()
-        };
+        let request =
+            api::StartRequest { id: self.id(), exec_id: exec.to_owned(), ..Default::default() };
         let started: Result<api::StartResponse> = self.ask("Start", &request, CREATE).await;
         process.streams.started();
         let started = match started {
@@ -357,8 +353,7 @@ impl Container {
 
     async fn end_shim(&self) {
         if let Some(client) = self.shim.get() {
-            let request =
-                api::ShutdownRequest { id: self.id(), now: true, ..Default::default() };
+            let request = api::ShutdownRequest { id: self.id(), now: true, ..Default::default() };
             let _: Result<api::Empty> = self.ask("Shutdown", &request, ASK).await;
             if tokio::time::timeout(END, client.closed()).await.is_ok() {
                 return;
@@ -418,11 +413,8 @@ impl Container {
     }
 
     async fn ended(&self, process: &Process) -> ExitRecord {
-        let request = api::WaitRequest {
-            id: self.id(),
-            exec_id: process.exec.clone(),
-            ..Default::default()
-        };
+        let request =
+            api::WaitRequest { id: self.id(), exec_id: process.exec.clone(), ..Default::default() };
         let first = process.exec.is_empty();
         let answer: Result<api::WaitResponse, TaskError> = match self.shim.get() {
             Some(client) => client.call("Wait", &request, None).await,
@@ -553,7 +545,8 @@ fn rootfs(request: &api::CreateTaskRequest) -> Result<(RootfsImage, PathBuf)> {
     let [mount] = &request.rootfs[..] else {
         return Err(invalid("one mount is wanted".to_owned()));
     };
-    let options = RootfsOptions::from_options(&mount.options).map_err(|e| invalid(e.to_string()))?;
+    let options =
+        RootfsOptions::from_options(&mount.options).map_err(|e| invalid(e.to_string()))?;
     let own = options.upper.ok_or_else(|| invalid("option upper=PATH is missing".to_owned()))?;
     let text = std::fs::read(&mount.source).map_err(file("read", &mount.source))?;
     let image = serde_json::from_slice(&text).map_err(|e| invalid(e.to_string()))?;

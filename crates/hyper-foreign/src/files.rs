@@ -126,9 +126,8 @@ pub(crate) async fn write(
     let sink = pipe::Sender::from_owned_fd(ours)?;
     let request =
         WriteFiles { container: container.id(), path, keep_directories, owner, stream: 0 };
-    let unpacking = work(move || {
-        unpack::unpack(path::root(&places.inside)?, &request, File::from(theirs))
-    });
+    let unpacking =
+        work(move || unpack::unpack(path::root(&places.inside)?, &request, File::from(theirs)));
     let mut unpacking = tokio::spawn(unpacking);
     let taken = tokio::select! {
         biased;

@@ -30,7 +30,8 @@ pub(crate) fn process(pid: u32) -> Option<ProcessInfo> {
         uid: field("Uid:").parse().unwrap_or(0),
         state: fields.first().copied().unwrap_or_default().to_owned(),
         terminal: small(4),
-        started_unix_ns: boot_ns() + i64::try_from(number(19) * (1_000_000_000 / TICKS)).unwrap_or(0),
+        started_unix_ns: boot_ns()
+            + i64::try_from(number(19) * (1_000_000_000 / TICKS)).unwrap_or(0),
         cpu_ms: (number(11) + number(12)) * (1000 / TICKS),
         memory_bytes: number(20),
         resident_bytes: field("VmRSS:").parse::<u64>().unwrap_or(0) << 10,

@@ -26,10 +26,7 @@ const DATAGRAM: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Brings the namespace's loopback up and, with `names`, opens the resolver there.
-pub(crate) async fn prepare(
-    namespace: &Path,
-    names: Option<PathBuf>,
-) -> Result<Option<Resolver>> {
+pub(crate) async fn prepare(namespace: &Path, names: Option<PathBuf>) -> Result<Option<Resolver>> {
     let (path, wanted) = (namespace.to_owned(), names.is_some());
     let sockets = blocking(move || {
         let work = move || {
@@ -55,7 +52,8 @@ pub(crate) async fn prepare(
     })
     .await?;
     let (Some((udp, tcp)), Some(names)) = (sockets, names) else { return Ok(None) };
-    let open = || Ok((tokio::net::UdpSocket::from_std(udp)?, tokio::net::TcpListener::from_std(tcp)?));
+    let open =
+        || Ok((tokio::net::UdpSocket::from_std(udp)?, tokio::net::TcpListener::from_std(tcp)?));
     let (udp, tcp) = open().map_err(file::<std::io::Error>("serve names of", namespace))?;
     Ok(Some(Resolver { udp: Arc::new(udp), tcp, names: names.into() }))
 }

@@ -8,8 +8,8 @@ use containerd_shim_protos::shim::oci::Options;
 use hyper_task::foreign::{RUNC_TYPE, Runtime};
 use serde_json::Value;
 
-use crate::error::Result;
 use crate::ForeignError;
+use crate::error::Result;
 
 /// containerd's, for shims whose options are a file of their own.
 const GENERIC: &str = "runtimeoptions.v1.Options";
@@ -24,7 +24,8 @@ pub fn options(runtime: &Runtime) -> Result<Option<Any>> {
         let name = &runtime.name;
         ForeignError::Invalid(format!("option `{key}` of runtime `{name}` {why}"))
     };
-    let any = |type_url: &str, value| Any { type_url: type_url.to_owned(), value, ..Any::default() };
+    let any =
+        |type_url: &str, value| Any { type_url: type_url.to_owned(), value, ..Any::default() };
     if runtime.kind == RUNC_TYPE {
         let mut all = Options::new();
         for (key, value) in &runtime.options {

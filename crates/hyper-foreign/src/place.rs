@@ -45,7 +45,8 @@ pub(crate) fn make(place: &Path) -> Result<()> {
 /// For a `delete` that knows only the bundle.
 pub(crate) fn remember(place: &Path, image: &RootfsImage) -> Result<()> {
     let path = place.join(IMAGE);
-    let text = serde_json::to_vec(image).map_err(|e| file("write", &path)(std::io::Error::from(e)))?;
+    let text =
+        serde_json::to_vec(image).map_err(|e| file("write", &path)(std::io::Error::from(e)))?;
     std::fs::write(&path, text).map_err(file("write", path))
 }
 

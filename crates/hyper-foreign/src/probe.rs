@@ -105,7 +105,8 @@ async fn one(known: Known) -> Report {
     };
     let Some(program) = found else { return report };
     report.version = version(&program).await;
-    let driven = shim.is_some() || located(&mut report, SHIM, "apt-get install containerd").is_some();
+    let driven =
+        shim.is_some() || located(&mut report, SHIM, "apt-get install containerd").is_some();
     let mut ok = driven;
     for (kind, since) in [("erofs", "Linux 5.16"), ("overlay", "any kernel")] {
         let finding = file_system(kind, since);
@@ -150,7 +151,8 @@ fn located(report: &mut Report, program: &str, package: &str) -> Option<PathBuf>
 
 /// In the kernel, or a module that it loads when it is asked for.
 fn file_system(kind: &str, since: &str) -> Finding {
-    let listed = |text: String| text.lines().any(|line| line.split_whitespace().last() == Some(kind));
+    let listed =
+        |text: String| text.lines().any(|line| line.split_whitespace().last() == Some(kind));
     let built_in = std::fs::read_to_string("/proc/filesystems").is_ok_and(listed);
     let module = || {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -170,11 +172,8 @@ fn file_system(kind: &str, since: &str) -> Finding {
 }
 
 async fn version(program: &Path) -> Option<String> {
-    let asked = Command::new(program)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
+    let asked =
+        Command::new(program).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(VERSION, asked).await.ok()?.ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.lines().next().map(|line| line.chars().take(80).collect())

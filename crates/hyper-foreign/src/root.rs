@@ -25,8 +25,8 @@ use rustix::mount::{
 };
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{Result, file};
 use crate::ForeignError;
+use crate::error::{Result, file};
 
 /// `statfs(2)`: EROFS.
 const EROFS: i64 = 0xE0F5_E1E2;
@@ -271,11 +271,8 @@ fn mount_files(files: &[&Path], at: &Path) -> Result<(), Errno> {
     }
     fsconfig_set_flag(&context, "ro")?;
     fsconfig_create(&context)?;
-    let mounted = fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::MOUNT_ATTR_RDONLY,
-    )?;
+    let mounted =
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     move_mount(&mounted, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 

@@ -7,8 +7,8 @@ use hyper_files::user;
 use hyper_task::mount::{COPY_UP, DISK_KIND, LIVE};
 use serde_json::{Value, json};
 
-use crate::error::Result;
 use crate::ForeignError;
+use crate::error::Result;
 
 /// Annotation with the user as asked for; hyperd's.
 const USER: &str = "io.hyper.user";

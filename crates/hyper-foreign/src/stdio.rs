@@ -19,8 +19,8 @@ use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::error::{Result, blocking, file};
 use crate::ForeignError;
+use crate::error::{Result, blocking, file};
 
 /// What the shim is told: paths of FIFOs; empty: none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,7 +64,8 @@ impl Streams {
         stdin_ended: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Self> {
         let parse = |uri: &str| {
-            let sink = Sink::parse(uri).map_err(|error| ForeignError::Invalid(error.to_string()))?;
+            let sink =
+                Sink::parse(uri).map_err(|error| ForeignError::Invalid(error.to_string()))?;
             match sink {
                 Sink::Path(path) => Err(ForeignError::Invalid(format!(
                     "stdio `{}`: only the hub is served for runtimes of others",
@@ -97,7 +98,8 @@ impl Streams {
             let path = streams.fifo(dir, process, name)?;
             let reader = pipe::OpenOptions::new().open_receiver(&path);
             outputs[at] = Some(reader.map_err(file("open", &path))?);
-            let holder = pipe::OpenOptions::new().open_sender(&path).map_err(file("open", &path))?;
+            let holder =
+                pipe::OpenOptions::new().open_sender(&path).map_err(file("open", &path))?;
             streams.held.get_mut().unwrap_or_else(PoisonError::into_inner).push(holder);
             let text = path.display().to_string();
             *(if at == 0 { &mut streams.fifos.stdout } else { &mut streams.fifos.stderr }) = text;
@@ -127,10 +129,7 @@ impl Streams {
         }
         let [stdout, stderr] = outputs;
         let output = tokio::spawn(async move {
-            tokio::join!(
-                pump(&hub, Stream::Stdout, stdout),
-                pump(&hub, Stream::Stderr, stderr)
-            );
+            tokio::join!(pump(&hub, Stream::Stdout, stdout), pump(&hub, Stream::Stderr, stderr));
         });
         *streams.output.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(output);
         Ok(streams)

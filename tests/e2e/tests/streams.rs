@@ -70,8 +70,8 @@ fn stats_tell_what_a_container_uses() {
         let stream = begin(engine.docker_command(&["stats", "--format", "{{.Name}}", &calm]));
         std::thread::sleep(Duration::from_secs(3));
         engine.docker(&["pause", &calm]).succeeded();
-        let ask = ["stats", "--no-stream", "--format", "{{.CPUPerc}}", &calm];
-        assert_eq!(engine.docker(&ask).succeeded().text(), "0.00%", "{runtime}");
+        // What it did before it was paused may still count.
+        assert!(number(&calm, "{{.CPUPerc}}") < 1.0, "{runtime}");
         engine.docker(&["rm", "-f", &calm]).succeeded();
         let mut stream = stream;
         std::thread::sleep(Duration::from_secs(2));

@@ -184,8 +184,7 @@ async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Pr
         let surroundings = Surroundings {
             hypervisor: core.runtime(&spec.host.runtime),
             namespace: network::has_own(&spec).then(|| core.layout.namespace(&spec.id)),
-            names: (network::has_own(&spec) && resolver)
-                .then(|| core.layout.pod_names(&spec.id)),
+            names: (network::has_own(&spec) && resolver).then(|| core.layout.pod_names(&spec.id)),
             shares_pod: core.pods.find(&spec.host.pod).is_ok(),
             files: vec![
                 file("resolv.conf", "/etc/resolv.conf"),

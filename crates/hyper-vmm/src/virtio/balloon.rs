@@ -8,7 +8,7 @@ use rustix::event::PollFlags;
 use virtio_queue::{Queue, QueueT as _};
 use vm_memory::GuestAddress;
 
-use super::buffers::{Buffers, gather, total};
+use super::buffers::{Buffers, gather, next, total};
 use super::worker::{Stop, Worker, borrow};
 use super::{Device, Live, copy_config};
 use crate::memory::{self, Memory};
@@ -72,7 +72,7 @@ fn serve(live: &mut Live, stop: &Stop) -> io::Result<()> {
             if !queue.ready() {
                 continue;
             }
-            while let Some(chain) = queue.pop_descriptor_chain(Arc::clone(&memory)) {
+            while let Some(chain) = next(queue, &memory)? {
                 let head = chain.head_index();
                 let given = Buffers::of(&memory, chain).map_or(0, |buffers| match at {
                     INFLATE => numbered(&memory, &buffers),

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use rustix::event::PollFlags;
 use virtio_queue::{Queue, QueueT as _};
 
+use super::buffers::next;
 use super::worker::{Stop, Worker, borrow};
 use super::{Device, Live, copy_config};
 use crate::metrics::count;
@@ -199,7 +200,7 @@ impl Work {
 
     fn drain(&mut self, queue: &mut Queue) -> io::Result<()> {
         let memory = Arc::clone(&self.live.memory);
-        while let Some(chain) = queue.pop_descriptor_chain(Arc::clone(&memory)) {
+        while let Some(chain) = next(queue, &memory)? {
             let head = chain.head_index();
             let written = request::carry_out(&self.file, &memory, chain, &self.live.counters);
             queue.add_used(&*memory, head, written).map_err(io::Error::other)?;

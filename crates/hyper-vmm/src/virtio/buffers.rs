@@ -3,14 +3,28 @@
 //! Every address and length is checked against guest memory before a pointer is made of it.
 
 use std::io;
+use std::sync::Arc;
 
-use virtio_queue::DescriptorChain;
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT as _, QueueT as _};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemory as _, GuestMemoryMmap};
 
 use crate::memory::Memory;
 
 /// Most pieces of a chain; Linux's drivers make none longer than their queue and 2.
 const MAX_PIECES: usize = 1026;
+
+/// The next chain that the driver has offered. An index that no driver could have written is an
+/// error: it would otherwise be offered again and again.
+pub(super) fn next(
+    queue: &mut Queue,
+    memory: &Memory,
+) -> io::Result<Option<DescriptorChain<Memory>>> {
+    if !queue.ready() {
+        return Ok(None);
+    }
+    let mut chains = queue.iter(Arc::clone(memory)).map_err(io::Error::other)?;
+    Ok(chains.next())
+}
 
 /// Part of guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

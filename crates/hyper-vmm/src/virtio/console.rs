@@ -19,7 +19,7 @@ use rustix::event::PollFlags;
 use virtio_queue::{Queue, QueueOwnedT as _, QueueT as _};
 
 use self::control::Control;
-use super::buffers::{Buffers, Piece, Way, split, total, transfer};
+use super::buffers::{Buffers, Piece, Way, next, split, total, transfer};
 use super::worker::{Stop, Worker, borrow};
 use super::{ConsoleState, Device, DeviceState, Interrupt, Live, copy_config};
 use crate::memory::Memory;
@@ -203,7 +203,7 @@ impl Work {
         let Some([from, to]) = self.live.queues.get_mut(CONTROL_IN..=CONTROL_OUT) else {
             return Err(io::Error::other("queues are missing"));
         };
-        while let Some(chain) = to.pop_descriptor_chain(Arc::clone(&memory)) {
+        while let Some(chain) = next(to, &memory)? {
             let head = chain.head_index();
             if let Some(buffers) = Buffers::of(&memory, chain) {
                 self.control.hear(&memory, &buffers.readable)?;
@@ -211,7 +211,7 @@ impl Work {
             used(to, &memory, &self.live.interrupt, head, 0)?;
         }
         while self.control.has_words() {
-            let Some(chain) = from.pop_descriptor_chain(Arc::clone(&memory)) else { break };
+            let Some(chain) = next(from, &memory)? else { break };
             let head = chain.head_index();
             let written = match Buffers::of(&memory, chain) {
                 Some(buffers) => self.control.say(&memory, &buffers.writable)?,
@@ -230,7 +230,7 @@ impl Work {
         let Some(queue) = self.live.queues.get_mut(OUT) else { return Ok((false, false)) };
         loop {
             if self.sending.is_none() {
-                let Some(chain) = queue.pop_descriptor_chain(Arc::clone(&memory)) else { break };
+                let Some(chain) = next(queue, &memory)? else { break };
                 let head = chain.head_index();
                 let pieces = Buffers::of(&memory, chain).map(|buffers| buffers.readable);
                 let mut left = pieces.unwrap_or_default();
@@ -271,7 +271,7 @@ impl Work {
             return Ok((false, false));
         }
         let Some(queue) = self.live.queues.get_mut(IN) else { return Ok((false, false)) };
-        while let Some(chain) = queue.pop_descriptor_chain(Arc::clone(&memory)) {
+        while let Some(chain) = next(queue, &memory)? {
             let head = chain.head_index();
             let pieces = Buffers::of(&memory, chain).map(|buffers| buffers.writable);
             let pieces = pieces.unwrap_or_default();

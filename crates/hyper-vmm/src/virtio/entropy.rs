@@ -7,7 +7,7 @@ use rustix::event::PollFlags;
 use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_queue::{Queue, QueueT as _};
 
-use super::buffers::{Buffers, scatter, total};
+use super::buffers::{Buffers, next, scatter, total};
 use super::worker::{Stop, Worker, borrow};
 use super::{Device, Live};
 use crate::metrics::count;
@@ -53,7 +53,7 @@ fn serve(live: &mut Live, stop: &Stop) -> io::Result<()> {
         return Err(io::Error::other("the driver has set up no queue"));
     };
     loop {
-        while let Some(chain) = queue.pop_descriptor_chain(Arc::clone(&memory)) {
+        while let Some(chain) = next(queue, &memory)? {
             let head = chain.head_index();
             let mut written = 0;
             if let Some(buffers) = Buffers::of(&memory, chain) {

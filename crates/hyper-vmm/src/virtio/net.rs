@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustix::event::PollFlags;
 use virtio_queue::{Queue, QueueT as _};
 
-use super::buffers::{Buffers, Piece, Way, scatter, total, transfer};
+use super::buffers::{Buffers, Piece, Way, next, scatter, total, transfer};
 use super::worker::{Stop, Worker, borrow};
 use super::{Device, Interrupt, Live, copy_config};
 use crate::memory::Memory;
@@ -178,7 +178,7 @@ impl Work {
     fn send(&mut self) -> io::Result<bool> {
         let memory = Arc::clone(&self.live.memory);
         let queue = &mut self.live.queues[TX];
-        while let Some(chain) = queue.pop_descriptor_chain(Arc::clone(&memory)) {
+        while let Some(chain) = next(queue, &memory)? {
             let head = chain.head_index();
             let sent = Buffers::of(&memory, chain)
                 .filter(|buffers| (HEADER..=LARGEST).contains(&total(&buffers.readable)))
@@ -209,7 +209,7 @@ impl Work {
                 }
             }
             let queue = &mut self.live.queues[RX];
-            if !collect(queue, &memory, &mut self.held, self.waiting, self.merge) {
+            if !collect(queue, &memory, &mut self.held, self.waiting, self.merge)? {
                 return Ok((true, listen(queue, &memory)?));
             }
             let packet = &mut self.packet[..self.waiting];
@@ -229,16 +229,16 @@ fn collect(
     held: &mut Vec<(u16, Vec<Piece>)>,
     bytes: usize,
     merge: bool,
-) -> bool {
+) -> io::Result<bool> {
     let mut room: usize = held.iter().map(|(_, pieces)| total(pieces)).sum();
     while held.is_empty() || (merge && room < bytes) {
-        let Some(chain) = queue.pop_descriptor_chain(Arc::clone(memory)) else { return false };
+        let Some(chain) = next(queue, memory)? else { return Ok(false) };
         let head = chain.head_index();
         let pieces = Buffers::of(memory, chain).map(|buffers| buffers.writable).unwrap_or_default();
         room += total(&pieces);
         held.push((head, pieces));
     }
-    true
+    Ok(true)
 }
 
 /// Puts a packet into its buffers; what does not fit is cut off.

@@ -154,7 +154,10 @@ mod test {
         assert!(text.ends_with("127.0.1.1\tabababababab\n"), "{text}");
         assert_eq!(resolv_conf(&spec, has_resolver(&spec)), "nameserver 9.9.9.9\nsearch a b\n");
         spec.host.network = "mine".into();
-        assert_eq!(resolv_conf(&spec, has_resolver(&spec)), "nameserver 127.0.0.11\nsearch a b\noptions ndots:0\n");
+        assert_eq!(
+            resolv_conf(&spec, has_resolver(&spec)),
+            "nameserver 127.0.0.11\nsearch a b\noptions ndots:0\n"
+        );
         let endpoint = serde_json::json!({
             "id": "e", "network": "n", "network_name": "mine", "container": "c", "mac": "",
             "interface": "eth0", "link": "l", "addresses": ["10.1.0.2/16", "fd00::2/64"],
