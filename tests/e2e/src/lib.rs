@@ -16,10 +16,17 @@ pub use host::Host;
 pub use registry::Registry;
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// The runtimes that every host of the tests has.
-pub const RUNTIMES: [&str; 2] = ["uml", "qemu"];
+/// The runtimes that most tests run on: those that every host of the tests has, or those of the
+/// variable `HYPER_E2E_RUNTIMES` (`kvm,qemu`).
+pub fn runtimes() -> Vec<&'static str> {
+    static CHOSEN: LazyLock<String> = LazyLock::new(|| {
+        std::env::var("HYPER_E2E_RUNTIMES").unwrap_or_else(|_| "uml,qemu".to_owned())
+    });
+    CHOSEN.split(',').collect()
+}
 
 /// The checkout.
 pub fn root() -> PathBuf {

@@ -3,12 +3,12 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use hyper_e2e::{Engine, Host, RUNTIMES, eventually, program, run};
+use hyper_e2e::{Engine, Host, runtimes, eventually, program, run};
 
 #[test]
 fn command_that_is_missing_or_not_executable() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let run = |command: &str| {
             engine.docker(&["run", "--rm", "--runtime", runtime, "busybox", command])
         };
@@ -69,7 +69,7 @@ fn kernel_that_does_not_boot_is_named() {
     let bad = engine.dir().join("not-a-kernel");
     std::fs::write(&bad, vec![0_u8; 5000]).expect("write");
     let bad = bad.display().to_string();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let started = Instant::now();
         engine
             .hyper(&["run", "--rm", "--runtime", runtime, "--kernel", &bad, "busybox", "true"])
@@ -186,7 +186,7 @@ fn hypervisor_pid(engine: &Engine, name: &str) -> String {
 #[test]
 fn killed_hypervisor_ends_the_container_and_says_so() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let name = format!("victim-{runtime}");
         engine
             .hyper(&["run", "-d", "--name", &name, "--runtime", runtime, "busybox", "sleep", "600"])

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hyper_e2e::{Engine, RUNTIMES, eventually};
+use hyper_e2e::{Engine, runtimes, eventually};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -17,7 +17,7 @@ fn seen(engine: &Engine, runtime: &str, flags: &[&str], script: &str) -> String 
 #[test]
 fn limits_are_enforced_in_the_guest() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let limits =
             ["--cpus", "0.5", "--cpu-shares", "512", "--memory", "64m", "--pids-limit", "20"];
         let files = "cd /sys/fs/cgroup; cat cpu.max cpu.weight memory.max pids.max; \
@@ -47,7 +47,7 @@ fn limits_are_enforced_in_the_guest() {
 #[test]
 fn privileges_are_what_was_asked_for() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let caps = "grep CapEff /proc/self/status | cut -f2";
         let eff = |flags: &[&str]| {
             let text = seen(&engine, runtime, flags, caps);
@@ -87,7 +87,7 @@ fn who_where_and_what_is_run() {
     std::fs::write(&labels, "# none\ntier=front\n").expect("labels");
     let variables = engine.dir().join("variables");
     std::fs::write(&variables, "FROM_FILE=yes\n# none\n").expect("variables");
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let who = ["--user", "33:44", "--group-add", "55", "--group-add", "tty"];
         let said = seen(&engine, runtime, &who, "id -u; id -g; id -G");
         assert_eq!(said, "33\n44\n44 5 55", "{runtime}");
@@ -123,7 +123,7 @@ fn who_where_and_what_is_run() {
 #[test]
 fn init_reaps_and_forwards() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let name = format!("init-{runtime}");
         // The first process starts one that loses its parent at once.
         let script = "trap 'echo got; exit 7' USR1; (sleep 0.2 & exit); \
@@ -159,7 +159,7 @@ fn init_reaps_and_forwards() {
 #[test]
 fn stop_signal_and_grace() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let name = format!("stops-{runtime}");
         let script = "trap 'exit 5' INT; trap '' TERM; echo up; while :; do sleep 0.1; done";
         let run = ["run", "-d", "--stop-signal", "SIGINT", "--stop-timeout", "60", "--name", &name];

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use hyper_e2e::{Host, Outcome, RUNTIMES, eventually, image, program, run};
+use hyper_e2e::{Host, Outcome, runtimes, eventually, image, program, run};
 use tempfile::TempDir;
 
 /// A containerd of the test's own.
@@ -89,7 +89,7 @@ fn ctr_run_prints_from_inside_the_guest_and_leaves_nothing() {
         containerd.ctr(&all)
     };
     let host = run("uname", &["-r"], Duration::from_secs(5)).text();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let pick = format!("io.hyper.hypervisor={runtime}");
         let guest = ctr_run("a", &["--annotation", &pick], &["uname", "-r"]).succeeded().text();
         assert!(!guest.is_empty());
@@ -141,7 +141,7 @@ fn bind_mounts_of_the_oci_spec_are_live() {
         format!("type=bind,src={path},dst=/data,options=rbind:rw"),
         format!("type=bind,src={path}/in,dst=/etc/hosts,options=rbind:ro"),
     );
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let pick = format!("io.hyper.hypervisor={runtime}");
         let run = |mounts: &[&str], script: &str| {
             let mut all =

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-use hyper_e2e::{Engine, RUNTIMES, run_with};
+use hyper_e2e::{Engine, runtimes, run_with};
 use sha2::{Digest, Sha256};
 
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -182,7 +182,7 @@ fn two_hundred_megabytes_are_unharmed_both_ways() {
     let (source, back) = (dir.path().join("source"), dir.path().join("back"));
     fs::write(&source, random(200 << 20)).expect("write");
     let wanted = Sha256::digest(fs::read(&source).expect("read"));
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let name = runtime;
         let sleep = ["run", "-d", "--name", name, "--runtime", runtime, "busybox", "sleep", "900"];
         engine.docker(&sleep).succeeded();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hyper_e2e::{Engine, RUNTIMES, eventually, run};
+use hyper_e2e::{Engine, runtimes, eventually, run};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -49,7 +49,7 @@ fn pid(engine: &Engine, name: &str, of: &str) -> String {
 #[test]
 fn a_killed_hypervisor_and_a_killed_supervisor_are_told_apart() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         for (of, words) in [("hypervisor_pid", "hypervisor"), ("supervisor_pid", "supervisor")] {
             let name = format!("{of}-{runtime}").replace('_', "-");
             start(&engine, &name, runtime, &[], &["sleep", "600"]);
@@ -76,7 +76,7 @@ fn a_killed_hypervisor_and_a_killed_supervisor_are_told_apart() {
 #[test]
 fn memory_that_runs_out_is_told_wherever_it_does() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         // The container's own limit, then all memory of its guest.
         for (name, flags) in [("own", &["-m", "32m"][..]), ("guest", &[])] {
             let name = format!("{name}-{runtime}");
@@ -107,7 +107,7 @@ fn a_panic_is_told() {
 #[test]
 fn a_guest_that_stops_answering_is_told_within_ten_seconds() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let name = format!("mute-{runtime}");
         start(&engine, &name, runtime, &[], &["sleep", "600"]);
         run("kill", &["-STOP", &pid(&engine, &name, "hypervisor_pid")], SOON).succeeded();

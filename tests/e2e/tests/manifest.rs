@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hyper_e2e::{Engine, RUNTIMES, eventually};
+use hyper_e2e::{Engine, runtimes, eventually};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -60,7 +60,7 @@ spec:
 #[test]
 fn a_kubernetes_pod_of_two_containers_and_an_init_container_runs_and_goes() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let (name, manifest) = (format!("site-{runtime}"), pod(runtime).into_bytes());
         let said = engine.hyper_with_input(&["apply", "-f", "-"], manifest.clone()).succeeded();
         assert_eq!(said.text(), format!("pod/{name}"));

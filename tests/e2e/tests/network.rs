@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hyper_e2e::{Engine, RUNTIMES, eventually};
+use hyper_e2e::{Engine, runtimes, eventually};
 
 /// A container that serves `text` on port 80.
 fn serve(engine: &Engine, name: &str, text: &str, flags: &[&str]) {
@@ -39,7 +39,7 @@ fn traces(engine: &Engine) -> String {
 #[test]
 fn a_published_port_is_there_for_everyone_and_gone_with_its_pod() {
     let engine = Engine::apart();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let flags = ["--runtime", runtime, "-p", "8080:80", "-p", "127.0.0.1::80"];
         serve(&engine, "web", runtime, &flags);
         let ip = engine.inspect("web", "{{.NetworkSettings.IPAddress}}");
@@ -77,7 +77,7 @@ fn containers_of_a_network_find_each_other_by_name_and_others_do_not() {
     engine.hyper(&["network", "create", "--internal", "apart"]).succeeded();
     let flags = ["--network", "mine", "--ip", "172.30.9.77", "--network-alias", "al"];
     serve(&engine, "web", "hello", &flags);
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let flags = ["--runtime", runtime, "--network", "mine", "--name", runtime];
         let run = [&["run", "-d"], &flags[..], &["busybox", "sleep", "600"]].concat();
         engine.docker(&run).succeeded();

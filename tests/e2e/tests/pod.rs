@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hyper_e2e::{Engine, RUNTIMES, eventually, run};
+use hyper_e2e::{Engine, runtimes, eventually, run};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -14,7 +14,7 @@ fn pod_field(engine: &Engine, pod: &str, template: &str) -> String {
 #[test]
 fn containers_of_a_pod_share_loopback_hostname_and_guest() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let (pod, web) = (format!("duo-{runtime}"), format!("web-{runtime}"));
         engine.hyper(&["pod", "create", "--runtime", runtime, &pod]).succeeded();
         assert_eq!(pod_field(&engine, &pod, "{{.status}}"), "created");

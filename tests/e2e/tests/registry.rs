@@ -2,7 +2,7 @@
 
 use std::io::{Seek, SeekFrom, Write};
 
-use hyper_e2e::{Engine, RUNTIMES, Registry, image};
+use hyper_e2e::{Engine, runtimes, Registry, image};
 
 #[test]
 fn debian_from_the_registry_runs_python_on_every_runtime() {
@@ -11,7 +11,7 @@ fn debian_from_the_registry_runs_python_on_every_runtime() {
     let engine = Engine::start();
     let reference = registry.reference("debian/python:12");
     engine.docker(&["pull", &reference]).succeeded();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let code = "import hashlib; print(hashlib.sha256(b'x' * 10**6).hexdigest())";
         let outcome = engine
             .hyper(&["run", "--rm", "--runtime", runtime, &reference, "python3", "-c", code])

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use hyper_e2e::{Engine, RUNTIMES, eventually};
+use hyper_e2e::{Engine, runtimes, eventually};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -14,7 +14,7 @@ fn state(engine: &Engine, name: &str) -> String {
 #[test]
 fn restart_policies_are_dockers() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let name = format!("fails-{runtime}");
         let run = ["run", "-d", "--name", &name, "--runtime", runtime, "--restart", "on-failure:2"];
         engine.docker(&[&run[..], &["busybox", "sh", "-c", "date; exit 3"]].concat()).succeeded();
@@ -118,7 +118,7 @@ fn host_quota(pid: u64) -> Option<u64> {
 #[test]
 fn restart_rename_update_wait() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let name = format!("web-{runtime}");
         let run = ["run", "-d", "--name", &name, "--runtime", runtime, "--memory", "64m"];
         engine.docker(&[&run[..], &["busybox", "sleep", "600"]].concat()).succeeded();
@@ -183,7 +183,7 @@ fn restart_rename_update_wait() {
 fn health_checks_are_run() {
     let mut engine = Engine::with_busybox();
     let health = |engine: &Engine, name: &str| engine.inspect(name, "{{.State.Health.Status}}");
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let name = format!("sick-{runtime}");
         let run =
             ["run", "-d", "--name", &name, "--runtime", runtime, "--health-interval", "500ms"];

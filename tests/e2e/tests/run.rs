@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::process::Stdio;
 use std::time::Duration;
 
-use hyper_e2e::{Engine, RUNTIMES, eventually, run};
+use hyper_e2e::{Engine, runtimes, eventually, run};
 use sha2::{Digest, Sha256};
 
 fn host_kernel() -> String {
@@ -14,7 +14,7 @@ fn host_kernel() -> String {
 #[test]
 fn exit_code_of_the_command_is_the_exit_code_of_the_client() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let arguments = ["run", "--rm", "--runtime", runtime, "busybox", "sh", "-c", "exit 17"];
         engine.docker(&arguments).exited(17);
         engine.hyper(&arguments).exited(17);
@@ -24,7 +24,7 @@ fn exit_code_of_the_command_is_the_exit_code_of_the_client() {
 #[test]
 fn the_container_has_a_kernel_of_its_own() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let guest = engine
             .docker(&["run", "--rm", "--runtime", runtime, "busybox", "uname", "-r"])
             .succeeded();
@@ -57,7 +57,7 @@ fn two_hundred_megabytes_through_cat_are_unharmed() {
         chunk.copy_from_slice(&state.to_le_bytes());
     }
     let wanted = Sha256::digest(&input);
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let arguments = ["run", "-i", "--rm", "--runtime", runtime, "busybox", "cat"];
         let outcome = engine.hyper_with_input(&arguments, input.clone()).succeeded();
         assert_eq!(outcome.stdout.len(), input.len(), "{runtime}");

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use hyper_e2e::{Engine, RUNTIMES, eventually};
+use hyper_e2e::{Engine, runtimes, eventually};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -25,7 +25,7 @@ fn said(child: Child) -> String {
 #[test]
 fn stats_tell_what_a_container_uses() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let (busy, calm) = (format!("busy-{runtime}"), format!("calm-{runtime}"));
         let work = "dd if=/dev/zero of=/f bs=1M count=20 conv=fsync 2>/dev/null; \
                     sleep 600 </dev/null & while :; do :; done";
@@ -200,7 +200,7 @@ fn events_have_dockers_fields_and_outlive_hyperd() {
 #[test]
 fn several_clients_share_a_container() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let name = format!("cat-{runtime}");
         let run = ["run", "-d", "-i", "--name", &name, "--runtime", runtime, "busybox", "cat"];
         engine.docker(&run).succeeded();
@@ -239,7 +239,7 @@ fn much_goes_through_an_exec_and_a_half_closed_stdin_ends_it() {
     let engine = Engine::with_busybox();
     let megabytes: usize =
         std::env::var("HYPER_E2E_STREAM_MB").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let name = format!("pipe-{runtime}");
         // Emulated guests move a tenth of it.
         let bytes = (if runtime == "qemu" { megabytes / 5 } else { megabytes }) << 20;

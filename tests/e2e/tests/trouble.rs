@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use hyper_e2e::{Engine, RUNTIMES, eventually, image, run};
+use hyper_e2e::{Engine, runtimes, eventually, image, run};
 
 /// A small file system of the test's own; unmounted when dropped.
 struct SmallDisk {
@@ -45,7 +45,7 @@ fn container_that_fills_the_hosts_disk_is_told_and_nothing_else_is_lost() {
     let data = text(&disk.path().join("data"));
     let mut engine = Engine::start_with(&["--data-root", &data]);
     engine.hyper(&["load", "-q", "-i", &text(&image("busybox"))]).succeeded();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let (calm, greedy) = (format!("calm-{runtime}"), format!("greedy-{runtime}"));
         let run = ["run", "-d", "--runtime", runtime, "--name", &calm, "busybox", "sleep", "600"];
         engine.hyper(&run).succeeded();
@@ -80,7 +80,7 @@ fn memory_cgroup(pid: &str) -> (PathBuf, &'static str) {
 #[test]
 fn hypervisor_that_the_hosts_oom_killer_ends_is_told() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let name = format!("heavy-{runtime}");
         let eat = "sleep 2; head -c 90m /dev/zero | tail | wc -c; sleep 60";
         let run = ["run", "-d", "--name", &name, "--runtime", runtime, "busybox", "sh", "-c", eat];
@@ -107,11 +107,11 @@ fn hypervisor_that_the_hosts_oom_killer_ends_is_told() {
 #[test]
 fn image_runs_on_both_hypervisors_at_once() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let run = ["run", "-d", "--name", runtime, "--runtime", runtime, "busybox", "sleep", "600"];
         engine.hyper(&run).succeeded();
     }
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let again = ["run", "--rm", "--runtime", runtime, "busybox", "echo", "too"];
         assert_eq!(engine.hyper(&again).succeeded().text(), "too");
     }
@@ -120,7 +120,7 @@ fn image_runs_on_both_hypervisors_at_once() {
 #[test]
 fn clock_is_right_after_a_pause() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let name = format!("clock-{runtime}");
         let run = ["run", "-d", "--name", &name, "--runtime", runtime, "busybox", "sleep", "600"];
         engine.hyper(&run).succeeded();

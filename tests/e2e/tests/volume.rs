@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hyper_e2e::{Engine, Host, RUNTIMES, eventually};
+use hyper_e2e::{Engine, Host, runtimes, eventually};
 use tempfile::TempDir;
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -25,7 +25,7 @@ fn read(path: impl AsRef<Path>) -> String {
 #[test]
 fn what_one_side_writes_and_closes_the_other_reads() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let (dir, path) = shared();
         fs::write(dir.path().join("from-host"), "one").expect("write");
         let bind = format!("{path}:/data");
@@ -78,7 +78,7 @@ fn what_one_side_writes_and_closes_the_other_reads() {
 #[test]
 fn a_shared_directory_is_a_file_system() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let (dir, path) = shared();
         let bind = format!("{path}:/data");
         let script = "set -e; cd /data
@@ -108,7 +108,7 @@ fn no_link_leads_out_of_a_volume() {
     let engine = Engine::with_busybox();
     let (secret, outside) = shared();
     fs::write(secret.path().join("secret"), "of the host").expect("write");
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let (dir, path) = shared();
         symlink(&outside, dir.path().join("absolute")).expect("link");
         let up = format!("../../../../../../../..{outside}");
@@ -129,7 +129,7 @@ fn no_link_leads_out_of_a_volume() {
 #[test]
 fn read_only_holds_and_single_files_are_live() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let (dir, path) = shared();
         fs::write(dir.path().join("file"), "first\n").expect("write");
         let (ro, mount) = (format!("{path}:/ro:ro"), format!("type=bind,src={path}/file,dst=/one"));
@@ -169,7 +169,7 @@ fn read_only_holds_and_single_files_are_live() {
 fn two_pods_share_one_volume() {
     let engine = Engine::with_busybox();
     engine.docker(&["volume", "create", "both"]).succeeded();
-    for (name, runtime) in [("left", RUNTIMES[0]), ("right", RUNTIMES[1])] {
+    for (name, runtime) in [("left", "uml"), ("right", "qemu")] {
         let arguments = [
             "run",
             "-d",
@@ -392,7 +392,7 @@ fn volumes_are_made_listed_looked_at_and_removed() {
 #[test]
 fn a_disk_volume_has_one_writer_and_survives_a_killed_pod() {
     let engine = Engine::with_busybox();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let volume = format!("db-{runtime}");
         engine.docker(&["volume", "create", "-d", "disk", "-o", "size=64m", &volume]).succeeded();
         let (bind, name) = (format!("{volume}:/db"), format!("writer-{runtime}"));
@@ -438,7 +438,7 @@ fn memory_can_be_mounted_in_all_forms() {
             "mem2",
         ])
         .succeeded();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let outcome = engine.docker(&[
             "run", "--rm", "--runtime", runtime, "--tmpfs", "/a:size=1m,mode=700,uid=9,exec", "--mount",
             "type=tmpfs,dst=/b,tmpfs-size=4m,tmpfs-mode=1770", "-v", "mem:/c", "-v", "mem2:/d", "busybox",
@@ -506,7 +506,7 @@ fn a_killed_sharer_ends_the_pod_and_says_so() {
     let engine = Engine::with_busybox();
     let (_dir, path) = shared();
     let before = Host::look(&engine.dir().display().to_string());
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let (name, bind) = (format!("cut-{runtime}"), format!("{path}:/data"));
         let script = "while true; do date > /data/x; cat /data/x > /dev/null; done";
         let arguments = [
@@ -546,7 +546,7 @@ fn hyperd_may_die_under_shared_directories() {
     let (dir, path) = shared();
     let marker = engine.dir().display().to_string();
     let before = Host::look(&marker);
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let (name, bind) = (format!("on-{runtime}"), format!("{path}:/data"));
         let arguments = [
             "run",
@@ -567,7 +567,7 @@ fn hyperd_may_die_under_shared_directories() {
     }
     engine.kill_daemon();
     engine.restart();
-    for runtime in RUNTIMES {
+    for runtime in runtimes() {
         let name = format!("on-{runtime}");
         engine.docker(&["exec", &name, "touch", &format!("/data/{runtime}"), "/v/f"]).succeeded();
         assert!(dir.path().join(runtime).exists());
