@@ -50,6 +50,12 @@ pub(crate) fn load(
     Ok(kernel.entry)
 }
 
+/// A kernel alone: for the fuzz target.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn load_kernel(memory: &Memory, kernel: File) -> Result<u64, VmmError> {
+    kernel::load(memory, kernel).map(|kernel| kernel.entry)
+}
+
 fn written(what: &'static str, error: &vm_memory::GuestMemoryError) -> VmmError {
     VmmError::Memory { doing: what, why: error.to_string() }
 }

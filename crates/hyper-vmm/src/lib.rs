@@ -26,6 +26,8 @@ pub mod config;
 mod control;
 mod cpu;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod machine;
 mod memory;
 mod metrics;

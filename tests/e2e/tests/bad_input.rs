@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use hyper_e2e::{Engine, Host, runtimes, eventually, program, run};
+use hyper_e2e::{Engine, Host, eventually, program, run, runtimes};
 
 #[test]
 fn command_that_is_missing_or_not_executable() {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use hyper_e2e::{Host, Outcome, runtimes, eventually, image, program, run};
+use hyper_e2e::{Host, Outcome, eventually, image, program, run, runtimes};
 use tempfile::TempDir;
 
 /// A containerd of the test's own.

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-use hyper_e2e::{Engine, runtimes, run_with};
+use hyper_e2e::{Engine, run_with, runtimes};
 use sha2::{Digest, Sha256};
 
 const DEADLINE: Duration = Duration::from_secs(180);

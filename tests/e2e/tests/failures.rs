@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hyper_e2e::{Engine, runtimes, eventually, run};
+use hyper_e2e::{Engine, eventually, run, runtimes};
 
 const SOON: Duration = Duration::from_secs(60);
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use hyper_e2e::{Engine, runtimes, eventually};
+use hyper_e2e::{Engine, eventually, runtimes};
 
 /// A container that serves `text` on port 80.
 fn serve(engine: &Engine, name: &str, text: &str, flags: &[&str]) {

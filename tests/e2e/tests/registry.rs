@@ -2,7 +2,7 @@
 
 use std::io::{Seek, SeekFrom, Write};
 
-use hyper_e2e::{Engine, runtimes, Registry, image};
+use hyper_e2e::{Engine, Registry, image, runtimes};
 
 #[test]
 fn debian_from_the_registry_runs_python_on_every_runtime() {

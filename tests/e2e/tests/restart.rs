@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use hyper_e2e::{Engine, runtimes, eventually};
+use hyper_e2e::{Engine, eventually, runtimes};
 
 const SOON: Duration = Duration::from_secs(60);
 

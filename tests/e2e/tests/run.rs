@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::process::Stdio;
 use std::time::Duration;
 
-use hyper_e2e::{Engine, runtimes, eventually, run};
+use hyper_e2e::{Engine, eventually, run, runtimes};
 use sha2::{Digest, Sha256};
 
 fn host_kernel() -> String {

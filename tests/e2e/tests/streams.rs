@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use hyper_e2e::{Engine, runtimes, eventually};
+use hyper_e2e::{Engine, eventually, runtimes};
 
 const SOON: Duration = Duration::from_secs(60);
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use hyper_e2e::{Engine, runtimes, eventually, image, run};
+use hyper_e2e::{Engine, eventually, image, run, runtimes};
 
 /// A small file system of the test's own; unmounted when dropped.
 struct SmallDisk {

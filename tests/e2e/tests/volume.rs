@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hyper_e2e::{Engine, Host, runtimes, eventually};
+use hyper_e2e::{Engine, Host, eventually, runtimes};
 use tempfile::TempDir;
 
 const WAIT: Duration = Duration::from_secs(20);
