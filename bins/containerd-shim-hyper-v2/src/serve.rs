@@ -63,7 +63,11 @@ pub fn serve(args: &Args, started_ns: i64) -> anyhow::Result<()> {
 
 async fn run(args: &Args, bundle: &Path, config: &Config, started_ns: i64) -> anyhow::Result<()> {
     if bundle.join(FOREIGN).exists() {
-        return foreign(args, bundle, started_ns).await;
+        let own = config.run_dir.join("pods").join(bundle_hash(bundle));
+        let served = foreign(args, bundle, started_ns).await;
+        // Where `start` noted our number.
+        let _ = std::fs::remove_dir_all(own);
+        return served;
     }
     let listener = take_stdin().context("take the socket")?;
     let listener = std::os::unix::net::UnixListener::from(listener);

@@ -210,8 +210,11 @@ impl Networks {
         for endpoint in &endpoints {
             self.unplug(endpoint).await;
         }
+        let names = self.layout.pod_names(container);
         let gone = crate::core::blocking(move || {
             hyper_network::namespace::remove(&namespace);
+            // Not there when the start failed before.
+            let _ = std::fs::remove_file(names);
             Ok(())
         });
         // It fails only as hyperd ends, and the next one does it.
@@ -319,7 +322,15 @@ impl Networks {
 
     async fn remove_namespaces(&self, live: &HashSet<String>) {
         let (directory, live) = (self.layout.namespaces(), live.clone());
+        let networks = self.layout.networks();
         let done = crate::core::blocking(move || {
+            for entry in std::fs::read_dir(networks).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                let pod = name.to_str().and_then(|n| n.strip_prefix("pod-")?.strip_suffix(".json"));
+                if pod.is_some_and(|pod| !live.contains(pod)) {
+                    let _ = std::fs::remove_file(entry.path());
+                }
+            }
             for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
                 if entry.file_name().to_str().is_none_or(|name| !live.contains(name)) {
                     hyper_network::namespace::remove(&entry.path());
