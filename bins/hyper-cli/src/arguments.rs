@@ -437,6 +437,9 @@ pub struct BenchStartFlags {
     pub runtime: Vec<String>,
     #[arg(long, default_value = "busybox")]
     pub image: String,
+    /// Network of the containers, for all runtimes [default: as `run`]
+    #[arg(long)]
+    pub network: Option<String>,
     /// Docker engine to measure beside ours, when it answers
     #[arg(long, default_value = "unix:///var/run/docker.sock")]
     pub docker: String,

@@ -240,7 +240,12 @@ fn mount_image(image: &RootfsImage, at: &Path) -> Result<()> {
         .chain(&image.layers)
         .map(|file| file.path.as_path())
         .collect();
-    match mount_files(&files, at) {
+    // Read past the files' own page cache (Linux 6.15), or what is read is in memory twice.
+    let mounted = mount_files(&files, at, true).or_else(|error| match error {
+        Errno::NOTBLK | Errno::NODEV => Err(error),
+        _ => mount_files(&files, at, false),
+    });
+    match mounted {
         Err(Errno::NOTBLK) => {
             tracing::info!("the kernel mounts EROFS from devices only: loop devices");
             mount_loops(&files, at)
@@ -262,7 +267,7 @@ fn no_erofs(at: &Path, error: Errno) -> ForeignError {
 }
 
 /// `mount(2)`'s options are a page at most, and an image may have hundreds of layers.
-fn mount_files(files: &[&Path], at: &Path) -> Result<(), Errno> {
+fn mount_files(files: &[&Path], at: &Path, direct: bool) -> Result<(), Errno> {
     let Some((metadata, layers)) = files.split_first() else { return Err(Errno::INVAL) };
     let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", *metadata)?;
@@ -270,6 +275,9 @@ fn mount_files(files: &[&Path], at: &Path) -> Result<(), Errno> {
         fsconfig_set_string(&context, "device", *layer)?;
     }
     fsconfig_set_flag(&context, "ro")?;
+    if direct {
+        fsconfig_set_flag(&context, "directio")?;
+    }
     fsconfig_create(&context)?;
     let mounted =
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
@@ -285,7 +293,7 @@ fn mount_loops(files: &[&Path], at: &Path) -> Result<()> {
     });
     let mounted = attached.and_then(|()| {
         let devices: Vec<&Path> = devices.iter().map(Path::new).collect();
-        mount_files(&devices, at).map_err(|error| no_erofs(at, error))
+        mount_files(&devices, at, false).map_err(|error| no_erofs(at, error))
     });
     for device in &devices {
         if let Err(error) = losetup(&["--detach"], Path::new(device)) {

@@ -102,6 +102,10 @@ fn become_user(process: &mut Value, named: Option<&str>, root: &Path) -> Result<
     for name in groups {
         gids.push(json!(user::group(&name, &group).map_err(unknown)?));
     }
+    // A terminal of no size is an error to many programs.
+    if process["terminal"] == true && process.get("consoleSize").is_none() {
+        process["consoleSize"] = json!({ "height": 24, "width": 80 });
+    }
     process["user"] = json!({ "uid": who.uid, "gid": who.gid, "additionalGids": gids });
     if let Some(fields) = process.as_object_mut() {
         fields.remove("user_name");

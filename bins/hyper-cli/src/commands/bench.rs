@@ -106,6 +106,9 @@ impl Subject {
                 command
             }
         };
+        if let Some(network) = &flags.network {
+            command.args(["--network", network]);
+        }
         let name =
             format!("bench-{}-{}", std::process::id(), self.samples.len() + self.failures.len());
         let started = Instant::now();
@@ -178,12 +181,19 @@ impl Subject {
     }
 }
 
+/// Beside docker, or else beside `runc` on our engine.
 fn compare(subjects: &[Subject]) {
-    let Some(docker) = subjects.iter().find(|subject| subject.runtime.is_none()) else { return };
-    let reference = quantile(&docker.walls(), 0.5);
-    for subject in subjects.iter().filter(|subject| subject.runtime.is_some()) {
-        let ratio = quantile(&subject.walls(), 0.5) / reference;
-        println!("{} takes {ratio:.2} × docker (medians)", subject.name);
+    let measured = |subject: &&Subject| !subject.samples.is_empty();
+    let docker = subjects.iter().find(|subject| subject.runtime.is_none());
+    let runc = || subjects.iter().find(|subject| subject.runtime.as_deref() == Some("runc"));
+    let Some(reference) = docker.filter(measured).or_else(|| runc().filter(measured)) else {
+        return;
+    };
+    let median = quantile(&reference.walls(), 0.5);
+    let others = subjects.iter().filter(|subject| subject.name != reference.name);
+    for subject in others.filter(measured) {
+        let ratio = quantile(&subject.walls(), 0.5) / median;
+        println!("{} takes {ratio:.2} × {} (medians)", subject.name, reference.name);
     }
 }
 
