@@ -13,6 +13,8 @@ pub enum Action {
     Delete,
     /// Our own: looks at the host, for `hyper doctor`.
     Probe,
+    /// Our own: how strong the walls of the hypervisors are, for hyperd.
+    Walls,
     Version,
     Info,
 }
@@ -86,6 +88,7 @@ impl Args {
             Some("serve") => Action::Serve,
             Some("delete") => Action::Delete,
             Some("probe") => Action::Probe,
+            Some("walls") => Action::Walls,
             Some("version") => Action::Version,
             Some("info") => Action::Info,
             Some(other) => bail!("unknown action `{other}`: start, delete, serve, probe"),

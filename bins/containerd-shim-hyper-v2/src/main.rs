@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         }
         Action::Info => start::info(),
         Action::Probe => probe::probe(),
+        Action::Walls => probe::walls(),
         Action::Start => start::start(&args),
         Action::Serve => serve::serve(&args, started_ns),
         Action::Delete => delete::delete(&args),

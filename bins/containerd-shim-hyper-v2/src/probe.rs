@@ -60,6 +60,28 @@ pub fn probe() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints the wall of each hypervisor and which `auto` takes. What was seen to work is remembered:
+/// hyperd asks at every start.
+pub fn walls() -> anyhow::Result<()> {
+    let config = Config::load()?;
+    let (hypervisors, _) = hypervisors::hypervisors(&config);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    let mut auto = None;
+    let mut walls = Vec::new();
+    for hypervisor in &hypervisors {
+        if auto.is_none() && runtime.block_on(hypervisor.probe()).usable {
+            auto = Some(hypervisor.name());
+        }
+        let wall = hypervisor.capabilities().wall;
+        walls.push(serde_json::json!({ "name": hypervisor.name(), "wall": wall }));
+    }
+    println!("{}", serde_json::json!({ "auto": auto, "hypervisors": walls }));
+    Ok(())
+}
+
 /// A container's writable disk is made from a template that `mke2fs` makes once.
 fn mke2fs() -> Finding {
     let places = std::env::var_os("PATH").unwrap_or_default();

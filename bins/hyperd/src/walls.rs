@@ -14,7 +14,7 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// Until it is known, or cannot be: then `info` shows none.
 pub async fn look(engine: Engine, supervisor: PathBuf) {
     let asked = tokio::process::Command::new(&supervisor)
-        .arg("probe")
+        .arg("walls")
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
