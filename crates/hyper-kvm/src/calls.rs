@@ -97,6 +97,9 @@ pub fn list(share: bool) -> Seccomp {
         .refuse(libc::SYS_clone3, libc::ENOSYS)
         // Asking for limits, not setting them.
         .allow_if(libc::SYS_prlimit64, 2, Comparison::Is(0))
+        // Threads narrow what they may do.
+        .allow(&[libc::SYS_seccomp])
+        .allow_if(libc::SYS_prctl, 0, Comparison::Is(libc::PR_SET_NO_NEW_PRIVS as u64))
         .allow_if(libc::SYS_prctl, 0, Comparison::Is(libc::PR_SET_NAME as u64));
     for request in [KVM, TAP, FIONBIO] {
         list = list.allow_if(libc::SYS_ioctl, 1, request);

@@ -14,7 +14,8 @@
 //! virtio-mmio devices that its command line names.
 //!
 //! Invariants:
-//! - Nothing is opened by name: all files are descriptors that were given.
+//! - Nothing is opened by name: all files are descriptors that were given; once the guest runs
+//!   nothing could be (seccomp.rs).
 //! - Whatever a guest writes is an offset, a length or an address that is checked before use; a
 //!   guest that breaks a rule of virtio loses that device, nothing else.
 //! - A device's thread owns its queues; nobody else touches them until it has been joined.
@@ -32,6 +33,7 @@ mod machine;
 mod memory;
 mod metrics;
 mod save;
+mod seccomp;
 mod serial;
 mod virtio;
 pub mod wire;

@@ -22,7 +22,7 @@ use crate::metrics::{Clock, Metrics, Phases};
 use crate::save::{self, MachineState, State};
 use crate::virtio::{Balloon, Block, Console, Device, Entropy, Net, Share, Transport};
 use crate::wire::End;
-use crate::{VmmError, boot, serial, virtio};
+use crate::{VmmError, boot, seccomp, serial, virtio};
 
 /// Interrupts that no device of a PC's own has, first those behind the ISA bus's.
 const LINES: [u32; 17] = [16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 9, 10, 11, 12, 14, 15];
@@ -140,6 +140,7 @@ impl Machine {
         let bus = Arc::new(Bus { serial: Mutex::new(port), devices: devices_done });
         phases.devices = clock.now();
 
+        seccomp::leave_start().map_err(VmmError::io("install a filter of system calls"))?;
         let cpus = Cpus::start(vcpus, &bus, ended)?;
         phases.vcpus = clock.now();
         let msrs = kvm.get_msr_index_list().map_err(VmmError::kvm("list registers"))?;

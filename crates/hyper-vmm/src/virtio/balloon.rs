@@ -50,7 +50,7 @@ impl Device for Balloon {
 
     fn activate(&mut self, live: Live) -> io::Result<()> {
         self.stop();
-        self.0 = Some(Worker::start("balloon", live, serve)?);
+        self.0 = Some(Worker::start("balloon", &[], live, serve)?);
         Ok(())
     }
 

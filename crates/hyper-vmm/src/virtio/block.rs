@@ -40,6 +40,10 @@ const DISCARD_SECTORS: u32 = 1 << 21;
 /// Ranges in one discard.
 const DISCARD_RANGES: u32 = 16;
 
+/// System calls of its thread.
+const CALLS: &[i64] =
+    &[libc::SYS_fallocate, libc::SYS_fdatasync, libc::SYS_preadv, libc::SYS_pwritev];
+
 /// The device.
 #[derive(Debug)]
 pub(crate) struct Block {
@@ -81,7 +85,7 @@ impl Block {
     }
 
     fn start(&mut self, work: Work) -> io::Result<()> {
-        self.state = State::Busy(Worker::start(&self.name, work, Work::run)?);
+        self.state = State::Busy(Worker::start(&self.name, CALLS, work, Work::run)?);
         Ok(())
     }
 }
@@ -170,10 +174,12 @@ struct Work {
 impl Work {
     fn run(&mut self, stop: &Stop) -> io::Result<()> {
         let missing = || io::Error::other("the driver has set up no queue");
-        let kick = self.live.kicks.first().ok_or_else(missing)?.try_clone()?;
+        let kicks = std::mem::take(&mut self.live.kicks);
+        let kick = kicks.first().ok_or_else(missing)?;
         let mut queue = self.live.queues.pop().ok_or_else(missing)?;
-        let ended = self.serve(stop, &kick, &mut queue);
+        let ended = self.serve(stop, kick, &mut queue);
         self.live.queues.push(queue);
+        self.live.kicks = kicks;
         ended
     }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use rustix::event::PollFlags;
 use virtio_queue::{Queue, QueueOwnedT as _, QueueT as _};
+use vmm_sys_util::eventfd::EventFd;
 
 use self::control::Control;
 use super::buffers::{Buffers, Piece, Way, next, split, total, transfer};
@@ -35,6 +36,9 @@ const CONTROL_OUT: usize = 3;
 const IN: usize = 4;
 const OUT: usize = 5;
 const PORTS: u32 = 2;
+
+/// System calls of its thread.
+const CALLS: &[i64] = &[libc::SYS_readv, libc::SYS_writev];
 
 /// The device.
 #[derive(Debug)]
@@ -85,7 +89,7 @@ impl Device for Console {
                 let control = std::mem::take(&mut self.control);
                 let skip = std::mem::take(&mut self.sent);
                 let work = Work { socket, live, control, skip, sending: None, closed: false };
-                self.state = State::Busy(Worker::start("link", work, Work::run)?);
+                self.state = State::Busy(Worker::start("link", CALLS, work, Work::run)?);
                 Ok(())
             }
             other => {
@@ -159,12 +163,17 @@ impl Work {
     }
 
     fn run(&mut self, stop: &Stop) -> io::Result<()> {
-        let kicks = [CONTROL_IN, CONTROL_OUT, IN, OUT];
-        let mut events = Vec::new();
-        for at in kicks {
-            let missing = || io::Error::other("queues are missing");
-            events.push(self.live.kicks.get(at).ok_or_else(missing)?.try_clone()?);
-        }
+        let kicks = std::mem::take(&mut self.live.kicks);
+        let ended = self.serve(stop, &kicks);
+        self.live.kicks = kicks;
+        ended
+    }
+
+    fn serve(&mut self, stop: &Stop, kicks: &[EventFd]) -> io::Result<()> {
+        let [_, _, control_in, control_out, into, out] = kicks else {
+            return Err(io::Error::other("queues are missing"));
+        };
+        let events = [control_in, control_out, into, out];
         loop {
             let mut again = self.talk()?;
             let (blocked, more) = self.send()?;
@@ -177,10 +186,7 @@ impl Work {
             let mut wanted = PollFlags::empty();
             wanted.set(PollFlags::OUT, blocked);
             wanted.set(PollFlags::IN, hungry && !self.closed);
-            let [control_in, control_out, into, out] = [0, 1, 2, 3].map(|at| borrow(&events[at]));
-            let kicked = |kick| (kick, PollFlags::IN);
-            let kicked = [control_in, control_out, into, out].map(kicked);
-            let [a, b, c, d] = kicked;
+            let [a, b, c, d] = events.map(|kick| (borrow(kick), PollFlags::IN));
             // A closed socket is always ready; nothing waits for it then.
             let ready = if wanted.is_empty() {
                 stop.wait([a, b, c, d])?.map(|[a, b, c, d]| [a, b, c, d, false])
@@ -188,7 +194,7 @@ impl Work {
                 stop.wait([a, b, c, d, (self.socket.as_fd(), wanted)])?
             };
             let Some(ready) = ready else { return Ok(()) };
-            for (event, ready) in events.iter().zip(ready) {
+            for (event, ready) in events.into_iter().zip(ready) {
                 if ready {
                     let _ = event.read();
                     count(&self.live.counters.kicks, 1);

@@ -37,7 +37,7 @@ impl Device for Entropy {
 
     fn activate(&mut self, live: Live) -> io::Result<()> {
         self.stop();
-        self.0 = Some(Worker::start("rng", live, serve)?);
+        self.0 = Some(Worker::start("rng", &[libc::SYS_getrandom], live, serve)?);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use rustix::event::PollFlags;
 use virtio_queue::{Queue, QueueT as _};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::buffers::{Buffers, Piece, Way, next, scatter, total, transfer};
 use super::worker::{Stop, Worker, borrow};
@@ -38,6 +39,9 @@ const HEADER: usize = 12;
 const NUM_BUFFERS: usize = 10;
 /// Largest packet with its header: 64 KiB of IP behind an Ethernet header.
 const LARGEST: usize = 65_536 + 14 + HEADER;
+
+/// System calls of its thread.
+const CALLS: &[i64] = &[libc::SYS_writev];
 
 /// The device.
 #[derive(Debug)]
@@ -108,7 +112,7 @@ impl Device for Net {
                 let merge = has(F_MRG_RXBUF);
                 let work =
                     Work { tap, live, merge, packet: vec![0; LARGEST], waiting: 0, held: vec![] };
-                self.state = State::Busy(Worker::start(&self.name, work, Work::run)?);
+                self.state = State::Busy(Worker::start(&self.name, CALLS, work, Work::run)?);
                 Ok(())
             }
             other => {
@@ -152,12 +156,14 @@ struct Work {
 
 impl Work {
     fn run(&mut self, stop: &Stop) -> io::Result<()> {
-        let missing = || io::Error::other("queues are missing");
-        let rx = self.live.kicks.get(RX).ok_or_else(missing)?.try_clone()?;
-        let tx = self.live.kicks.get(TX).ok_or_else(missing)?.try_clone()?;
-        if self.live.queues.len() != SIZES.len() {
-            return Err(missing());
-        }
+        let kicks = std::mem::take(&mut self.live.kicks);
+        let ended = self.serve(stop, &kicks);
+        self.live.kicks = kicks;
+        ended
+    }
+
+    fn serve(&mut self, stop: &Stop, kicks: &[EventFd]) -> io::Result<()> {
+        let [rx, tx] = kicks else { return Err(io::Error::other("queues are missing")) };
         loop {
             let mut again = self.send()?;
             let (starved, more) = self.receive()?;
@@ -165,7 +171,7 @@ impl Work {
             if again {
                 continue;
             }
-            let kicked = [(borrow(&rx), PollFlags::IN), (borrow(&tx), PollFlags::IN)];
+            let kicked = [(borrow(rx), PollFlags::IN), (borrow(tx), PollFlags::IN)];
             let ready = if starved {
                 // The tap may have packets for a long time; only the guest's buffers count.
                 stop.wait(kicked)?
@@ -175,7 +181,7 @@ impl Work {
                 stop.wait([a, b, tap])?.map(|[a, b, _]| [a, b])
             };
             let Some(ready) = ready else { return Ok(()) };
-            for (kick, ready) in [&rx, &tx].into_iter().zip(ready) {
+            for (kick, ready) in [rx, tx].into_iter().zip(ready) {
                 if ready {
                     let _ = kick.read();
                     count(&self.live.counters.kicks, 1);

@@ -7,6 +7,8 @@ use std::thread::JoinHandle;
 use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::seccomp;
+
 /// Bytes of a thread's stack.
 const STACK: usize = 128 << 10;
 
@@ -22,9 +24,11 @@ pub(super) struct Worker<T> {
 pub(super) struct Stop(EventFd);
 
 impl<T: Send + 'static> Worker<T> {
-    /// Runs `work` on `state` in a thread of its own.
+    /// Runs `work` on `state` in a thread of its own, which may make the system calls `calls` beside
+    /// those of every device.
     pub fn start(
         name: &str,
+        calls: &'static [i64],
         mut state: T,
         work: impl FnOnce(&mut T, &Stop) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Self> {
@@ -33,7 +37,8 @@ impl<T: Send + 'static> Worker<T> {
         let shown = name.to_owned();
         let named = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
         let thread = named.spawn(move || {
-            if let Err(error) = work(&mut state, &told) {
+            let worked = seccomp::device(calls).and_then(|()| work(&mut state, &told));
+            if let Err(error) = worked {
                 // The guest's own doing: it has lost the device, and its driver will say so.
                 eprintln!("hyper-vmm: {shown}: {error}");
             }
