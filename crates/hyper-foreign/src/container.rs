@@ -179,6 +179,7 @@ impl Container {
         let process = self.process("", request_uris(request)).await?;
         let program = self.program();
         made.launched = true;
+        self.phase(|phases| &mut phases.hypervisor_started);
         let address =
             program.start(&self.settings.id, &place).await.map_err(|why| match place::log_tail(
                 &place,
@@ -193,7 +194,8 @@ impl Container {
         let connected: api::ConnectResponse = self
             .ask("Connect", &api::ConnectRequest { id: self.id(), ..Default::default() }, ASK)
             .await?;
-        self.phase(|phases| &mut phases.hypervisor_started);
+        // The shim is to this container what agent and guest are to others.
+        self.phase(|phases| &mut phases.agent_ready);
         let _ = self.shim_pid.set(connected.shim_pid);
         place::remember_shim(&place, connected.shim_pid);
         let fifos = process.streams.fifos.clone();

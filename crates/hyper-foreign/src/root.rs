@@ -317,6 +317,77 @@ fn losetup(arguments: &[&str], path: &Path) -> Result<String> {
 mod test {
     use super::*;
 
+    use hyper_task::rootfs::DiskFile;
+
+    /// An image of one file; `None`, saying so, where none can be made or mounted.
+    fn image(dir: &Path) -> Option<RootfsImage> {
+        std::fs::create_dir(dir.join("tree")).unwrap();
+        std::fs::write(dir.join("tree/file"), "of the image").unwrap();
+        let path = dir.join("meta.erofs");
+        let made = Command::new("mkfs.erofs").arg(&path).arg(dir.join("tree")).output();
+        let made = made.is_ok_and(|output| output.status.success());
+        let kernel = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        if !(made && rustix::process::geteuid().is_root() && kernel.contains("erofs")) {
+            eprintln!("skipped: needs root, erofs-utils and a kernel with EROFS");
+            return None;
+        }
+        let metadata = DiskFile { bytes: std::fs::metadata(&path).unwrap().len(), path };
+        Some(RootfsImage { metadata, layers: Vec::new() })
+    }
+
+    #[test]
+    fn an_image_is_mounted_once_and_as_long_as_it_is_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(image) = image(dir.path()) else { return };
+        let roots = dir.path().join("roots");
+        let mount = |name: &str| {
+            mount_root(
+                &image,
+                &roots,
+                &dir.path().join(name).join("own"),
+                &dir.path().join(name).join("at"),
+            )
+            .unwrap()
+        };
+        let (first, second) = (mount("1"), mount("2"));
+        assert_eq!(first.image(), second.image());
+        std::fs::write(first.at.join("file"), "changed").unwrap();
+        let below = first.image().to_owned();
+        assert_eq!(std::fs::read_to_string(second.at.join("file")).unwrap(), "of the image");
+        assert_eq!(std::fs::read_to_string(first.upper.join("file")).unwrap(), "changed");
+        first.release();
+        assert!(is_mounted(&below, EROFS));
+        // As after a SIGKILL: the lock ends with its holder, the mounts do not.
+        let at = second.at.clone();
+        drop(second);
+        assert!(is_mounted(&at, OVERLAY));
+        release_left(&image, &roots, &at);
+        assert!(!at.exists() && std::fs::read_dir(&roots).unwrap().next().is_none());
+        let again = mount("1");
+        assert_eq!(std::fs::read_to_string(again.at.join("file")).unwrap(), "changed");
+        again.release();
+    }
+
+    #[test]
+    fn loop_devices_go_with_their_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(image) = image(dir.path()) else { return };
+        let at = dir.path().join("at");
+        std::fs::create_dir(&at).unwrap();
+        let devices = || {
+            let output = Command::new("losetup").arg("-j").arg(&image.metadata.path).output();
+            String::from_utf8(output.unwrap().stdout).unwrap()
+        };
+        if let Err(error) = mount_loops(&[&image.metadata.path], &at) {
+            eprintln!("skipped: no loop devices: {error}");
+            return;
+        }
+        assert_eq!(std::fs::read_to_string(at.join("file")).unwrap(), "of the image");
+        assert_eq!(devices().lines().count(), 1);
+        unmount_at(&at);
+        assert_eq!(devices(), "");
+    }
+
     #[test]
     fn separators_of_overlayfs_are_escaped() {
         assert_eq!(escaped(Path::new("/a:b,c\\d")), "/a\\:b\\,c\\\\d");
