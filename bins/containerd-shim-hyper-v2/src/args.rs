@@ -13,6 +13,8 @@ pub enum Action {
     Delete,
     /// Our own: looks at the host, for `hyper doctor`.
     Probe,
+    /// Our own: measures bare guests, for `hyper bench vmm`.
+    Bench,
     /// Our own: how strong the walls of the hypervisors are, for hyperd.
     Walls,
     Version,
@@ -29,6 +31,8 @@ pub struct Args {
     pub bundle: Option<PathBuf>,
     /// The supervisor's socket, for `serve`.
     pub socket: Option<PathBuf>,
+    /// Rounds, for `bench`; what it writes goes to `bundle`.
+    pub runs: u32,
     pub debug: bool,
 }
 
@@ -41,6 +45,7 @@ impl Args {
             address: String::new(),
             bundle: None,
             socket: None,
+            runs: 10,
             debug: false,
         };
         let mut action = None;
@@ -76,6 +81,10 @@ impl Args {
                         "address" => args.address = value,
                         "bundle" if value.is_empty() => {}
                         "bundle" => args.bundle = Some(value.into()),
+                        "runs" => {
+                            let number = value.parse();
+                            args.runs = number.with_context(|| format!("-runs {value}"))?;
+                        }
                         "socket" => args.socket = Some(value.into()),
                         "publish-binary" => {}
                         _ => bail!("unknown flag -{name}"),
@@ -89,6 +98,7 @@ impl Args {
             Some("delete") => Action::Delete,
             Some("probe") => Action::Probe,
             Some("walls") => Action::Walls,
+            Some("bench") => Action::Bench,
             Some("version") => Action::Version,
             Some("info") => Action::Info,
             Some(other) => bail!("unknown action `{other}`: start, delete, serve, probe"),

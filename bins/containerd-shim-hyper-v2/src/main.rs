@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod config;
 mod delete;
 mod events;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         }
         Action::Info => start::info(),
         Action::Probe => probe::probe(),
+        Action::Bench => bench::run(&args),
         Action::Walls => probe::walls(),
         Action::Start => start::start(&args),
         Action::Serve => serve::serve(&args, started_ns),

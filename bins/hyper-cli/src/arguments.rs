@@ -168,6 +168,8 @@ pub enum Command {
 pub enum BenchCommand {
     /// Time `run --rm IMAGE true` phase by phase for each runtime, beside `docker run`
     Start(BenchStartFlags),
+    /// Time bare guests of each hypervisor: boot, end, memory, and copies of a saved one
+    Vmm(BenchVmmFlags),
     /// Time pulls of images until they can run, and the memory they need, beside `docker pull`
     Pull(BenchPullFlags),
 }
@@ -443,6 +445,16 @@ pub struct BenchStartFlags {
     /// Docker engine to measure beside ours, when it answers
     #[arg(long, default_value = "unix:///var/run/docker.sock")]
     pub docker: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchVmmFlags {
+    /// Measured guests of each hypervisor, after one warm-up
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -29,6 +29,9 @@ use crate::daemon;
 
 /// Runs one command; `Ok` is the exit code.
 pub async fn run(cli: Cli) -> anyhow::Result<i32> {
+    if let Command::Bench(BenchCommand::Vmm(flags)) = &cli.command {
+        return bench::vmm(flags);
+    }
     if let Command::Doctor { json } = cli.command {
         return doctor::doctor(json);
     }
@@ -92,7 +95,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::Version { format } => system::version(client, format).await,
         Command::Bench(BenchCommand::Start(flags)) => bench::start(client, flags).await,
         Command::Bench(BenchCommand::Pull(flags)) => bench::pull(client, &flags),
-        Command::Doctor { .. } => Ok(0),
+        // Above: they need no daemon.
+        Command::Doctor { .. } | Command::Bench(BenchCommand::Vmm(_)) => Ok(0),
     }
 }
 

@@ -27,19 +27,11 @@ pub(crate) type Leftover = Vec<u8>;
 /// Supervisor: waits for the preface and the agent's hello, then answers.
 pub(crate) async fn greet_agent<Io: AsyncRead + AsyncWrite + Unpin>(
     io: &mut Io,
+    mut bytes: Leftover,
     deadline: Duration,
 ) -> Result<(AgentHello, Leftover), LinkError> {
     let greeting = async {
-        let mut bytes = Leftover::new();
-        let start = loop {
-            if let Some(at) = bytes.windows(PREFACE.len()).position(|w| w == PREFACE) {
-                break at + PREFACE.len();
-            }
-            if bytes.len() > MAX_NOISE + PREFACE.len() {
-                return Err(LinkError::NoPreface(bytes.len()));
-            }
-            read_more(io, &mut bytes).await?;
-        };
+        let start = preface(io, &mut bytes).await?;
         bytes.drain(..start);
         let hello: AgentHello = read_hello(io, &mut bytes).await?;
         if !(hello.min_version..=hello.max_version).contains(&VERSION) {
@@ -50,6 +42,38 @@ pub(crate) async fn greet_agent<Io: AsyncRead + AsyncWrite + Unpin>(
         Ok((hello, bytes))
     };
     tokio::time::timeout(deadline, greeting).await.unwrap_or(Err(LinkError::NoAgent(deadline)))
+}
+
+/// Supervisor: waits for the preface and the agent's hello, and does not answer. All that was read.
+pub(crate) async fn hear_agent<Io: AsyncRead + Unpin>(
+    io: &mut Io,
+    deadline: Duration,
+) -> Result<Leftover, LinkError> {
+    let hearing = async {
+        let mut bytes = Leftover::new();
+        let start = preface(io, &mut bytes).await?;
+        while frame::parse_frame(&bytes[start..])?.is_none() {
+            read_more(io, &mut bytes).await?;
+        }
+        Ok(bytes)
+    };
+    tokio::time::timeout(deadline, hearing).await.unwrap_or(Err(LinkError::NoAgent(deadline)))
+}
+
+/// Reads until the preface is there; returns where it ends.
+async fn preface<Io: AsyncRead + Unpin>(
+    io: &mut Io,
+    bytes: &mut Leftover,
+) -> Result<usize, LinkError> {
+    loop {
+        if let Some(at) = bytes.windows(PREFACE.len()).position(|w| w == PREFACE) {
+            return Ok(at + PREFACE.len());
+        }
+        if bytes.len() > MAX_NOISE + PREFACE.len() {
+            return Err(LinkError::NoPreface(bytes.len()));
+        }
+        read_more(io, bytes).await?;
+    }
 }
 
 /// Agent: introduces itself and waits, for as long as it takes, for the supervisor.

@@ -33,4 +33,4 @@ pub use agent::{AgentLink, Replier, RequestReceiver, accept};
 pub use error::{CallError, LinkError, OpenError};
 pub use frame::{FrameError, HEADER, Kind, MAX_PAYLOAD, parse_frame};
 pub use mux::{StreamReader, StreamWriter, WINDOW};
-pub use supervisor::{EventReceiver, Link, connect};
+pub use supervisor::{EventReceiver, Greeting, Link, connect, connect_to, hear};

@@ -45,11 +45,44 @@ pub(crate) enum Answer {
 ///
 /// # Errors
 /// No hello within `deadline`, no common version, or a failing or misused carrier.
-pub async fn connect<Io>(mut io: Io, deadline: Duration) -> Result<(Link, EventReceiver), LinkError>
+pub async fn connect<Io>(io: Io, deadline: Duration) -> Result<(Link, EventReceiver), LinkError>
 where
     Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (hello, leftover) = handshake::greet_agent(&mut io, deadline).await?;
+    connect_to(io, &Greeting(Vec::new()), deadline).await
+}
+
+/// What an agent has said before it was answered: kept with a guest that is saved at that point,
+/// for those who meet its copies.
+#[derive(Debug, Clone)]
+pub struct Greeting(Vec<u8>);
+
+/// Waits for the agent's hello and leaves it unanswered; the agent waits, for as long as it takes.
+///
+/// # Errors
+/// No hello within `deadline`, or a failing or misused carrier.
+pub async fn hear<Io>(io: &mut Io, deadline: Duration) -> Result<Greeting, LinkError>
+where
+    Io: AsyncRead + Unpin,
+{
+    handshake::hear_agent(io, deadline).await.map(Greeting)
+}
+
+/// Meets an agent whose greeting was [`hear`]d already, from this guest or from the one it is a
+/// copy of; else as [`connect`].
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_to<Io>(
+    mut io: Io,
+    greeting: &Greeting,
+    deadline: Duration,
+) -> Result<(Link, EventReceiver), LinkError>
+where
+    Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let said = greeting.0.clone();
+    let (hello, leftover) = handshake::greet_agent(&mut io, said, deadline).await?;
     let calls = Arc::new(Mutex::new(Calls::default()));
     let (events, receiver) = mpsc::channel(EVENTS);
     let inbox = Answers { calls: Arc::clone(&calls), events };

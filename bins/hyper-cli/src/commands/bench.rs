@@ -1,11 +1,13 @@
-//! `bench`: `pull` is below; `start`: how long `run --rm IMAGE true` takes, phase by phase, each runtime in turn.
+//! `bench`: `pull` and `vmm` are below; `start`: how long `run --rm IMAGE true` takes, phase by phase, each runtime in turn.
 //!
 //! Runs are interleaved (A B C A B C …) so that a noisy host is noisy for all. The wall time is
 //! that of the whole client process, as a user feels it; phases are the engine's own stamps.
 
 mod pull;
+mod vmm;
 
 pub use pull::pull;
+pub use vmm::vmm;
 
 use std::process::{Command, Stdio};
 use std::time::Instant;
