@@ -31,9 +31,9 @@ fn ground() -> Option<Ground> {
         assert_ne!(std::env::var("HYPER_REQUIRE_KVM").as_deref(), Ok("1"));
         return None;
     }
-    let work = tempfile::tempdir().unwrap();
+    let work = tempfile::tempdir().expect("a directory");
     let mode = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(work.path(), mode).unwrap();
+    std::fs::set_permissions(work.path(), mode).expect("chmod");
     Some(Ground { work, kvm: Kvm::new(Options::default()) })
 }
 
@@ -56,9 +56,9 @@ impl Ground {
             run_dir: self.work.path().to_owned(),
             cgroup: None,
         };
-        let mut vm = self.kvm.launch(config).await.unwrap();
+        let mut vm = self.kvm.launch(config).await.expect("launches");
         // Somebody is at the other end.
-        let link = vm.take_link().unwrap();
+        let link = vm.take_link().expect("a link");
         tokio::spawn(async move {
             let (mut reader, _writer) = tokio::io::split(link);
             let _ = tokio::io::copy(&mut reader, &mut tokio::io::sink()).await;
@@ -72,7 +72,8 @@ impl Ground {
 
     fn file(&self, name: &str, bytes: u64) -> PathBuf {
         let path = self.work.path().join(name);
-        std::fs::File::create(&path).unwrap().set_len(bytes).unwrap();
+        let file = std::fs::File::create(&path).expect("a file");
+        file.set_len(bytes).expect("room");
         path
     }
 
@@ -82,7 +83,7 @@ impl Ground {
         let exit = timeout(PATIENCE, vm.wait()).await;
         let console = vm.console();
         assert!(console.contains("survived"), "{exit:?}: {console:?}");
-        assert_eq!(exit.unwrap(), VmExit::PoweredOff, "{console:?}");
+        assert_eq!(exit.expect("ends"), VmExit::PoweredOff, "{console:?}");
     }
 }
 
@@ -97,7 +98,7 @@ fn build(work: &Path, mode: u32) -> PathBuf {
         .arg("-o")
         .args([&kernel, &source])
         .output()
-        .unwrap();
+        .expect("cc");
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     kernel
 }

@@ -92,7 +92,7 @@ fn carry_out(machine: &Machine, request: Request, files: Vec<OwnedFd>) -> Result
                 let why = format!("{} descriptors came with it, not 2", files.len());
                 VmmError::Config { what: "files to save to", why }
             })?;
-            machine.save(state.into(), memory.into())?;
+            machine.save(&mut state.into(), &memory.into())?;
         }
         Request::Metrics => return Ok(Answer::Metrics { metrics: machine.metrics() }),
         Request::Quit => {}

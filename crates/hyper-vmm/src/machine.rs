@@ -155,7 +155,7 @@ impl Machine {
     }
 
     /// Writes all of the paused guest to the files.
-    pub fn save(&self, mut state: File, memory: File) -> Result<(), VmmError> {
+    pub fn save(&self, state: &mut File, memory: &File) -> Result<(), VmmError> {
         let refuse = |why: String| VmmError::Config { what: "a saved guest", why };
         if !self.cpus.paused() {
             return Err(refuse("the guest runs: pause it first".to_owned()));
@@ -168,7 +168,7 @@ impl Machine {
         // What the devices still do is done before memory is looked at; they go on afterwards,
         // for a guest that does.
         self.each(Transport::halt);
-        let saved = self.write(&mut state, &memory);
+        let saved = self.write(state, memory);
         self.each(Transport::go_on);
         saved
     }
