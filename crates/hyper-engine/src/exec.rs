@@ -88,6 +88,13 @@ pub(crate) fn create(core: &Core, reference: &str, spec: ExecSpec) -> Result<Arc
     }
     oci::check_environment(&spec.env)?;
     oci::exec_process(&view.spec, &spec)?;
+    let runtime = &view.spec.host.runtime;
+    if spec.privileged && core.config.runtimes.foreign(runtime).is_some() {
+        return Err(Error::Invalid(format!(
+            "runtime {runtime} cannot honour exec --privileged: outside of a guest that is the host \
+             itself: make the container with --cap-add"
+        )));
+    }
     let exec = Arc::new(Exec {
         id: id::fresh(),
         container: view.spec.id.clone(),

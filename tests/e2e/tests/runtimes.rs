@@ -147,6 +147,9 @@ fn logs_and_exit_codes_outlive_hyperd() {
     engine.restart();
     assert_eq!(engine.inspect("ended", "{{.State.ExitCode}}"), "9");
     assert_eq!(engine.docker(&["logs", "ended"]).succeeded().text().lines().count(), 200);
+    // It once gave the process the host's capabilities.
+    let refused = engine.docker(&["exec", "--privileged", "long", "true"]);
+    assert!(refused.stderr.contains("exec --privileged"), "{refused:?}");
     assert_eq!(engine.docker(&["exec", "long", "echo", "still"]).succeeded().text(), "still");
     engine.docker(&["kill", "long"]).succeeded();
     assert_eq!(engine.docker(&["wait", "long"]).succeeded().text(), "137");
