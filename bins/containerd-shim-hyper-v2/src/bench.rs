@@ -30,6 +30,8 @@ struct Figures {
     name: String,
     /// Launch to the agent's first word.
     launch_to_agent: Vec<u64>,
+    /// Returns from the guest to its monitor until then, where they are counted.
+    exits_to_agent: Vec<u64>,
     /// The order to shut down until the process is gone.
     shutdown_to_gone: Vec<u64>,
     /// Bytes of the hypervisor process that no other shares, the guest's memory among them.
@@ -102,10 +104,11 @@ impl Subject {
     async fn round(&mut self, counts: bool) {
         let mut failures = Vec::new();
         match self.boot().await {
-            Ok((ready, gone, bytes)) if counts => {
-                self.figures.launch_to_agent.push(ready);
-                self.figures.shutdown_to_gone.push(gone);
-                self.figures.private_bytes.push(bytes);
+            Ok(life) if counts => {
+                self.figures.launch_to_agent.push(life.ready);
+                self.figures.exits_to_agent.extend(life.exits);
+                self.figures.shutdown_to_gone.push(life.gone);
+                self.figures.private_bytes.push(life.bytes);
             }
             Ok(_) => {}
             Err(error) => failures.push(format!("{error:#}")),
@@ -124,19 +127,20 @@ impl Subject {
     }
 
     /// A guest's whole life.
-    async fn boot(&mut self) -> anyhow::Result<(u64, u64, u64)> {
+    async fn boot(&mut self) -> anyhow::Result<Life> {
         let config = self.config()?;
         let started = Instant::now();
         let mut vm = self.hypervisor.launch(config).await.context("launch")?;
         let (greeting, carrier) = hear(&mut *vm).await?;
         let ready = micros(started);
+        let exits = vm.counters().await.context("read its counters")?.get("exits").copied();
         let link = meet(carrier, &greeting).await?;
         let bytes = vm.usage().await.context("read its usage")?.private_bytes;
         let ordered = Instant::now();
         link.call(Request::Shutdown, PATIENCE).await.context("shut it down")?;
         let ended = tokio::time::timeout(PATIENCE, vm.wait()).await;
         ended.context("it did not end")?;
-        Ok((ready, micros(ordered), bytes))
+        Ok(Life { ready, exits, gone: micros(ordered), bytes })
     }
 
     /// The life of a copy, until it is killed.
@@ -187,6 +191,14 @@ impl Subject {
             cgroup: None,
         })
     }
+}
+
+/// What was seen of one guest.
+struct Life {
+    ready: u64,
+    exits: Option<u64>,
+    gone: u64,
+    bytes: u64,
 }
 
 async fn hear(vm: &mut dyn Vm) -> anyhow::Result<(Greeting, Box<dyn Carrier>)> {

@@ -1,5 +1,6 @@
 //! The two traits: what launches guests, and one guest.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -80,6 +81,12 @@ pub trait Vm: Send + Sync {
 
     /// What the hypervisor process uses on the host.
     async fn usage(&self) -> Result<VmUsage, VmError>;
+
+    /// What the hypervisor counts, by its own names (`exits.mmio_read`, `disk0.bytes_in`); empty
+    /// where it counts nothing.
+    async fn counters(&self) -> Result<BTreeMap<String, u64>, VmError> {
+        Ok(BTreeMap::new())
+    }
 
     /// Waits until the hypervisor process has ended, however often it is called.
     async fn wait(&self) -> VmExit;

@@ -6,6 +6,7 @@
 //!            └── kill, or the handle dropped ───┘
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hyper_hypervisor::{Carrier, Console, CpuShare, Disk, Tail, Vm, VmError, VmExit, VmUsage};
 use hyper_jail::{JailExit, Jailed, Outcome};
-use hyper_vmm::wire::{End, Request};
+use hyper_vmm::wire::{Answer, End, Request};
 use tokio::net::{UnixStream, unix::pipe};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
@@ -159,6 +160,14 @@ impl Vm for KvmVm {
             resident_bytes: usage.resident_bytes,
             private_bytes: usage.private_bytes,
         })
+    }
+
+    async fn counters(&self) -> Result<BTreeMap<String, u64>, VmError> {
+        match self.guest.control.call(&Request::Metrics, Vec::new()).await {
+            Ok(Answer::Metrics { metrics }) => Ok(metrics.named()),
+            Ok(_) => Ok(BTreeMap::new()),
+            Err(error) => Err(error.while_doing("read the monitor's counters")),
+        }
     }
 
     async fn wait(&self) -> VmExit {

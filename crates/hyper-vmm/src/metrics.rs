@@ -1,5 +1,6 @@
 //! What is counted: exits of the virtual CPUs by reason, traffic by device, phases of the start.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,38 @@ pub struct Metrics {
     pub devices: Vec<DeviceMetrics>,
     /// Microseconds from the configuration's arrival to the end of each step.
     pub phases: Phases,
+}
+
+impl Metrics {
+    /// All of them, by name: `exits` is the sum of `exits.…`.
+    pub fn named(&self) -> BTreeMap<String, u64> {
+        let Exits { port_read, port_write, mmio_read, mmio_write, interrupted, other } = self.exits;
+        let exits = [
+            ("port_read", port_read),
+            ("port_write", port_write),
+            ("mmio_read", mmio_read),
+            ("mmio_write", mmio_write),
+            ("interrupted", interrupted),
+            ("other", other),
+        ];
+        let Phases { memory, kernel, devices, vcpus } = self.phases;
+        let phases =
+            [("memory", memory), ("kernel", kernel), ("devices", devices), ("vcpus", vcpus)];
+        let mut all = BTreeMap::from([("exits".to_owned(), exits.iter().map(|(_, n)| n).sum())]);
+        all.extend(exits.map(|(name, count)| (format!("exits.{name}"), count)));
+        all.extend(phases.map(|(name, micros)| (format!("phases_us.{name}"), micros)));
+        for device in &self.devices {
+            let counts = [
+                ("kicks", device.kicks),
+                ("interrupts", device.interrupts),
+                ("bytes_in", device.bytes_in),
+                ("bytes_out", device.bytes_out),
+                ("errors", device.errors),
+            ];
+            all.extend(counts.map(|(name, count)| (format!("{}.{name}", device.name), count)));
+        }
+        all
+    }
 }
 
 /// Returns of `KVM_RUN` by reason. Kicks of queues and interrupts are none: KVM passes them on.
@@ -111,5 +144,19 @@ impl Clock {
 
     pub fn now(self) -> u64 {
         u64::try_from(self.0.elapsed().as_micros()).unwrap_or(Duration::MAX.as_secs())
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn exits_are_summed_and_devices_named() {
+        let exits = Exits { port_read: 2, mmio_write: 3, ..Exits::default() };
+        let disk = DeviceMetrics { name: "disk0".to_owned(), errors: 7, ..Default::default() };
+        let metrics = Metrics { exits, devices: vec![disk], phases: Phases::default() };
+        let named = metrics.named();
+        assert_eq!((named["exits"], named["exits.mmio_write"], named["disk0.errors"]), (5, 3, 7));
     }
 }

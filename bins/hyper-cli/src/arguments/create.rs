@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::mount;
 use super::network::NetworkFlags;
 use super::settings::SettingFlags;
+use crate::terminal;
 
 #[derive(Debug, Args)]
 pub struct CreateFlags {
@@ -189,6 +190,12 @@ impl CreateFlags {
             },
         });
         let host = &mut body["HostConfig"];
+        // Told with the request: a change that comes before the process is there is lost.
+        if self.tty
+            && let Some((rows, columns)) = terminal::size()
+        {
+            host["ConsoleSize"] = json!([rows, columns]);
+        }
         if let Some(memory) = &self.memory {
             host["Memory"] = json!(bytes(memory).with_context(|| format!("--memory `{memory}`"))?);
         }

@@ -30,6 +30,11 @@ pub async fn exec(client: &Client, flags: ExecFlags) -> anyhow::Result<i32> {
         "WorkingDir": flags.workdir.as_deref().unwrap_or(""),
         "Privileged": flags.privileged,
     });
+    if flags.tty
+        && let Some((rows, columns)) = terminal::size()
+    {
+        body["ConsoleSize"] = json!([rows, columns]);
+    }
     if let Some(keys) = &flags.detach_keys {
         body["DetachKeys"] = json!(keys);
     }

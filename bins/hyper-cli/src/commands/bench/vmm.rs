@@ -13,8 +13,9 @@ use super::quantile;
 use crate::arguments::BenchVmmFlags;
 
 /// Key of the report, what it is, and what one unit of it is divided by to be shown.
-const ROWS: [(&str, &str, f64); 5] = [
+const ROWS: [(&str, &str, f64); 6] = [
     ("launch_to_agent", "launch to agent, ms", 1e3),
+    ("exits_to_agent", "exits until then", 1.0),
     ("shutdown_to_gone", "shutdown to gone, ms", 1e3),
     ("private_bytes", "private memory, MB", 1e6),
     ("restore_to_answer", "copy: restore to answer, ms", 1e3),
