@@ -48,18 +48,28 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// The newest kernel that apt knows, or, where apt cannot tell, the newest there is already.
+    /// Apt's lists may be missing or too old to download by: then they are brought up to date.
     pub(super) fn get() -> anyhow::Result<Self> {
         let cache = cache()?;
+        Self::get_as_listed(&cache).or_else(|problem| {
+            eprintln!("lab: {problem:#}; running apt-get update");
+            run(Command::new("apt-get").args(["-q", "update"]).stdout(Stdio::null()))
+                .with_context(|| format!("{problem:#}"))?;
+            Self::get_as_listed(&cache)
+        })
+    }
+
+    fn get_as_listed(cache: &Path) -> anyhow::Result<Self> {
         let (package, version) = match candidate() {
             Ok(found) => found,
             Err(problem) => {
-                let Some(known) = newest(&cache) else { return Err(problem) };
+                let Some(known) = newest(cache) else { return Err(problem) };
                 return Self::at(&known);
             }
         };
         let directory = cache.join(format!("{package}_{}", version.replace(':', "%")));
         if !directory.exists() {
-            fetch(&cache, &package, &version, &directory)?;
+            fetch(cache, &package, &version, &directory)?;
         }
         Self::at(&directory)
     }
