@@ -304,7 +304,10 @@ fn internal_error(vcpu: &mut VcpuFd) -> String {
     // is plain numbers.
     let internal = unsafe { run.__bindgen_anon_1.internal };
     let kind = match internal.suberror {
-        1 => "it met an instruction that KVM cannot emulate",
+        1 => {
+            "it met an instruction that KVM cannot emulate, as where KVM does not run unmodified \
+             kernels: `hyper doctor` tries that"
+        }
         2 => "KVM met an exception while it delivered another",
         3 => "KVM could not deliver an event",
         4 => "the CPU left the guest for a reason that KVM does not know",
