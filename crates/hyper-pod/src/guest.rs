@@ -55,27 +55,38 @@ pub(crate) struct Guest {
     held: Mutex<Vec<std::fs::File>>,
 }
 
-/// The disks of a guest, and which files they are: device and inode of each extent. A file that
-/// the hypervisor holds open keeps its inode, whatever becomes of its name.
+/// The disks of a guest.
 #[derive(Debug, Default)]
-struct Given {
-    disks: Vec<Disk>,
-    files: Vec<Vec<(u64, u64)>>,
+struct Given(Vec<GivenDisk>);
+
+#[derive(Debug)]
+struct GivenDisk {
+    disk: Disk,
+    /// Which files they are: device and inode of each extent. A file that the hypervisor holds open
+    /// keeps its inode, whatever becomes of its name.
+    files: Vec<(u64, u64)>,
+    /// Its nodes in the guest, as the hypervisor said when it was given: a disk that came later may
+    /// have passed over places that do not suit it.
+    devices: Vec<String>,
 }
 
 impl Given {
-    fn push(&mut self, disk: Disk) {
-        self.files.push(files(&disk));
-        self.disks.push(disk);
+    fn push(&mut self, disk: Disk, devices: Vec<String>) {
+        let files = files(&disk);
+        self.0.push(GivenDisk { disk, files, devices });
     }
 
-    /// Where the guest has this disk already: an image that another container has too, or the
+    /// Nodes of a disk that the guest has already: an image that another container has too, or the
     /// writable disk of a container that comes back.
-    fn position(&self, disk: &Disk) -> Option<usize> {
+    fn devices(&self, disk: &Disk) -> Option<Vec<String>> {
         let files = files(disk);
-        let known = self.files.iter().zip(&self.disks);
-        let same = |(of, known): (&Vec<(u64, u64)>, &Disk)| *of == files && known == disk;
-        (!files.is_empty()).then(|| known.into_iter().position(same)).flatten()
+        let same = |given: &&GivenDisk| given.files == files && given.disk == *disk;
+        let known = (!files.is_empty()).then(|| self.0.iter().find(same)).flatten()?;
+        Some(known.devices.clone())
+    }
+
+    fn at(&self, at: usize) -> Vec<String> {
+        self.0.get(at).map(|given| given.devices.clone()).unwrap_or_default()
     }
 }
 
@@ -175,7 +186,9 @@ pub(crate) async fn boot(
     let configure = Request::ConfigurePod(identity);
     link.call(configure, CONFIGURE).await.map_err(|error| failed(crate::error::chain(&error)))?;
     let mut given = Given::default();
-    disks.into_iter().for_each(|disk| given.push(disk));
+    for (at, disk) in disks.iter().enumerate() {
+        given.push(disk.clone(), hypervisor.guest_devices(&disks, at));
+    }
     let guest = Guest {
         hypervisor,
         vm,
@@ -234,8 +247,8 @@ impl Guest {
     /// The root of the container whose disks the guest was booted with.
     pub async fn first_root(&self, root: &RootDisks) -> Rootfs {
         let given = self.disks.lock().await;
-        let devices = |at| self.hypervisor.guest_devices(&given.disks, at);
-        rootfs(root, self.model(), &devices(0), root.upper.as_ref().map(|_| devices(1)).as_deref())
+        let upper = root.upper.as_ref().map(|_| given.at(1));
+        rootfs(root, self.model(), &given.at(0), upper.as_deref())
     }
 
     /// Adds the disks of a later container.
@@ -279,13 +292,13 @@ impl Guest {
     /// Device node of a disk that holds one file system.
     pub async fn device(&self, at: usize) -> String {
         let given = self.disks.lock().await;
-        self.hypervisor.guest_devices(&given.disks, at).into_iter().next().unwrap_or_default()
+        given.at(at).into_iter().next().unwrap_or_default()
     }
 
     /// Adds a disk of a later container; returns its device node.
     pub async fn add_volume(&self, disk: &Disk) -> Result<String, PodError> {
         let mut given = self.disks.lock().await;
-        if given.position(disk).is_none() {
+        if given.devices(disk).is_none() {
             self.held.lock().await.extend(crate::volume::hold(disk).await?);
         }
         let devices = self.add_disk(&mut given, disk).await?;
@@ -293,15 +306,15 @@ impl Guest {
     }
 
     async fn add_disk(&self, given: &mut Given, disk: &Disk) -> Result<Vec<String>, PodError> {
-        if let Some(at) = given.position(disk) {
-            return Ok(self.hypervisor.guest_devices(&given.disks, at));
+        if let Some(devices) = given.devices(disk) {
+            return Ok(devices);
         }
         let devices = self.vm.add_disk(disk.clone()).await.map_err(|source| {
             let path = disk.extents.first().map(|extent| extent.path.display().to_string());
             let action = format!("add disk `{}` to the guest", path.unwrap_or_default());
             PodError::Vm { action, source }
         })?;
-        given.push(disk.clone());
+        given.push(disk.clone(), devices.clone());
         Ok(devices)
     }
 
@@ -503,4 +516,32 @@ fn tail(vm: &dyn Vm) -> String {
     let console = vm.console();
     let lines: Vec<&str> = console.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use hyper_hypervisor::Extent;
+
+    /// The volume of a container that came back was looked for where the next disk would have been.
+    #[test]
+    fn a_disk_that_passed_over_a_place_is_found_where_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = |name: &str, read_only| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, [0; 4096]).unwrap();
+            Disk { extents: vec![Extent { path, bytes: 4096 }], read_only, ephemeral: false }
+        };
+        let mut given = Given::default();
+        for (name, read_only, device) in [
+            ("image", true, "/dev/vda"),
+            ("upper", false, "/dev/vdb"),
+            ("volume", false, "/dev/vdd"),
+        ] {
+            given.push(disk(name, read_only), vec![device.to_owned()]);
+        }
+        assert_eq!(given.devices(&disk("volume", false)), Some(vec!["/dev/vdd".to_owned()]));
+        assert_eq!((given.at(2), given.at(3)), (vec!["/dev/vdd".to_owned()], vec![]));
+        assert_eq!(given.devices(&disk("another", false)), None);
+    }
 }
