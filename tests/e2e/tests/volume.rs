@@ -577,3 +577,25 @@ fn hyperd_may_die_under_shared_directories() {
     engine.docker(&["volume", "rm", "vol"]).succeeded();
     eventually("nothing is left", WAIT, || Host::look(&marker) == before);
 }
+
+/// The volume of a container that came back was looked for in a place where no disk is.
+#[test]
+fn a_disk_volume_is_there_again_when_its_container_comes_back_in_a_pod() {
+    let engine = Engine::with_busybox();
+    engine.hyper(&["volume", "create", "-d", "disk", "-o", "size=64m", "again"]).succeeded();
+    for runtime in runtimes() {
+        let (pod, name) = (format!("pod-{runtime}"), format!("member-{runtime}"));
+        let make = ["pod", "create", "--runtime", runtime, "--network", "none", &pod];
+        engine.hyper(&make).succeeded();
+        let script = "echo line >>/data/lines; exec sleep 600";
+        let run = ["run", "-d", "--pod", &pod, "--name", &name, "-v", "again:/data", "busybox"];
+        engine.hyper(&[&run[..], &["sh", "-c", script]].concat()).succeeded();
+        let lines = || engine.hyper(&["exec", &name, "wc", "-l", "/data/lines"]).text();
+        eventually("its first line", WAIT, || !lines().is_empty());
+        let first = lines();
+        engine.hyper(&["restart", "-t", "1", &name]).succeeded();
+        eventually("its second line", WAIT, || !lines().is_empty() && lines() != first);
+        engine.hyper(&["rm", "-f", &name]).succeeded();
+        engine.hyper(&["pod", "rm", "-f", &pod]).succeeded();
+    }
+}
