@@ -63,7 +63,21 @@ fn passes(filters: &Filters, network: &Network) -> bool {
 }
 
 async fn inspect(State(app): State<App>, Path(id): Path<String>) -> ApiResult {
-    Ok(Json(document(&app, &find(&app, &id)?)).into_response())
+    let network = find(&app, &id)?;
+    let mut shown = document(&app, &network);
+    // Ours: what policies have kept its members from.
+    let blocked = app.engine.blocked().await;
+    for member in app.engine.members(&network.id) {
+        if let Some(dropped) = blocked.get(&member.id) {
+            let policies = network.egress().into_iter().chain(member.egress);
+            let policies: Vec<String> = policies.map(|policy| policy.to_string()).collect();
+            shown["Containers"][&member.container]["Hyper"] = json!({
+                "Egress": policies,
+                "Blocked": { "Packets": dropped.packets, "Bytes": dropped.bytes },
+            });
+        }
+    }
+    Ok(Json(shown).into_response())
 }
 
 fn find(app: &App, id: &str) -> ApiResult<Network> {

@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use hyper_network::egress::Egress;
 use hyper_network::rules::{self, Rules};
 use ipnet::IpNet;
 use tokio::sync::OwnedMutexGuard;
@@ -34,8 +35,9 @@ use tokio::sync::OwnedMutexGuard;
 use crate::layout::Layout;
 use crate::store::Store;
 use crate::{Error, Result};
+pub(crate) use attach::egress;
 pub(crate) use attach::{parse_exposed, wanted};
-use spec::{DEFAULT, Endpoint, Network};
+use spec::{Blocked, DEFAULT, Endpoint, Network, Policy};
 
 /// The networks of one engine.
 #[derive(Debug)]
@@ -66,6 +68,10 @@ struct State {
     up: BTreeSet<String>,
     /// The address given last, by network.
     last: HashMap<String, IpAddr>,
+    /// Endpoints that are on their way out: no rule is for them any more.
+    free: BTreeSet<String>,
+    /// What policies have dropped before the rules were written last, by endpoint.
+    blocked: HashMap<String, Blocked>,
 }
 
 impl Networks {
@@ -182,9 +188,56 @@ impl Networks {
         own
     }
 
+    /// Whether a policy is for it, its own or the network's.
+    fn is_bound(&self, endpoint: &Endpoint) -> bool {
+        let of_network = || self.find(&endpoint.network).is_ok_and(|one| one.egress().is_some());
+        endpoint.egress.is_some() || of_network()
+    }
+
+    /// What policies have dropped, by endpoint; those without one are not in it.
+    pub async fn blocked(&self) -> HashMap<String, Blocked> {
+        let chains = self.chains();
+        if chains.is_empty() {
+            return HashMap::new();
+        }
+        let _turn = self.host.lock().await;
+        self.count(&chains).await
+    }
+
+    /// Counters of the table as it is, added to those that went with tables before it.
+    async fn count(&self, chains: &[(String, String)]) -> HashMap<String, Blocked> {
+        let table = self.table();
+        // No table: nothing has been dropped since.
+        let now = crate::core::blocking(move || Ok(Rules::blocked(&table).unwrap_or_default()));
+        let now = now.await.unwrap_or_default();
+        let state = self.state();
+        let sum = |(id, chain): &(String, String)| {
+            let before = state.blocked.get(id).copied().unwrap_or_default();
+            let more = now.get(chain).copied().unwrap_or_default();
+            let (packets, bytes) = (before.packets + more.packets, before.bytes + more.bytes);
+            (id.clone(), Blocked { packets, bytes })
+        };
+        chains.iter().map(sum).collect()
+    }
+
     /// The packet filter as it is to be now.
     fn rules(&self) -> Rules {
         let state = self.state();
+        let mut egress = Vec::new();
+        for endpoint in state.endpoints.values().filter(|one| !state.free.contains(&one.id)) {
+            let Some(network) = state.networks.get(&endpoint.network) else { continue };
+            let policies: Vec<Policy> =
+                network.egress().into_iter().chain(endpoint.egress.clone()).collect();
+            if !policies.is_empty() && state.up.contains(&network.id) {
+                egress.push(Egress {
+                    name: chain(&endpoint.id).to_owned(),
+                    bridge: network.bridge.clone(),
+                    addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
+                    subnets: network.subnets.iter().map(|subnet| subnet.net).collect(),
+                    policies,
+                });
+            }
+        }
         let networks = state.networks.values().filter(|network| state.up.contains(&network.id));
         let mut ports = Vec::new();
         for endpoint in state.endpoints.values() {
@@ -217,7 +270,19 @@ impl Networks {
                 })
                 .collect(),
             ports,
+            egress,
         }
+    }
+
+    /// Endpoints with a policy, and the names of their chains.
+    fn chains(&self) -> Vec<(String, String)> {
+        let state = self.state();
+        let bound = |one: &&Endpoint| {
+            let network = state.networks.get(&one.network);
+            one.egress.is_some() || network.is_some_and(|network| network.egress().is_some())
+        };
+        let all = state.endpoints.values().filter(bound);
+        all.map(|one| (one.id.clone(), chain(&one.id).to_owned())).collect()
     }
 
     fn table(&self) -> String {
@@ -227,6 +292,12 @@ impl Networks {
     /// Writes the rules, with [`Self::host`] held.
     async fn apply(&self) -> Result<()> {
         let (rules, mark) = (self.rules(), self.layout.rules_mark());
+        let chains = self.chains();
+        if !chains.is_empty() {
+            // The counters go with the table.
+            let counted = self.count(&chains).await;
+            self.state().blocked = counted;
+        }
         crate::core::blocking(move || {
             if rules.networks.is_empty() {
                 if mark.exists() {
@@ -248,4 +319,9 @@ impl Networks {
         let others = state.networks.values().filter(|network| network.id != but);
         others.flat_map(|network| network.subnets.iter().map(|subnet| subnet.net)).collect()
     }
+}
+
+/// Names the chains of an endpoint.
+fn chain(endpoint: &str) -> &str {
+    endpoint.get(..12).unwrap_or(endpoint)
 }

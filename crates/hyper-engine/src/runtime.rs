@@ -180,6 +180,11 @@ pub(crate) fn check(core: &Core, host: &HostSpec) -> Result<()> {
                 .to_owned(),
         );
     }
+    if host.annotations.contains_key(annotation::EGRESS) {
+        return refuse(
+            "an egress policy: outside of a guest a process can send from any address".to_owned(),
+        );
+    }
     let own = [
         annotation::KERNEL,
         annotation::INITRAMFS,

@@ -24,6 +24,8 @@ pub enum NetworkError {
     /// `nft` said no, or is not there.
     #[error("set the packet filter's rules: {0}")]
     Rules(String),
+    #[error("egress policy `{text}`: {why}")]
+    Egress { text: String, why: String },
     #[error("{0}")]
     Unavailable(String),
 }

@@ -7,16 +7,19 @@
 //! | chain | does |
 //! | --- | --- |
 //! | `guard` (prerouting, raw) | a pod never reaches the host's loopback |
+//! | `egress` (prerouting, filter) | pods with a policy reach what it lets them, see `egress.rs` |
 //! | `published` (prerouting, output: dstnat) | published ports to their pod |
 //! | `masquerade` (postrouting, srcnat) | pods appear as the host outside |
 //! | `forward` | networks are apart; nobody but published ports gets in; `internal` stays inside |
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use nftables::helper;
 use serde_json::{Value, json};
 
+use crate::egress::{self, Blocked, Egress};
 use crate::error::{NetworkError, Result};
 
 /// What is to hold.
@@ -26,6 +29,8 @@ pub struct Rules {
     pub table: String,
     pub networks: Vec<Network>,
     pub ports: Vec<Port>,
+    /// What pods may reach; those that are not here reach all.
+    pub egress: Vec<Egress>,
 }
 
 /// A bridge and what is behind it.
@@ -81,6 +86,19 @@ impl Rules {
         run(&json!({ "nftables": self.commands() }))
     }
 
+    /// What was dropped by [`Egress`] policies since the table was written, by their names.
+    /// Blocking.
+    ///
+    /// # Errors
+    /// [`NetworkError::Rules`], also when there is no table.
+    pub fn blocked(table: &str) -> Result<BTreeMap<String, Blocked>> {
+        let words = ["list", "table", "inet", table];
+        let listed = helper::get_current_ruleset_raw(None::<&str>, words).map_err(told)?;
+        let listing = serde_json::from_str(&listed)
+            .map_err(|error| NetworkError::Rules(format!("nft's listing: {error}")))?;
+        Ok(egress::blocked(&listing))
+    }
+
     /// Removes the table; fine when there is none.
     ///
     /// # Errors
@@ -101,6 +119,8 @@ impl Rules {
         ];
         for (name, kind, hook, priority) in [
             ("guard", "filter", "prerouting", -300),
+            // After connections are known, before destinations are translated.
+            (egress::CHAIN, "filter", "prerouting", -150),
             ("published", "nat", "prerouting", -100),
             ("published-here", "nat", "output", -100),
             ("masquerade", "nat", "postrouting", 100),
@@ -111,12 +131,20 @@ impl Rules {
                 "prio": priority, "policy": "accept",
             } } }));
         }
+        for chain in self.egress.iter().flat_map(Egress::chains) {
+            all.push(json!({ "add": { "chain": {
+                "family": "inet", "table": self.table, "name": chain,
+            } } }));
+        }
         let mut rule = |chain: &str, parts: Vec<Value>| {
             all.push(json!({ "add": { "rule": {
                 "family": "inet", "table": self.table, "chain": chain, "expr": parts,
             } } }));
         };
         self.guard(&mut rule);
+        for (chain, parts) in self.egress.iter().flat_map(Egress::rules) {
+            rule(&chain, parts);
+        }
         for port in &self.ports {
             for chain in ["published", "published-here"] {
                 rule(chain, port.rule());
@@ -199,24 +227,25 @@ impl Port {
 
 fn run(commands: &Value) -> Result<()> {
     let none: [&str; 0] = [];
-    helper::apply_ruleset_raw(&commands.to_string(), None::<&str>, none).map(drop).map_err(
-        |error| {
-            let mut text = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                text = format!("{text}: {cause}");
-                source = cause.source();
-            }
-            NetworkError::Rules(text)
-        },
-    )
+    helper::apply_ruleset_raw(&commands.to_string(), None::<&str>, none).map(drop).map_err(told)
 }
 
-fn family(ip: IpAddr) -> &'static str {
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn told(error: helper::NftablesError) -> NetworkError {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    NetworkError::Rules(text)
+}
+
+pub(crate) fn family(ip: IpAddr) -> &'static str {
     if ip.is_ipv4() { "ip" } else { "ip6" }
 }
 
-fn payload(protocol: &str, field: &str) -> Value {
+pub(crate) fn payload(protocol: &str, field: &str) -> Value {
     json!({ "payload": { "protocol": protocol, "field": field } })
 }
 
@@ -225,7 +254,7 @@ fn meta(key: &str) -> Value {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "JSON is built from parts")]
-fn is(left: Value, right: Value) -> Value {
+pub(crate) fn is(left: Value, right: Value) -> Value {
     json!({ "match": { "op": "==", "left": left, "right": right } })
 }
 

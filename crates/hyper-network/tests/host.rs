@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 
+use hyper_network::egress::Egress;
 use hyper_network::rules::{Network, Port, Protocol, Rules};
 use hyper_network::{Netlink, namespace, wire};
 
@@ -91,12 +92,26 @@ fn a_bridge_a_pod_and_rules() {
                 pod_port: 80,
             })
             .collect(),
+        egress: vec![Egress {
+            name: "abc123".into(),
+            bridge: "br".into(),
+            addresses: vec!["10.9.0.2".parse().unwrap(), "fd00:9::2".parse().unwrap()],
+            subnets: vec!["10.9.0.0/24".parse().unwrap(), "fd00:9::/64".parse().unwrap()],
+            policies: [
+                "public,allow=10.8.0.0/16:443,deny=8.8.8.8",
+                "none,allow=[fd00::/8]:53/udp,deny=10.8.1.0/24",
+            ]
+            .map(|policy| policy.parse().unwrap())
+            .into(),
+        }],
     };
-    namespace::within(&host, move || {
+    let blocked = namespace::within(&host, move || {
         rules.apply()?;
-        rules.apply()
+        rules.apply()?;
+        Rules::blocked("hyper_test")
     })
     .unwrap();
+    assert_eq!(blocked["abc123"].packets, 0);
     let text = ip(&host, "nft list ruleset");
     for wanted in ["dnat ip to 10.9.0.2:80", "dnat ip6 to [fd00:9::2]:80", "masquerade"] {
         assert!(text.contains(wanted), "{wanted}: {text}");

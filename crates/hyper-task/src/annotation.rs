@@ -15,6 +15,8 @@ pub const MEMORY: &str = "io.hyper.memory";
 /// The weakest acceptable wall, as in `hyper_hypervisor::Wall` (kebab-case).
 pub const MIN_ISOLATION: &str = "io.hyper.min-isolation";
 
+/// What the pod may reach, see `hyper_network::egress`: `none`, `public` or `all`, and lists.
+pub const EGRESS: &str = "io.hyper.egress";
 /// `true`: frames of the guest pass only from its own addresses; else from its own MAC.
 pub const NETWORK_STRICT: &str = "io.hyper.network-strict";
 /// File with the names that the pod's resolver knows, see `hyper_task::names`; absent: the guest

@@ -52,6 +52,11 @@ impl Engine {
         engine
     }
 
+    /// The network namespace that it runs in, when it is one of its own.
+    pub fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
     /// Runs a program where hyperd's network is.
     #[track_caller]
     pub fn beside(&self, words: &[&str]) -> Outcome {

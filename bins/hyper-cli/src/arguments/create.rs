@@ -27,6 +27,10 @@ pub struct CreateFlags {
     /// hardware
     #[arg(long, value_name = "WALL")]
     pub min_isolation: Option<String>,
+    /// What it may reach: none, public or all, then ,allow=TARGET and ,deny=TARGET as often as
+    /// needed (TARGET: ADDRESS[/BITS][:PORT[/PROTOCOL]])
+    #[arg(long, value_name = "POLICY")]
+    pub egress: Option<String>,
     /// Keep standard input open
     #[arg(short, long)]
     pub interactive: bool,
@@ -148,6 +152,9 @@ impl CreateFlags {
         }
         if let Some(wall) = &self.min_isolation {
             annotations.insert("io.hyper.min-isolation".into(), wall.clone());
+        }
+        if let Some(policy) = &self.egress {
+            annotations.insert("io.hyper.egress".into(), policy.clone());
         }
         if let Some(kernel) = &self.kernel {
             let path = std::fs::canonicalize(kernel)

@@ -157,6 +157,9 @@ pub struct NetworkCreateFlags {
     /// KEY=VALUE
     #[arg(short, long)]
     pub opt: Vec<String>,
+    /// What its containers may reach, see `run --egress`
+    #[arg(long, value_name = "POLICY")]
+    pub egress: Option<String>,
     pub name: String,
 }
 

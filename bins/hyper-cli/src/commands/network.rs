@@ -65,6 +65,10 @@ async fn create(client: &Client, flags: &NetworkCreateFlags) -> anyhow::Result<i
             })
         })
         .collect();
+    let mut options = json!(pairs(&flags.opt));
+    if let Some(policy) = &flags.egress {
+        options["io.hyper.egress"] = json!(policy);
+    }
     let body = json!({
         "Name": flags.name,
         "Driver": flags.driver,
@@ -72,7 +76,7 @@ async fn create(client: &Client, flags: &NetworkCreateFlags) -> anyhow::Result<i
         "EnableIPv6": flags.ipv6,
         "IPAM": { "Driver": "default", "Config": config },
         "Labels": pairs(&flags.label),
-        "Options": pairs(&flags.opt),
+        "Options": options,
     });
     let answer = client.post("/networks/create", Body::Json(body)).await?;
     println!("{}", answer["Id"].as_str().unwrap_or_default());

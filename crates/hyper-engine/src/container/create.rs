@@ -354,6 +354,14 @@ fn check_spec(spec: &Spec) -> Result<()> {
 
 fn check_host(core: &Core, host: &HostSpec) -> Result<()> {
     runtime::check(core, host)?;
+    if let Some(policy) = crate::network::egress(host)?
+        && !host.pod.is_empty()
+    {
+        return Err(Error::Invalid(format!(
+            "egress policy `{policy}`: a container in another's pod has that one's network: give \
+             the policy to the pod, or to the container that it was made with"
+        )));
+    }
     for (option, name) in [("hostname", &host.hostname), ("domainname", &host.domainname)] {
         let label = |label: &str| {
             label.len() <= MAX_HOSTNAME

@@ -1,11 +1,11 @@
 //! Networks, as dialects ask for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{Engine, ask};
 use crate::container::actor::Command;
 use crate::event::Kind;
-use crate::network::spec::{Endpoint, Network, NetworkRequest, PortWish, Wish};
+use crate::network::spec::{Blocked, Endpoint, Network, NetworkRequest, PortWish, Wish};
 use crate::{Result, View};
 
 impl Engine {
@@ -55,6 +55,11 @@ impl Engine {
             });
         }
         all
+    }
+
+    /// What egress policies have dropped, by endpoint; endpoints without one are not in it.
+    pub async fn blocked(&self) -> HashMap<String, Blocked> {
+        self.core.networks.blocked().await
     }
 
     /// Makes a network.

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use hyper_network::subnet;
 use ipnet::IpNet;
 
-use super::spec::{DEFAULT, Endpoint, Network, PortWish, Wish};
+use super::spec::{DEFAULT, EGRESS, Endpoint, Mode, Network, Policy, PortWish, Wish};
 use super::{Networks, host, names, ports};
-use crate::container::spec::Spec;
+use crate::container::spec::{HostSpec, Spec};
 use crate::supervisor::Pod;
 use crate::{Error, Result, id};
 
@@ -53,7 +53,9 @@ impl Networks {
         for (at, (network, wish)) in wanted.iter().enumerate() {
             self.plug(spec, name, network, wish, at).await?;
         }
-        self.publish(spec).await?;
+        if !self.publish(spec).await? {
+            self.enforce(spec).await?;
+        }
         let names = self.write_pod(spec).await?;
         Ok(Attachment { namespace: Some(self.layout.namespace(&spec.id)), names: Some(names) })
     }
@@ -160,21 +162,35 @@ impl Networks {
             aliases: wish.aliases.clone(),
             names: names::of(spec, name, &wish.aliases),
             ports: Vec::new(),
+            egress: egress(&spec.host)?,
             id: id.clone(),
         };
         state.endpoints.insert(id, endpoint.clone());
         Ok(endpoint)
     }
 
-    /// Holds the ports and sends them to the first network's endpoint.
-    async fn publish(&self, spec: &Spec) -> Result<()> {
-        let wishes = port_wishes(spec);
-        let Some(mut endpoint) = self.endpoints(&spec.id).into_iter().next() else { return Ok(()) };
-        if wishes.is_empty() {
+    /// Writes the rules if there are policies for it, before anything of it runs.
+    async fn enforce(&self, spec: &Spec) -> Result<()> {
+        let bound = self.endpoints(&spec.id).iter().any(|endpoint| self.is_bound(endpoint));
+        if !bound {
             return Ok(());
         }
+        let _turn = self.host.lock().await;
+        self.apply().await
+    }
+
+    /// Holds the ports and sends them to the first network's endpoint. Whether the rules have been
+    /// written for that.
+    async fn publish(&self, spec: &Spec) -> Result<bool> {
+        let wishes = port_wishes(spec);
+        let Some(mut endpoint) = self.endpoints(&spec.id).into_iter().next() else {
+            return Ok(false);
+        };
+        if wishes.is_empty() {
+            return Ok(false);
+        }
         if self.find(&endpoint.network)?.internal {
-            return Ok(());
+            return Ok(false);
         }
         let mut held = Vec::new();
         for wish in &wishes {
@@ -192,7 +208,7 @@ impl Networks {
             state.held.insert(endpoint.id.clone(), held);
             state.endpoints.insert(endpoint.id.clone(), endpoint);
         }
-        self.apply().await
+        self.apply().await.map(|()| true)
     }
 
     /// Takes all from a container whose pod is gone. Fine when it has nothing.
@@ -223,10 +239,11 @@ impl Networks {
 
     /// Takes an endpoint back: rules, link, and last its address.
     pub(super) async fn unplug(&self, endpoint: &Endpoint) {
-        if !endpoint.ports.is_empty() {
+        if !endpoint.ports.is_empty() || self.is_bound(endpoint) {
             let _turn = self.host.lock().await;
             {
                 let mut state = self.state();
+                state.free.insert(endpoint.id.clone());
                 if let Some(known) = state.endpoints.get_mut(&endpoint.id) {
                     known.ports.clear();
                 }
@@ -247,7 +264,12 @@ impl Networks {
             tracing::warn!(container = endpoint.container, error = error.chain(), "endpoint");
             return;
         }
-        self.state().endpoints.remove(&endpoint.id);
+        {
+            let mut state = self.state();
+            state.endpoints.remove(&endpoint.id);
+            state.free.remove(&endpoint.id);
+            state.blocked.remove(&endpoint.id);
+        }
         if let Ok(network) = self.find(&endpoint.network)
             && let Err(error) = self.write_network(&network).await
         {
@@ -383,13 +405,28 @@ impl Networks {
         let mut networks = BTreeMap::new();
         for endpoint in self.endpoints(&spec.id) {
             let network = self.find(&endpoint.network)?;
-            networks.insert(network.id, (network.name, network.internal));
+            // Who may reach nothing asks nobody outside for names either.
+            let none = [endpoint.egress.clone(), network.egress()]
+                .into_iter()
+                .flatten()
+                .any(|policy| policy.mode == Mode::None);
+            networks.insert(network.id, (network.name, network.internal || none));
         }
         let path = self.layout.pod_names(&spec.id);
         let (at, known) = (path.clone(), names::pod(&self.layout, spec, &networks));
         crate::core::blocking(move || names::replace(&at, &known)).await?;
         Ok(path)
     }
+}
+
+/// A container's own policy.
+///
+/// # Errors
+/// [`Error::Invalid`]: it is none.
+pub(crate) fn egress(host: &HostSpec) -> Result<Option<Policy>> {
+    let text = host.annotations.get(EGRESS);
+    let policy = text.map(|text| text.parse::<Policy>());
+    policy.transpose().map_err(|error| Error::Invalid(error.to_string()))
 }
 
 /// Networks that a container is to be in, the one of its way out first.

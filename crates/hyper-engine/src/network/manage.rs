@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use hyper_network::subnet;
 use ipnet::IpNet;
 
-use super::spec::{DEFAULT, NONE, Network, NetworkRequest, Subnet};
+use super::spec::{DEFAULT, EGRESS, NONE, Network, NetworkRequest, Policy, Subnet};
 use super::{Networks, host};
 use crate::{Error, Result, id};
 
@@ -190,7 +190,7 @@ fn fresh(request: NetworkRequest) -> Result<Network> {
     let bad = |key: &str, value: &str, why: &str| {
         Error::Invalid(format!("network {}: option {key}={value}: {why}", request.name))
     };
-    let known = [MTU, NAME, MASQUERADE];
+    let known = [MTU, NAME, MASQUERADE, EGRESS];
     if let Some((key, value)) = request.options.iter().find(|(key, _)| !known.contains(&&***key)) {
         return Err(Error::Unsupported(format!(
             "network {}: option {key}={value} is not supported: {} are",
@@ -215,6 +215,9 @@ fn fresh(request: NetworkRequest) -> Result<Network> {
             _ => return Err(bad(MTU, text, "not 68 to 65535")),
         },
     };
+    if let Some(text) = request.options.get(EGRESS) {
+        text.parse::<Policy>().map_err(|error| bad(EGRESS, text, &error.to_string()))?;
+    }
     Ok(Network {
         masquerade: option(MASQUERADE).is_none_or(|value| value != "false"),
         id,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub use hyper_network::egress::{Blocked, Mode, Policy};
 pub use hyper_network::rules::Protocol;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -36,7 +37,17 @@ pub struct Network {
     pub masquerade: bool,
 }
 
+/// A network's option with the policy of all its pods, and the annotation of a container.
+pub const EGRESS: &str = hyper_task::annotation::EGRESS;
+
 impl Network {
+    /// What its pods may reach, where that is restricted.
+    #[must_use]
+    pub fn egress(&self) -> Option<Policy> {
+        // Looked at when the network was made.
+        self.options.get(EGRESS).and_then(|text| text.parse().ok())
+    }
+
     /// Whether it is there by itself.
     #[must_use]
     pub fn is_builtin(&self) -> bool {
@@ -123,6 +134,9 @@ pub struct Endpoint {
     pub names: Vec<String>,
     #[serde(default)]
     pub ports: Vec<Published>,
+    /// Its own policy, beside the network's.
+    #[serde(default)]
+    pub egress: Option<Policy>,
 }
 
 impl Endpoint {
