@@ -170,6 +170,13 @@ fn a_networks_policy_holds_for_all_of_it_and_over_a_restart_of_hyperd() {
         engine.docker(&["exec", "member", "sh", "-c", &script]).text().contains("pod")
     });
     assert!(reaches(&engine, "member", PUBLIC) && !reaches(&engine, "member", PRIVATE));
+    // A pod has one for all its containers.
+    engine.hyper(&["pod", "create", "--egress", "none", "shut"]).succeeded();
+    start(&engine, "inner", &["--pod", "shut"]);
+    assert!(!reaches(&engine, "inner", PUBLIC));
+    let own = ["run", "--rm", "--pod", "shut", "--egress", "all", "busybox", "true"];
+    engine.hyper(&own).exited(125).says(&["give the policy to the pod"]);
+    engine.hyper(&["pod", "rm", "-f", "shut"]).succeeded();
     engine.kill_daemon();
     engine.restart();
     assert!(reaches(&engine, "member", PUBLIC) && !reaches(&engine, "member", PRIVATE));

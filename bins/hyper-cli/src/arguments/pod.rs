@@ -91,6 +91,9 @@ pub struct PodCreateFlags {
     /// Network to join, or `none`
     #[arg(long)]
     pub network: Option<String>,
+    /// What it may reach, see `run --egress`
+    #[arg(long, value_name = "POLICY")]
+    pub egress: Option<String>,
     /// [default: made up]
     pub name: Option<String>,
 }

@@ -58,6 +58,7 @@ async fn create(client: &Client, flags: &PodCreateFlags) -> anyhow::Result<Strin
         "vcpus": flags.cpus,
         "memory_bytes": memory.transpose()?,
         "network": flags.network,
+        "egress": flags.egress,
         "sysctls": pairs(&flags.sysctl, "sysctl")?,
     });
     make(client, body).await

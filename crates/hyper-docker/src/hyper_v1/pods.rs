@@ -35,6 +35,8 @@ pub(crate) struct PodCreate {
     sysctls: BTreeMap<String, String>,
     /// A network's name or id, or `none`; the default network when absent.
     network: Option<String>,
+    /// What it may reach: `none`, `public` or `all`, then `,allow=TARGET` and `,deny=TARGET`.
+    egress: Option<String>,
 }
 
 /// A pod that was made.
@@ -113,6 +115,7 @@ pub(crate) async fn create(State(app): State<App>, request: Body) -> ApiResult {
                 .network
                 .filter(|name| !name.is_empty())
                 .unwrap_or_else(|| "default".to_owned()),
+            egress: wanted.egress,
         })
         .await?;
     Ok((StatusCode::CREATED, Json(PodCreated { id })).into_response())

@@ -10,6 +10,7 @@ use crate::container::actor::Command as ContainerCommand;
 use crate::container::state::Status;
 use crate::core::Core;
 use crate::event::Kind;
+use crate::network::spec::Policy;
 use crate::pod::PodView;
 use crate::pod::actor::{Command, attributes, enlist};
 use crate::pod::registry::PodHandle;
@@ -236,6 +237,7 @@ async fn create(core: &Arc<Core>, request: CreatePod) -> Result<String> {
         memory_bytes: request.memory_bytes,
         sysctls: request.sysctls,
         network: request.network,
+        egress: request.egress,
     };
     let record = PodRecord { name: name.clone(), spec, state: PodState::default() };
     if let Err(error) = core.store.insert_pod(&record).await {
@@ -279,6 +281,9 @@ fn check(core: &Core, request: &CreatePod) -> Result<()> {
     }
     if !matches!(request.network.as_str(), "" | "default" | "none") {
         core.networks.find(&request.network)?;
+    }
+    if let Some(text) = &request.egress {
+        text.parse::<Policy>().map_err(|error| Error::Invalid(error.to_string()))?;
     }
     match request.sysctls.keys().find(|key| !key.starts_with("net.")) {
         Some(key) => invalid(format!("sysctl `{key}` is not the pod's: give it to a container")),

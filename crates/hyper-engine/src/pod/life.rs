@@ -13,7 +13,7 @@ use crate::container::state::Exit;
 use crate::core::Core;
 use crate::engine::pods;
 use crate::network::attach::Attachment;
-use crate::network::spec::NONE;
+use crate::network::spec::{EGRESS, NONE};
 use crate::supervisor::{self, Found, Pod};
 use crate::{Error, Result, layout};
 
@@ -57,6 +57,7 @@ async fn attach(core: &Arc<Core>, spec: &PodSpec, name: String) -> Result<Attach
     let host = HostSpec {
         hostname: spec.hostname.clone(),
         network: spec.network.clone(),
+        annotations: spec.egress.iter().map(|text| (EGRESS.to_owned(), text.clone())).collect(),
         ports: members.iter().flat_map(|view| view.spec.host.ports.clone()).collect(),
         ..HostSpec::default()
     };

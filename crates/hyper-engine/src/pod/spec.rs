@@ -26,6 +26,8 @@ pub struct CreatePod {
     pub sysctls: BTreeMap<String, String>,
     /// As a container's.
     pub network: String,
+    /// What it may reach, see `hyper_network::egress`.
+    pub egress: Option<String>,
 }
 
 /// A pod.
@@ -44,6 +46,8 @@ pub struct PodSpec {
     pub sysctls: BTreeMap<String, String>,
     /// `default`, `none`, or a network's name or id.
     pub network: String,
+    /// What it may reach, see `hyper_network::egress`.
+    pub egress: Option<String>,
 }
 
 /// See the module.
