@@ -144,6 +144,8 @@ fn logs_and_exit_codes_outlive_hyperd() {
     assert_eq!((logs.lines().count(), logs.lines().last()), (200, Some("line 199")));
     assert_eq!(engine.docker(&["wait", "through"]).succeeded().text(), "9");
     engine.kill_daemon();
+    // The other one was started later, and ends later.
+    std::thread::sleep(Duration::from_secs(3));
     engine.restart();
     assert_eq!(engine.inspect("ended", "{{.State.ExitCode}}"), "9");
     assert_eq!(engine.docker(&["logs", "ended"]).succeeded().text().lines().count(), 200);
