@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_hypervisor::VmError;
@@ -13,7 +13,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -24,6 +24,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Longest wait for the guest to be made, on a host that may thrash.
 const START: Duration = Duration::from_secs(30);
 
+/// How long a monitor's last words may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Longest wait for a guest to be written to disk.
 const SAVE: Duration = Duration::from_secs(300);
 
@@ -32,7 +34,7 @@ const SAVE: Duration = Duration::from_secs(300);
 pub struct Control {
     socket: Arc<UnixStreamWriter>,
     answers: Mutex<mpsc::Receiver<Answer>>,
-    end: Arc<StdMutex<Option<End>>>,
+    end: watch::Receiver<Option<End>>,
     reader: JoinHandle<()>,
 }
 
@@ -53,9 +55,8 @@ impl Control {
     pub async fn open(socket: UnixStream, config: &Config) -> Result<Self, CallError> {
         let (reader, writer) = socket.into_split();
         let (told, answers) = mpsc::channel(4);
-        let end = Arc::new(StdMutex::new(None));
-        let kept = Arc::clone(&end);
-        let reader = tokio::spawn(async move { listen(reader, &told, &kept).await });
+        let (ended, end) = watch::channel(None);
+        let reader = tokio::spawn(async move { listen(reader, &told, &ended).await });
         let control = Self { socket: Arc::new(writer), answers: Mutex::new(answers), end, reader };
         let line = serde_json::to_vec(config).map_err(|_| CallError::Closed)?;
         match control.ask(line, Vec::new(), START).await? {
@@ -76,9 +77,12 @@ impl Control {
         self.ask(line, files, SAVE).await.map(drop)
     }
 
-    /// How the guest ended, when the monitor has told it.
-    pub fn end(&self) -> Option<End> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// How the guest ended, when the monitor has told it. For a monitor that is gone: its last words
+    /// may still be on their way.
+    pub async fn end(&self) -> Option<End> {
+        let mut end = self.end.clone();
+        let told = timeout(LAST_WORDS, end.wait_for(Option::is_some)).await;
+        told.ok()?.ok().and_then(|end| end.clone())
     }
 
     async fn ask(
@@ -158,7 +162,7 @@ async fn send(socket: &UnixStreamWriter, line: &[u8], files: Vec<OwnedFd>) -> io
 async fn listen(
     mut reader: OwnedReadHalf,
     answers: &mpsc::Sender<Answer>,
-    end: &StdMutex<Option<End>>,
+    end: &watch::Sender<Option<End>>,
 ) {
     let mut line = Vec::new();
     let mut chunk = vec![0; 4096];
@@ -173,7 +177,7 @@ async fn listen(
             }
             match serde_json::from_slice(&std::mem::take(&mut line)) {
                 Ok(Answer::Ended { how }) => {
-                    *end.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
+                    end.send_replace(Some(how));
                 }
                 // Nobody asked for more than a few: a monitor that talks on its own is not heard.
                 Ok(answer) => drop(answers.try_send(answer)),
@@ -216,6 +220,6 @@ mod test {
         drop(theirs);
         let gone = control.call(&Request::Pause, Vec::new()).await;
         assert!(matches!(gone, Err(CallError::Closed)));
-        assert_eq!(control.end(), Some(End::Reset));
+        assert_eq!(control.end().await, Some(End::Reset));
     }
 }

@@ -207,7 +207,7 @@ async fn keep(guest: &Guest, readers: Readers, mut killed: watch::Receiver<bool>
         () = async { drop(killed.wait_for(|killed| *killed).await) } => end(guest).await,
     };
     readers.finish().await;
-    judge(guest, &exit)
+    judge(guest, &exit, guest.control.end().await)
 }
 
 async fn end(guest: &Guest) -> JailExit {
@@ -216,13 +216,13 @@ async fn end(guest: &Guest) -> JailExit {
 }
 
 /// How the guest ended, from what process, monitor and console told.
-fn judge(guest: &Guest, exit: &JailExit) -> VmExit {
+fn judge(guest: &Guest, exit: &JailExit, told: Option<End>) -> VmExit {
     let last = |what: &str| {
         let words = guest.tail.text();
         let words = words.trim_end();
         if words.is_empty() { what.to_owned() } else { format!("{what}: {words}") }
     };
-    match (exit.outcome.clone(), guest.control.end()) {
+    match (exit.outcome.clone(), told) {
         _ if guest.console.halted() => VmExit::PoweredOff,
         (Outcome::Killed, _) => VmExit::Killed,
         (Outcome::Signaled(libc::SIGSYS), _) => {
