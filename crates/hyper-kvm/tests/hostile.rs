@@ -1,5 +1,6 @@
 //! Guests that want no good, on any host with a KVM, also one that cannot run Linux: their kernels
 //! are a page of plain code. Whatever they do, the monitor ends with them, in time, and says how.
+//! Elsewhere skipped, unless `HYPER_REQUIRE_KVM=1`; `scripts/test lab` runs them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,8 +28,9 @@ fn ground() -> Option<Ground> {
     use std::os::unix::fs::PermissionsExt as _;
     let open = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
     if open.is_err() || !rustix::process::geteuid().is_root() {
-        println!("SKIPPED: no /dev/kvm, or not root");
-        assert_ne!(std::env::var("HYPER_REQUIRE_KVM").as_deref(), Ok("1"));
+        let lacking = "no /dev/kvm that can be opened, or not root";
+        assert_ne!(std::env::var("HYPER_REQUIRE_KVM").as_deref(), Ok("1"), "{lacking}");
+        println!("SKIPPED: {lacking}");
         return None;
     }
     let work = tempfile::tempdir().expect("a directory");
