@@ -253,6 +253,10 @@ impl Vm for FakeVm {
         Ok(())
     }
 
+    async fn save(&self, _: &Path) -> Result<(), VmError> {
+        Err(VmError::Unsupported { hypervisor: NAME, what: "save a guest".to_owned() })
+    }
+
     async fn add_disk(&self, disk: Disk) -> Result<Vec<String>, VmError> {
         self.life.running("add a disk")?;
         check_disk(&disk).await?;

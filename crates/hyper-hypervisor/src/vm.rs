@@ -67,11 +67,7 @@ pub trait Vm: Send + Sync {
     /// Writes the paused guest to `directory`, which is there and empty; it stays paused, and can be
     /// resumed or killed. Disks are not written: they must be the same when it is restored. After
     /// an error what is in the directory is no guest.
-    async fn save(&self, directory: &Path) -> Result<(), VmError> {
-        let _ = directory;
-        let what = "save a guest".to_owned();
-        Err(VmError::Unsupported { hypervisor: "this", what })
-    }
+    async fn save(&self, directory: &Path) -> Result<(), VmError>;
 
     /// Adds a disk to the running guest and returns its device nodes.
     async fn add_disk(&self, disk: crate::Disk) -> Result<Vec<String>, VmError>;

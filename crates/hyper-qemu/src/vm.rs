@@ -6,6 +6,7 @@
 //!            └── kill, or the handle dropped ───┘
 //! ```
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::NAME;
 use crate::block::{self, Slots};
 use crate::control::Control;
 
@@ -109,6 +111,10 @@ impl Vm for QemuVm {
     async fn resume(&self) -> Result<(), VmError> {
         let running = self.guest.control.call(qapi::qmp::cont {}).await;
         running.map(drop).map_err(|error| error.while_doing("resume the guest"))
+    }
+
+    async fn save(&self, _: &Path) -> Result<(), VmError> {
+        Err(VmError::Unsupported { hypervisor: NAME, what: "save a guest".to_owned() })
     }
 
     async fn add_disk(&self, disk: Disk) -> Result<Vec<String>, VmError> {

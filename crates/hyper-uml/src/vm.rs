@@ -1,5 +1,6 @@
 //! One running guest.
 
+use std::path::Path;
 use std::sync::{Mutex as StdMutex, PoisonError};
 
 use async_trait::async_trait;
@@ -48,6 +49,10 @@ impl Vm for UmlVm {
 
     async fn resume(&self) -> Result<(), VmError> {
         self.jail.thaw().await.map_err(|error| jail_error(&error))
+    }
+
+    async fn save(&self, _: &Path) -> Result<(), VmError> {
+        Err(unsupported("save a guest".to_owned()))
     }
 
     async fn add_disk(&self, disk: Disk) -> Result<Vec<String>, VmError> {
