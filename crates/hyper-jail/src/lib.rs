@@ -30,6 +30,7 @@
 mod cgroup;
 mod cpu;
 mod error;
+mod grants;
 mod jailed;
 mod locate;
 mod probe;
@@ -41,6 +42,7 @@ mod usage;
 pub mod wire;
 
 pub use error::JailError;
+pub use grants::request;
 pub use jailed::{JailExit, Jailed, Outcome};
 pub use locate::find as find_program;
 pub use probe::{Finding, can_freeze, probe};

@@ -78,6 +78,11 @@ impl Seccomp {
         self
     }
 
+    #[cfg(test)]
+    pub(crate) fn conditions(&self, call: i64) -> &[(u8, Comparison)] {
+        &self.allow[&call]
+    }
+
     /// The calls that no hypervisor needs fail with EPERM, everything else passes: what stands
     /// when an adapter gives no list.
     pub(crate) fn fallback() -> Self {

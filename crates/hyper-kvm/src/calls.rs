@@ -5,7 +5,7 @@
 //! names of files but for the loader's, namespaces, mounts, signals to others, keys, BPF,
 //! userfaultfd, io_uring, and every ioctl but KVM's and the taps'.
 
-use hyper_jail::{Comparison, Seccomp, SeccompDefault};
+use hyper_jail::{Seccomp, SeccompDefault, request};
 
 /// For the loader and the C library, before `main`.
 const LOADING: &[i64] = &[
@@ -70,42 +70,17 @@ const WORKING: &[i64] = &[
     libc::SYS_writev,
 ];
 
-/// A thread, and nothing that is shared less or separated more: `clone(2)`.
-const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
-const SEPARATE: u64 = (libc::CLONE_NEWNS
-    | libc::CLONE_NEWCGROUP
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET) as u64;
-
-/// Type and lowest numbers of ioctl requests (`ioctl-number.rst`): the type is in bits 8 to 15.
-const KVM: Comparison = Comparison::Masked { mask: 0xff00, bits: 0xae00 };
-/// Taps share `T` with terminals, whose numbers are below 0x80: TIOCSTI stays out.
-const TAP: Comparison = Comparison::Masked { mask: 0xff80, bits: 0x5480 };
-const FIONBIO: Comparison = Comparison::Is(0x5421);
-
 /// The list; `share`: the monitor speaks to a server of shared directories.
 pub fn list(share: bool) -> Seccomp {
-    let thread = Comparison::Masked { mask: THREAD | SEPARATE, bits: THREAD };
-    let mut list = Seccomp::new(SeccompDefault::Kill)
+    let list = Seccomp::new(SeccompDefault::Kill)
         .allow(LOADING)
         .allow(WORKING)
-        .allow_if(libc::SYS_clone, 0, thread)
-        // Its flags are behind a pointer that no filter can follow; glibc falls back to `clone`.
-        .refuse(libc::SYS_clone3, libc::ENOSYS)
-        // Asking for limits, not setting them.
-        .allow_if(libc::SYS_prlimit64, 2, Comparison::Is(0))
+        .threads()
+        .asking_for_limits()
         // Threads narrow what they may do.
         .allow(&[libc::SYS_seccomp])
-        .allow_if(libc::SYS_prctl, 0, Comparison::Is(libc::PR_SET_NO_NEW_PRIVS as u64))
-        .allow_if(libc::SYS_prctl, 0, Comparison::Is(libc::PR_SET_NAME as u64));
-    for request in [KVM, TAP, FIONBIO] {
-        list = list.allow_if(libc::SYS_ioctl, 1, request);
-    }
-    if share {
-        list = list.allow_if(libc::SYS_socketpair, 0, Comparison::Is(libc::AF_UNIX as u64));
-    }
-    list
+        .options(&[libc::PR_SET_NO_NEW_PRIVS, libc::PR_SET_NAME])
+        .requests(&[request::KVM, request::TAP, request::FIONBIO]);
+    // The server's channel back to the monitor.
+    if share { list.unix_pairs() } else { list }
 }

@@ -158,21 +158,13 @@ fn failed(error: hyper_jail::JailError) -> PodError {
 }
 
 /// What a file server calls: files by descriptor, no new sockets, programs, mounts or namespaces.
-/// `unshare` only takes the thread's working directory apart, `clone` makes threads.
+/// `unshare` only takes the thread's working directory apart.
 fn calls() -> Seccomp {
     Seccomp::new(SeccompDefault::Errno(libc::EPERM))
         .allow(FILES)
         .allow(PROCESS)
         .allow_if(libc::SYS_unshare, 0, hyper_jail::Comparison::Is(libc::CLONE_FS as u64))
-        .allow_if(
-            libc::SYS_clone,
-            0,
-            hyper_jail::Comparison::Masked {
-                mask: libc::CLONE_THREAD as u64,
-                bits: libc::CLONE_THREAD as u64,
-            },
-        )
-        .refuse(libc::SYS_clone3, libc::ENOSYS)
+        .threads()
 }
 
 const FILES: &[i64] = &[

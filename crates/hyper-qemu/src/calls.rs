@@ -11,7 +11,7 @@
 //! and vhost's. `execveat` remains because the jail starts QEMU with it after the filter is in
 //! place; QEMU's own filter, and a root without programs, stand behind it.
 
-use hyper_jail::{Comparison, Seccomp, SeccompDefault};
+use hyper_jail::{Seccomp, SeccompDefault, request};
 use libc::c_long;
 
 /// Reads, writes and positions in files, pipes and sockets that are open.
@@ -155,56 +155,31 @@ const PROCESS: &[c_long] = &[
     libc::SYS_seccomp,
 ];
 
-/// A thread, and nothing that is shared less or separated more: `clone(2)`.
-const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
-const SEPARATE: u64 = (libc::CLONE_NEWNS
-    | libc::CLONE_NEWCGROUP
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET) as u64;
-
-/// Type and lowest numbers of ioctl requests (`ioctl-number.rst`): the type is in bits 8 to 15.
-const KVM: Comparison = Comparison::Masked { mask: 0xff00, bits: 0xae00 };
-const VHOST: Comparison = Comparison::Masked { mask: 0xff00, bits: 0xaf00 };
-/// Taps share `T` with terminals, whose numbers are below 0x80: TIOCSTI stays out.
-const TAP: Comparison = Comparison::Masked { mask: 0xff80, bits: 0x5480 };
-const FIONBIO: Comparison = Comparison::Is(0x5421);
+const OPTIONS: &[i32] = &[
+    libc::PR_SET_NAME,
+    libc::PR_SET_TIMERSLACK,
+    libc::PR_MCE_KILL,
+    libc::PR_SET_NO_NEW_PRIVS,
+    libc::PR_GET_NO_NEW_PRIVS,
+    libc::PR_SET_PDEATHSIG,
+];
 
 /// The list; KVM's calls only where KVM is used.
 pub fn list(kvm: bool, share: bool) -> Seccomp {
-    let mut list = Seccomp::new(SeccompDefault::Errno(libc::EPERM));
-    for calls in [DATA, FILES, MEMORY, WAITING, PROCESS] {
-        list = list.allow(calls);
-    }
-    let thread = Comparison::Masked { mask: THREAD | SEPARATE, bits: THREAD };
-    list = list
-        .allow_if(libc::SYS_clone, 0, thread)
-        // Its flags are behind a pointer that no filter can follow; glibc falls back to `clone`.
-        .refuse(libc::SYS_clone3, libc::ENOSYS)
+    let mut list = [DATA, FILES, MEMORY, WAITING, PROCESS]
+        .into_iter()
+        .fold(Seccomp::new(SeccompDefault::Errno(libc::EPERM)), Seccomp::allow)
+        .threads()
         .refuse(libc::SYS_io_uring_setup, libc::ENOSYS)
-        // Asking for limits, not setting them.
-        .allow_if(libc::SYS_prlimit64, 2, Comparison::Is(0));
+        .asking_for_limits()
+        .options(OPTIONS)
+        .requests(&[request::TAP, request::VHOST, request::FIONBIO]);
     if share {
         // The device of shared directories gets a channel of its own back to QEMU.
-        list = list.allow_if(libc::SYS_socketpair, 0, Comparison::Is(libc::AF_UNIX as u64));
-    }
-    for request in [TAP, VHOST, FIONBIO] {
-        list = list.allow_if(libc::SYS_ioctl, 1, request);
+        list = list.unix_pairs();
     }
     if kvm {
-        list = list.allow_if(libc::SYS_ioctl, 1, KVM);
-    }
-    for option in [
-        libc::PR_SET_NAME,
-        libc::PR_SET_TIMERSLACK,
-        libc::PR_MCE_KILL,
-        libc::PR_SET_NO_NEW_PRIVS,
-        libc::PR_GET_NO_NEW_PRIVS,
-        libc::PR_SET_PDEATHSIG,
-    ] {
-        list = list.allow_if(libc::SYS_prctl, 0, Comparison::Is(option.unsigned_abs().into()));
+        list = list.requests(&[request::KVM]);
     }
     list
 }

@@ -23,19 +23,13 @@ pub fn list(separation: Separation, share: bool) -> Seccomp {
         // Unix sockets only: mconsole and the pairs of helper threads. The jail's network
         // namespace is empty, but protocol modules need not even be loaded.
         .allow_if(libc::SYS_socket, 0, Comparison::Is(libc::AF_UNIX as u64))
-        .allow_if(libc::SYS_socketpair, 0, Comparison::Is(libc::AF_UNIX as u64))
-        // Helper threads, the tracer's children; never a namespace.
-        .allow_if(libc::SYS_clone, 0, Comparison::Masked { mask: NAMESPACES, bits: 0 })
-        // clone3's flags are behind a pointer; libc falls back to clone.
-        .refuse(libc::SYS_clone3, libc::ENOSYS);
+        .unix_pairs()
+        // Helper threads, the tracer's children.
+        .processes()
+        .options(PRCTL);
     // The device of shared directories; nothing else in the jail listens.
     let list = if share { list.allow(&[libc::SYS_connect]) } else { list };
-    let list = PRCTL.iter().fold(list, |list, option| {
-        list.allow_if(libc::SYS_prctl, 0, Comparison::Is(option.unsigned_abs().into()))
-    });
-    IOCTL
-        .iter()
-        .fold(list, |list, request| list.allow_if(libc::SYS_ioctl, 1, Comparison::Is(*request)))
+    IOCTL.iter().fold(list, |list, request| list.requests(&[Comparison::Is(*request)]))
 }
 
 /// Guest memory is a file: mapped by the kernel once, and page by page by guest processes.
@@ -165,12 +159,3 @@ const PRCTL: &[i32] =
 /// has it virtio-net headers (`linux/if_tun.h`: TUNGETIFF, TUNGETFEATURES, TUNSETVNETHDRSZ).
 const IOCTL: &[u64] =
     &[libc::TCGETS, libc::TIOCGWINSZ, libc::FIONBIO, 0x8004_54d2, 0x8004_54cf, 0x4004_54d8];
-
-/// Flags of `clone(2)` that make namespaces.
-const NAMESPACES: u64 = (libc::CLONE_NEWNS
-    | libc::CLONE_NEWCGROUP
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET) as u64;
