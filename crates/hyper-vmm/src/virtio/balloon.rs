@@ -5,10 +5,10 @@ use std::io;
 use std::sync::Arc;
 
 use rustix::event::PollFlags;
-use virtio_queue::{Queue, QueueT as _};
+use virtio_queue::Queue;
 use vm_memory::GuestAddress;
 
-use super::buffers::{Buffers, gather, next, total};
+use super::buffers::{Buffers, gather, listen, next, total, used};
 use super::worker::{Stop, Worker, borrow};
 use super::{Device, Live, copy_config};
 use crate::memory::{self, Memory};
@@ -69,9 +69,6 @@ fn serve(live: &mut Live, stop: &Stop) -> io::Result<()> {
     loop {
         let mut again = false;
         for (at, queue) in live.queues.iter_mut().enumerate() {
-            if !queue.ready() {
-                continue;
-            }
             while let Some(chain) = next(queue, &memory)? {
                 let head = chain.head_index();
                 let given = Buffers::of(&memory, chain).map_or(0, |buffers| match at {
@@ -81,12 +78,9 @@ fn serve(live: &mut Live, stop: &Stop) -> io::Result<()> {
                     _ => 0,
                 });
                 count(&live.counters.bytes_out, given);
-                queue.add_used(&*memory, head, 0).map_err(io::Error::other)?;
-                if queue.needs_notification(&*memory).map_err(io::Error::other)? {
-                    live.interrupt.used();
-                }
+                used(queue, &memory, &live.interrupt, head, 0)?;
             }
-            again |= queue.enable_notification(&*memory).map_err(io::Error::other)?;
+            again |= listen(queue, &memory)?;
         }
         if again {
             continue;

@@ -14,9 +14,9 @@ use std::io;
 use std::sync::Arc;
 
 use rustix::event::PollFlags;
-use virtio_queue::{Queue, QueueT as _};
+use virtio_queue::Queue;
 
-use super::buffers::next;
+use super::buffers::{listen, next, used};
 use super::worker::{Stop, Worker, borrow};
 use super::{Device, Live, copy_config};
 use crate::metrics::count;
@@ -193,7 +193,7 @@ impl Work {
         loop {
             // What is there is done before the kick is waited for: the first may have come early.
             self.drain(queue)?;
-            if queue.enable_notification(&*memory).map_err(io::Error::other)? {
+            if listen(queue, &memory)? {
                 continue;
             }
             if stop.wait([(borrow(kick), PollFlags::IN)])?.is_none() {
@@ -209,10 +209,7 @@ impl Work {
         while let Some(chain) = next(queue, &memory)? {
             let head = chain.head_index();
             let written = request::carry_out(&self.file, &memory, chain, &self.live.counters);
-            queue.add_used(&*memory, head, written).map_err(io::Error::other)?;
-            if queue.needs_notification(&*memory).map_err(io::Error::other)? {
-                self.live.interrupt.used();
-            }
+            used(queue, &memory, &self.live.interrupt, head, written)?;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT as _, QueueT as _};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemory as _, GuestMemoryMmap};
 
+use super::Interrupt;
 use crate::memory::Memory;
 
 /// Most pieces of a chain; Linux's drivers make none longer than their queue and 2.
@@ -24,6 +25,29 @@ pub(super) fn next(
     }
     let mut chains = queue.iter(Arc::clone(memory)).map_err(io::Error::other)?;
     Ok(chains.next())
+}
+
+/// Gives a chain back, `length` bytes of which were written.
+pub(super) fn used(
+    queue: &mut Queue,
+    memory: &Memory,
+    interrupt: &Interrupt,
+    head: u16,
+    length: u32,
+) -> io::Result<()> {
+    queue.add_used(&**memory, head, length).map_err(io::Error::other)?;
+    if queue.needs_notification(&**memory).map_err(io::Error::other)? {
+        interrupt.used();
+    }
+    Ok(())
+}
+
+/// Asks for kicks; whether something has come in the meantime.
+pub(super) fn listen(queue: &mut Queue, memory: &Memory) -> io::Result<bool> {
+    if !queue.ready() {
+        return Ok(false);
+    }
+    queue.enable_notification(&**memory).map_err(io::Error::other)
 }
 
 /// Part of guest memory.

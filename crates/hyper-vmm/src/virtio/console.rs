@@ -20,10 +20,9 @@ use virtio_queue::{Queue, QueueOwnedT as _, QueueT as _};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::control::Control;
-use super::buffers::{Buffers, Piece, Way, next, split, total, transfer};
+use super::buffers::{Buffers, Piece, Way, listen, next, split, total, transfer, used};
 use super::worker::{Stop, Worker, borrow};
-use super::{ConsoleState, Device, DeviceState, Interrupt, Live, copy_config};
-use crate::memory::Memory;
+use super::{ConsoleState, Device, DeviceState, Live, copy_config};
 use crate::metrics::count;
 
 const KIND: u32 = 3;
@@ -302,26 +301,4 @@ impl Work {
         }
         Ok((false, listen(queue, &memory)?))
     }
-}
-
-fn used(
-    queue: &mut Queue,
-    memory: &Memory,
-    interrupt: &Interrupt,
-    head: u16,
-    length: u32,
-) -> io::Result<()> {
-    queue.add_used(&**memory, head, length).map_err(io::Error::other)?;
-    if queue.needs_notification(&**memory).map_err(io::Error::other)? {
-        interrupt.used();
-    }
-    Ok(())
-}
-
-/// Asks for kicks; whether something has come in the meantime.
-fn listen(queue: &mut Queue, memory: &Memory) -> io::Result<bool> {
-    if !queue.ready() {
-        return Ok(false);
-    }
-    queue.enable_notification(&**memory).map_err(io::Error::other)
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use rustix::event::PollFlags;
 use rustix::rand::{GetRandomFlags, getrandom};
-use virtio_queue::{Queue, QueueT as _};
+use virtio_queue::Queue;
 
-use super::buffers::{Buffers, next, scatter, total};
+use super::buffers::{Buffers, listen, next, scatter, total, used};
 use super::worker::{Stop, Worker, borrow};
 use super::{Device, Live};
 use crate::metrics::count;
@@ -64,12 +64,9 @@ fn serve(live: &mut Live, stop: &Stop) -> io::Result<()> {
             }
             count(&live.counters.bytes_in, written as u64);
             let length = u32::try_from(written).unwrap_or(0);
-            queue.add_used(&*memory, head, length).map_err(io::Error::other)?;
-            if queue.needs_notification(&*memory).map_err(io::Error::other)? {
-                live.interrupt.used();
-            }
+            used(queue, &memory, &live.interrupt, head, length)?;
         }
-        if queue.enable_notification(&*memory).map_err(io::Error::other)? {
+        if listen(queue, &memory)? {
             continue;
         }
         if stop.wait([(borrow(kick), PollFlags::IN)])?.is_none() {

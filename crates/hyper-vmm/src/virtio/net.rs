@@ -15,9 +15,9 @@ use rustix::event::PollFlags;
 use virtio_queue::{Queue, QueueT as _};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::buffers::{Buffers, Piece, Way, next, scatter, total, transfer};
+use super::buffers::{Buffers, Piece, Way, listen, next, scatter, total, transfer, used};
 use super::worker::{Stop, Worker, borrow};
-use super::{Device, Interrupt, Live, copy_config};
+use super::{Device, Live, copy_config};
 use crate::memory::Memory;
 use crate::metrics::{DeviceCounters, count};
 
@@ -238,7 +238,8 @@ impl Work {
     }
 }
 
-/// Takes buffers for `bytes`: one, or several where the driver merges them. Whether that is enough.
+/// Takes buffers for `bytes`: one, or several where the driver merges them. Whether that is enough:
+/// as many as the queue has are, however short they may be.
 fn collect(
     queue: &mut Queue,
     memory: &Memory,
@@ -247,7 +248,8 @@ fn collect(
     merge: bool,
 ) -> io::Result<bool> {
     let mut room: usize = held.iter().map(|(_, pieces)| total(pieces)).sum();
-    while held.is_empty() || (merge && room < bytes) {
+    let most = usize::from(queue.size());
+    while held.is_empty() || (merge && room < bytes && held.len() < most) {
         let Some(chain) = next(queue, memory)? else { return Ok(false) };
         let head = chain.head_index();
         let pieces = Buffers::of(memory, chain).map(|buffers| buffers.writable).unwrap_or_default();
@@ -283,20 +285,34 @@ fn place(
     Ok(())
 }
 
-fn used(
-    queue: &mut Queue,
-    memory: &Memory,
-    interrupt: &Interrupt,
-    head: u16,
-    length: u32,
-) -> io::Result<()> {
-    queue.add_used(&**memory, head, length).map_err(io::Error::other)?;
-    if queue.needs_notification(&**memory).map_err(io::Error::other)? {
-        interrupt.used();
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod test {
+    use vm_memory::{Bytes as _, GuestAddress};
 
-fn listen(queue: &mut Queue, memory: &Memory) -> io::Result<bool> {
-    queue.enable_notification(&**memory).map_err(io::Error::other)
+    use super::*;
+    use crate::memory;
+
+    #[test]
+    fn buffers_without_room_are_not_collected_for_ever() {
+        let memory = memory::take(1 << 20, false).unwrap();
+        let (descriptors, available, size) = (0x1000, 0x2000, 8_u16);
+        // One descriptor: no bytes, for the device to write.
+        memory.write_obj(2_u16, GuestAddress(descriptors + 12)).unwrap();
+        let mut queue = Queue::new(size).unwrap();
+        queue.set_desc_table_address(Some(0x1000), Some(0));
+        queue.set_avail_ring_address(Some(0x2000), Some(0));
+        queue.set_used_ring_address(Some(0x3000), Some(0));
+        queue.set_ready(true);
+        let mut held = Vec::new();
+        let mut enough = false;
+        for round in 1..=4_u16 {
+            memory.write_obj(round * 4, GuestAddress(available + 2)).unwrap();
+            enough = collect(&mut queue, &memory, &mut held, 100, true).unwrap();
+        }
+        assert!(enough, "it waits for more than the queue can have");
+        assert_eq!(held.len(), usize::from(size));
+        let counters = DeviceCounters::default();
+        place(&mut queue, &memory, &mut held, &mut [1; 100], &counters).unwrap();
+        assert!(held.is_empty());
+    }
 }
