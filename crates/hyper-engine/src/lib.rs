@@ -77,7 +77,7 @@ pub fn exposed_port(text: &str) -> Option<(networks::Protocol, u16, u16)> {
 /// The networks that a container is to be in, by name as given, the one of its way out first.
 #[must_use]
 pub fn wanted_networks(spec: &spec::Spec) -> Vec<(String, networks::Wish)> {
-    network::wanted(spec)
+    network::wanted(&spec.host)
 }
 pub use oci::{ExecSpec, MASKED, READ_ONLY, hostname};
 pub use phases::Record as PhaseRecord;

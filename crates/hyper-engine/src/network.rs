@@ -28,6 +28,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use hyper_network::egress::Egress;
+use hyper_network::link::parse_mac;
 use hyper_network::rules::{self, Rules};
 use ipnet::IpNet;
 use tokio::sync::OwnedMutexGuard;
@@ -207,9 +208,13 @@ impl Networks {
     /// Counters of the table as it is, added to those that went with tables before it.
     async fn count(&self, chains: &[(String, String)]) -> HashMap<String, Blocked> {
         let table = self.table();
-        // No table: nothing has been dropped since.
-        let now = crate::core::blocking(move || Ok(Rules::blocked(&table).unwrap_or_default()));
-        let now = now.await.unwrap_or_default();
+        let now =
+            crate::core::blocking(move || Rules::blocked(&table).map_err(Error::Network)).await;
+        let now = now.unwrap_or_else(|error| {
+            // Better a figure that is too small than a container that does not start.
+            tracing::warn!("what egress policies have dropped is not counted: {error}");
+            BTreeMap::new()
+        });
         let state = self.state();
         let sum = |(id, chain): &(String, String)| {
             let before = state.blocked.get(id).copied().unwrap_or_default();
@@ -232,6 +237,8 @@ impl Networks {
                 egress.push(Egress {
                     name: chain(&endpoint.id).to_owned(),
                     bridge: network.bridge.clone(),
+                    // Read when it was attached.
+                    mac: parse_mac(&endpoint.mac).unwrap_or_default(),
                     addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
                     subnets: network.subnets.iter().map(|subnet| subnet.net).collect(),
                     policies,

@@ -151,7 +151,7 @@ pub(crate) fn for_start(core: &Core, spec: &Spec) -> Option<Runtime> {
 pub(crate) fn check(core: &Core, host: &HostSpec) -> Result<()> {
     let runtimes = &core.config.runtimes;
     runtimes.check(&host.runtime)?;
-    check_wall(core, host)?;
+    check_policies(core, host)?;
     let Some(runtime) = runtimes.foreign(&host.runtime) else { return Ok(()) };
     let name = &runtime.name;
     let refuse = |what: String| {
@@ -180,11 +180,6 @@ pub(crate) fn check(core: &Core, host: &HostSpec) -> Result<()> {
                 .to_owned(),
         );
     }
-    if host.annotations.contains_key(annotation::EGRESS) {
-        return refuse(
-            "an egress policy: outside of a guest a process can send from any address".to_owned(),
-        );
-    }
     let own = [
         annotation::KERNEL,
         annotation::INITRAMFS,
@@ -206,8 +201,27 @@ pub(crate) fn check(core: &Core, host: &HostSpec) -> Result<()> {
     Ok(())
 }
 
-/// Whether the wall is strong enough. That of a hypervisor is its supervisor's to judge.
-pub(crate) fn check_wall(core: &Core, host: &HostSpec) -> Result<()> {
+/// Whether the wall is strong enough for what is asked of it. Policies may be other ones when the
+/// container starts than when it was made.
+pub(crate) fn check_policies(core: &Core, host: &HostSpec) -> Result<()> {
+    check_wall(core, host)?;
+    let Some(runtime) = core.config.runtimes.foreign(&host.runtime) else { return Ok(()) };
+    let of_networks = crate::network::wanted(host).into_iter().find_map(|(name, _)| {
+        // Networks that are not there are reported by who attaches to them.
+        let policy = core.networks.find(&name).ok()?.egress()?;
+        Some(format!("the egress policy `{policy}` of network {name}"))
+    });
+    let own = host.annotations.get(annotation::EGRESS).map(|own| format!("egress policy `{own}`"));
+    let Some(policy) = own.or(of_networks) else { return Ok(()) };
+    Err(Error::Invalid(format!(
+        "runtime {} cannot honour {policy}: outside of a guest a process can send from any \
+         address: take a hypervisor as --runtime, or a network without a policy",
+        runtime.name
+    )))
+}
+
+/// That of a hypervisor is its supervisor's to judge.
+fn check_wall(core: &Core, host: &HostSpec) -> Result<()> {
     let least = least(core, host)?;
     let runtimes = &core.config.runtimes;
     let (Some(least), Some(wall)) = (least, runtimes.wall(&host.runtime)) else { return Ok(()) };

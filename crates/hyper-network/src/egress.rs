@@ -7,6 +7,10 @@
 //!   answer to somebody ─► passes
 //!   each policy: denied ─► dropped │ allowed ─► passes │ none ─► dropped
 //!                public: to private or local addresses, of the host too ─► dropped │ else passes
+//!
+//! IPv6 of a pod, before that:
+//!   answer; neighbour discovery and multicast membership to the host or a group ─► passes
+//!   from its link-local address or from none, to the host or a group ─► dropped
 //! ```
 //! Containers of one network reach each other: a policy is about the way out of it. Those that shall
 //! not meet get networks of their own. A pod's names are not asked of the network: its resolver answers over the link. Enforced on the
@@ -22,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::error::{NetworkError, Result};
+use crate::link::{Mac, mac_text};
 use crate::rules::{Protocol, family, is, payload};
 
 /// What a pod may reach.
@@ -63,6 +68,8 @@ pub struct Egress {
     /// Names its chains: letters and digits.
     pub name: String,
     pub bridge: String,
+    /// By which its packets from link-local addresses are known.
+    pub mac: Mac,
     pub addresses: Vec<IpAddr>,
     /// Its network's: neighbours are reached whatever the policies say. They are no way out, and
     /// most hosts do not show the filter what stays on a bridge.
@@ -104,6 +111,17 @@ const PRIVATE_V6: [(&str, u8); 8] = [
     ("fe80::", 10),
     ("ff00::", 8),
 ];
+/// ICMPv6 without which a host cannot speak at all (RFC 4890, 4.3.1), without router advertisements:
+/// pods are no routers.
+const NEIGHBOUR_TYPES: [&str; 7] = [
+    "nd-router-solicit",
+    "nd-neighbor-solicit",
+    "nd-neighbor-advert",
+    "mld-listener-query",
+    "mld-listener-report",
+    "mld-listener-done",
+    "mld2-listener-report",
+];
 /// Base chain; those of pods are `egress-NAME-N`.
 pub(crate) const CHAIN: &str = "egress";
 
@@ -112,24 +130,29 @@ impl Egress {
         format!("{CHAIN}-{}-{at}", self.name)
     }
 
+    /// What its link needs, and no more from link-local addresses.
+    fn link_chain(&self) -> String {
+        format!("{CHAIN}-{}-link", self.name)
+    }
+
     /// Its chains: they must be there before a rule jumps to them.
     pub(crate) fn chains(&self) -> Vec<String> {
-        (0..self.policies.len()).map(|at| self.chain(at)).collect()
+        (0..self.policies.len()).map(|at| self.chain(at)).chain([self.link_chain()]).collect()
     }
 
     /// Its rules, each with the chain it is for.
     pub(crate) fn rules(&self) -> Vec<(String, Vec<Value>)> {
         let mut rules = Vec::new();
+        if self.addresses.iter().any(IpAddr::is_ipv6) {
+            rules.extend(self.link_rules());
+        }
         for address in &self.addresses {
             let from = [
                 is(json!({ "meta": { "key": "iifname" } }), json!(self.bridge)),
                 is(payload(family(*address), "saddr"), json!(address.to_string())),
             ];
-            let answer = json!({ "match": {
-                "op": "in", "left": { "ct": { "key": "state" } }, "right": ["established", "related"],
-            } });
             let rule = |last: Value| [&from[..], &[last]].concat();
-            let mut passes = rule(answer);
+            let mut passes = rule(answer());
             passes.push(json!({ "accept": null }));
             rules.push((CHAIN.to_owned(), passes));
             for net in self.subnets.iter().filter(|net| net.addr().is_ipv4() == address.is_ipv4()) {
@@ -140,14 +163,40 @@ impl Egress {
                 passes.push(json!({ "accept": null }));
                 rules.push((CHAIN.to_owned(), passes));
             }
-            for chain in self.chains() {
-                rules.push((CHAIN.to_owned(), rule(json!({ "jump": { "target": chain } }))));
+            for at in 0..self.policies.len() {
+                let jump = json!({ "jump": { "target": self.chain(at) } });
+                rules.push((CHAIN.to_owned(), rule(jump)));
             }
         }
         for (at, policy) in self.policies.iter().enumerate() {
             rules.extend(policy.rules().into_iter().map(|rule| (self.chain(at), rule)));
         }
         rules
+    }
+
+    /// Without neighbour discovery nobody is reached; policies know nothing of it. The redirection
+    /// lets link-local addresses through for its sake: they must be good for nothing else, or they
+    /// were a way to the host around every policy.
+    fn link_rules(&self) -> Vec<(String, Vec<Value>)> {
+        let jump = vec![
+            is(json!({ "meta": { "key": "iifname" } }), json!(self.bridge)),
+            is(payload("ether", "saddr"), json!(mac_text(self.mac))),
+            is(json!({ "meta": { "key": "nfproto" } }), json!("ipv6")),
+            json!({ "jump": { "target": self.link_chain() } }),
+        ];
+        let here = json!({ "fib": { "result": "type", "flags": ["daddr"] } });
+        let here = is(here, json!({ "set": ["local", "multicast"] }));
+        let found = is(payload("icmpv6", "type"), json!({ "set": NEIGHBOUR_TYPES }));
+        let unrouted = json!({ "set": [prefix("fe80::", 10), "::"] });
+        let unrouted = is(payload("ip6", "saddr"), unrouted);
+        let accept = || json!({ "accept": null });
+        let chain = [
+            vec![answer(), accept()],
+            vec![here.clone(), found, accept()],
+            dropped(vec![unrouted, here]),
+        ];
+        let chain = chain.into_iter().map(|rule| (self.link_chain(), rule));
+        [(CHAIN.to_owned(), jump)].into_iter().chain(chain).collect()
     }
 }
 
@@ -213,6 +262,12 @@ pub(crate) fn blocked(listing: &Value) -> BTreeMap<String, Blocked> {
         }
     }
     all
+}
+
+fn answer() -> Value {
+    json!({ "match": {
+        "op": "in", "left": { "ct": { "key": "state" } }, "right": ["established", "related"],
+    } })
 }
 
 fn dropped(mut parts: Vec<Value>) -> Vec<Value> {
@@ -358,7 +413,7 @@ mod test {
                 "packets": packets, "bytes": packets * 10 } }, { "drop": null }] } })
         };
         let listing = json!({ "nftables": [
-            rule("egress-abc-0", 2), rule("egress-abc-1", 3), rule("egress-de-0", 0),
+            rule("egress-abc-0", 2), rule("egress-abc-link", 3), rule("egress-de-0", 0),
             rule("forward", 9),
         ] });
         let all = blocked(&listing);

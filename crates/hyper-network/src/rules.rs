@@ -90,10 +90,16 @@ impl Rules {
     /// Blocking.
     ///
     /// # Errors
-    /// [`NetworkError::Rules`], also when there is no table.
+    /// [`NetworkError::Rules`]. No table is no error: nothing has been dropped then.
     pub fn blocked(table: &str) -> Result<BTreeMap<String, Blocked>> {
         let words = ["list", "table", "inet", table];
-        let listed = helper::get_current_ruleset_raw(None::<&str>, words).map_err(told)?;
+        let listed = match helper::get_current_ruleset_raw(None::<&str>, words).map_err(told) {
+            Ok(listed) => listed,
+            Err(NetworkError::Rules(text)) if text.contains("No such file or directory") => {
+                return Ok(BTreeMap::new());
+            }
+            Err(error) => return Err(error),
+        };
         let listing = serde_json::from_str(&listed)
             .map_err(|error| NetworkError::Rules(format!("nft's listing: {error}")))?;
         Ok(egress::blocked(&listing))

@@ -93,6 +93,7 @@ fn a_bridge_a_pod_and_rules() {
             })
             .collect(),
         egress: vec![Egress {
+            mac: [2, 0x42, 0, 0, 0, 9],
             name: "abc123".into(),
             bridge: "br".into(),
             addresses: vec!["10.9.0.2".parse().unwrap(), "fd00:9::2".parse().unwrap()],

@@ -161,6 +161,16 @@ fn a_networks_policy_holds_for_all_of_it_and_over_a_restart_of_hyperd() {
         ])
         .exited(125)
         .says(&["egress policy", "runc"]);
+    // Nor does one get into a network with a policy, at once or later.
+    engine
+        .docker(&["run", "--rm", "--runtime", "runc", "--network", "walled", "busybox", "true"])
+        .exited(125)
+        .says(&["egress policy `public` of network walled", "runc"]);
+    let create = ["create", "--name", "sneaky", "--runtime", "runc", "busybox", "true"];
+    engine.docker(&create).succeeded();
+    engine.docker(&["network", "connect", "walled", "sneaky"]);
+    engine.docker(&["start", "-a", "sneaky"]).says(&["egress policy `public` of network walled"]);
+    engine.docker(&["rm", "-f", "sneaky"]).succeeded();
     start(&engine, "member", &["--network", "walled"]);
     // Neighbours of a network reach each other: that is what it is for.
     start(&engine, "friend", &["--network", "walled"]);
@@ -183,4 +193,40 @@ fn a_networks_policy_holds_for_all_of_it_and_over_a_restart_of_hyperd() {
     engine.docker(&["rm", "-f", "member", "friend"]).succeeded();
     let rules = engine.beside(&["nft", "list", "ruleset"]).succeeded().text();
     assert!(!rules.contains("egress-"), "{rules}");
+}
+
+#[test]
+fn a_pods_link_local_address_is_no_way_around_its_policy() {
+    let engine = Engine::apart();
+    for (name, subnet, flags) in
+        [("bare", "fd00:77::", &[][..]), ("walled", "fd00:78::", &["--egress", "public"])]
+    {
+        let net = format!("{subnet}/64");
+        engine.hyper(&["network", "create", "--ipv6", "--subnet", &net, name]).succeeded();
+        start(&engine, name, &[&["--network", name][..], flags].concat());
+        let script = format!(
+            "dev=$(ip -6 -o addr show to {subnet}1 | cut -d' ' -f2); \
+             ip -6 -o addr show dev $dev scope link | sed 's/.*inet6 //; s,/.*,,'"
+        );
+        let host = engine.beside(&["sh", "-c", &script]).succeeded().text();
+        let hears = |address: &str| {
+            let ping = ["exec", name, "ping", "-6", "-c", "1", "-W", "2", "-I", "eth0", address];
+            engine.docker(&ping).text().contains("1 packets received")
+        };
+        if name == "bare" {
+            eventually("the host, without a policy", WAIT, || hears(host.trim()));
+            continue;
+        }
+        // Its IPv6 is up, and its neighbours are found.
+        start(&engine, "friend", &["--network", name]);
+        let friend = "{{.NetworkSettings.Networks.walled.GlobalIPv6Address}}";
+        let friend = engine.inspect("friend", friend);
+        eventually("a neighbour", WAIT, || hears(&friend));
+        assert!(!hears(host.trim()), "the host is reached at {host}");
+        let seen = engine.hyper(&["network", "inspect", name]).succeeded().text();
+        let seen: serde_json::Value = serde_json::from_str(&seen).expect("JSON");
+        let member = &seen[0]["Containers"][engine.inspect(name, "{{.Id}}")]["Hyper"];
+        let packets = member["Blocked"]["Packets"].as_u64();
+        assert!(packets.is_some_and(|packets| packets > 0), "{seen}");
+    }
 }

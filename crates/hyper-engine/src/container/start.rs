@@ -153,8 +153,7 @@ pub(crate) async fn pod_with_disks(
 async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Prepared> {
     let volumes = backings(core, spec).await?;
     let foreign = runtime::for_start(core, spec);
-    // Policies may be other ones than when it was made.
-    runtime::check_wall(core, &spec.host)?;
+    runtime::check_policies(core, &spec.host)?;
     let (core, spec, bundle) = (core.clone(), spec.clone(), bundle.to_owned());
     let work = move || {
         let write = |name: &str, text: &[u8]| {

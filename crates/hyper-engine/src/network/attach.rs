@@ -30,7 +30,7 @@ impl Networks {
     /// # Errors
     /// [`Error::NoSuchNetwork`], [`Error::Conflict`] for addresses and ports that are taken.
     pub async fn attach(&self, spec: &Spec, name: &str) -> Result<Attachment> {
-        let wanted = wanted(spec);
+        let wanted = wanted(&spec.host);
         if wanted.is_empty() {
             return Ok(Attachment::default());
         }
@@ -430,8 +430,7 @@ pub(crate) fn egress(host: &HostSpec) -> Result<Option<Policy>> {
 }
 
 /// Networks that a container is to be in, the one of its way out first.
-pub(crate) fn wanted(spec: &Spec) -> Vec<(String, Wish)> {
-    let host = &spec.host;
+pub(crate) fn wanted(host: &HostSpec) -> Vec<(String, Wish)> {
     let mode = match host.network.as_str() {
         "" | super::spec::NONE => return Vec::new(),
         "default" => DEFAULT,

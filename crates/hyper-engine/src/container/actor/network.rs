@@ -13,7 +13,7 @@ impl Actor {
     pub(super) async fn network(&mut self, name: &str, wish: Option<Wish>) -> Result<()> {
         let id = self.core.networks.find(name)?.id;
         let same = |known: &str| self.core.networks.find(known).is_ok_and(|one| one.id == id);
-        let inside = wanted(&self.spec).iter().any(|(known, _)| same(known));
+        let inside = wanted(&self.spec.host).iter().any(|(known, _)| same(known));
         let mut spec = Spec::clone(&self.spec);
         let host = &mut spec.host;
         match &wish {
