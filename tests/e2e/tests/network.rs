@@ -37,6 +37,15 @@ fn traces(engine: &Engine) -> String {
 }
 
 #[test]
+fn a_network_may_have_a_name_of_one_letter() {
+    let engine = Engine::apart();
+    engine.docker(&["network", "create", "n"]).succeeded();
+    engine.docker(&["run", "--rm", "--network", "n", "busybox", "true"]).succeeded();
+    engine.docker(&["network", "rm", "n"]).succeeded();
+    engine.docker(&["network", "create", "-n"]).exited(125);
+}
+
+#[test]
 fn a_published_port_is_there_for_everyone_and_gone_with_its_pod() {
     let engine = Engine::apart();
     for runtime in runtimes() {

@@ -39,7 +39,8 @@ impl Networks {
     pub async fn create(&self, request: NetworkRequest) -> Result<Network> {
         self.check()?;
         let name = request.name.clone();
-        if !id::is_name(&name) {
+        // One letter is enough, as for Docker; containers need two there.
+        if !id::is_name(&format!("n{name}")) || name.starts_with(['_', '.', '-']) {
             return Err(Error::Invalid(format!(
                 "invalid network name `{name}`: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
             )));
