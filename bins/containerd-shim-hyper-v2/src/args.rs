@@ -17,6 +17,8 @@ pub enum Action {
     Bench,
     /// Our own: how strong the walls of the hypervisors are, for hyperd.
     Walls,
+    /// Our own: makes a template, for supervisors.
+    Template,
     Version,
     Info,
 }
@@ -99,6 +101,7 @@ impl Args {
             Some("probe") => Action::Probe,
             Some("walls") => Action::Walls,
             Some("bench") => Action::Bench,
+            Some("template") => Action::Template,
             Some("version") => Action::Version,
             Some("info") => Action::Info,
             Some(other) => bail!("unknown action `{other}`: start, delete, serve, probe"),

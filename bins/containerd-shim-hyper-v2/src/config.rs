@@ -10,6 +10,7 @@
 //! run-dir = "/run/hyper"
 //! state-dir = "/var/lib/hyper"
 //! guest-dir = "/usr/share/hyper"       # hyperkernel-um, hyperkernel-x86_64, initramfs.cpio
+//! templates = false                    # clone pods from saved guests of their shape
 //! log = "info"                         # a tracing-subscriber filter
 //! [kvm]
 //! kernel = "…"  initramfs = "…"  cmdline = ["…"]  boot-timeout-seconds = 20
@@ -46,6 +47,7 @@ pub struct Config {
     pub run_dir: PathBuf,
     pub state_dir: PathBuf,
     pub guest_dir: Option<PathBuf>,
+    pub templates: bool,
     pub log: String,
     pub kvm: Kvm,
     pub uml: Uml,
@@ -112,6 +114,7 @@ impl Default for Config {
             run_dir: "/run/hyper".into(),
             state_dir: "/var/lib/hyper".into(),
             guest_dir: None,
+            templates: false,
             log: "info".to_owned(),
             kvm: Kvm::default(),
             uml: Uml::default(),

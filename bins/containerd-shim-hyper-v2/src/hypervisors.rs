@@ -1,6 +1,7 @@
 //! The hypervisors of this program, in the order `auto` tries them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
@@ -94,6 +95,10 @@ impl Hypervisor for Late {
 
     async fn launch(&self, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
         self.made().launch(config).await
+    }
+
+    async fn restore(&self, directory: &Path, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
+        self.made().restore(directory, config).await
     }
 
     fn guest_devices(&self, disks: &[Disk], disk: usize) -> Vec<String> {

@@ -28,6 +28,7 @@ mod remembered;
 mod serve;
 mod start;
 mod task;
+mod template;
 mod wire;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Action::Probe => probe::probe(),
         Action::Bench => bench::run(&args),
         Action::Walls => probe::walls(),
+        Action::Template => template::make(),
         Action::Start => start::start(&args),
         Action::Serve => serve::serve(&args, started_ns),
         Action::Delete => delete::delete(&args),

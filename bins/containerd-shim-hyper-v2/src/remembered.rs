@@ -109,6 +109,10 @@ impl<H: Hypervisor> Hypervisor for Remembered<H> {
         })
     }
 
+    async fn restore(&self, directory: &Path, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
+        self.inner.restore(directory, config).await
+    }
+
     fn guest_devices(&self, disks: &[Disk], disk: usize) -> Vec<String> {
         self.inner.guest_devices(disks, disk)
     }

@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use containerd_shim_protos::shim_async::create_task;
 use containerd_shim_protos::ttrpc::r#async::transport::Listener;
 use containerd_shim_protos::ttrpc::r#async::{Server, Service as Methods};
-use hyper_pod::{Pod, Settings};
+use hyper_pod::{Pod, Settings, Templates};
 use hyper_task::foreign::FILE as FOREIGN;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -170,6 +170,11 @@ fn settings(args: &Args, bundle: &Path, config: &Config, started_ns: i64) -> Set
         disk_dir: config.state_dir.join("pods").join(&hash),
         converted_dir: config.state_dir.join("converted"),
         template_dir: config.state_dir.join("templates"),
+        templates: Templates {
+            directory: crate::template::directory(config),
+            maker: std::env::current_exe().unwrap_or_else(|_| "containerd-shim-hyper-v2".into()),
+            on: config.templates,
+        },
         upper_bytes: config.upper_bytes,
         started_ns,
     }

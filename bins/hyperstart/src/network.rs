@@ -20,6 +20,7 @@ const RTM_NEWROUTE: u16 = 24;
 const ASK: u16 = 0x01 | 0x04;
 /// `NLM_F_REPLACE | NLM_F_CREATE`.
 const MAKE: u16 = 0x100 | 0x400;
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
@@ -73,11 +74,19 @@ impl Rtnetlink {
     pub(crate) fn set_up(&mut self, index: u32, name: &str, wanted: &Interface) -> Outcome<()> {
         let describe = |what: &str| format!("{what} interface {} ({})", wanted.name, wanted.mac);
         let mut attributes = Vec::new();
-        if wanted.name != name && !wanted.name.is_empty() {
-            // A running interface keeps its name.
+        let renamed = wanted.name != name && !wanted.name.is_empty();
+        if renamed || wanted.found_by.is_some() {
+            // A running interface keeps its name, and some their address.
             self.change_link(index, 0, &[]).doing(|| describe("take down"))?;
+        }
+        if renamed {
             let zero_ended = [wanted.name.as_bytes(), b"\0"].concat();
             attributes.extend(attribute(IFLA_IFNAME, &zero_ended));
+        }
+        if wanted.found_by.is_some() {
+            let mac = parse_mac(&wanted.mac)
+                .ok_or_else(|| invalid(format!("{:?} is no MAC address", wanted.mac)))?;
+            attributes.extend(attribute(IFLA_ADDRESS, &mac));
         }
         if wanted.mtu != 0 {
             attributes.extend(attribute(IFLA_MTU, &wanted.mtu.to_ne_bytes()));
@@ -219,6 +228,19 @@ fn bytes(ip: IpAddr) -> Vec<u8> {
     }
 }
 
+/// Reads `02:42:ac:11:00:02`.
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut bytes = text.split(':').map(|byte| {
+        let digits = byte.len() == 2 && byte.bytes().all(|digit| digit.is_ascii_hexdigit());
+        digits.then(|| u8::from_str_radix(byte, 16).ok()).flatten()
+    });
+    let mut mac = [0; 6];
+    for byte in &mut mac {
+        *byte = bytes.next()??;
+    }
+    bytes.next().is_none().then_some(mac)
+}
+
 /// Reads `10.1.2.3/24`; without a length it is a single address.
 fn parse_prefix(text: &str) -> Outcome<(IpAddr, u8)> {
     let bad = || invalid(format!("{text:?} is no address with prefix length"));
@@ -240,6 +262,16 @@ mod tests {
         assert_eq!(parse_prefix("10.1.2.3").unwrap().1, 32);
         for wrong in ["10.1.2.3/33", "10.1.2/8", "", "x/1", "1.2.3.4/-1"] {
             assert!(parse_prefix(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_cards_are_read_and_nothing_else() {
+        assert_eq!(parse_mac("02:42:ac:11:00:fF"), Some([2, 0x42, 0xac, 0x11, 0, 0xff]));
+        for wrong in
+            ["", "02:42:ac:11:00", "02:42:ac:11:00:02:03", "2:42:ac:11:00:02", "+2:42:ac:11:00:02"]
+        {
+            assert_eq!(parse_mac(wrong), None, "{wrong}");
         }
     }
 

@@ -48,7 +48,10 @@ pub(crate) async fn configure(config: &PodConfig) -> Outcome<()> {
     for interface in &config.interfaces {
         let found = tokio::time::timeout(INTERFACE_DEADLINE, async {
             loop {
-                if let Some(found) = network::find(&interface.mac) {
+                // Its own first: it may have been given it before.
+                let known = [Some(&interface.mac), interface.found_by.as_ref()];
+                if let Some(found) = known.into_iter().flatten().find_map(|mac| network::find(mac))
+                {
                     return found;
                 }
                 tokio::time::sleep(INTERFACE_POLL).await;

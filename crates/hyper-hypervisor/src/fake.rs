@@ -182,6 +182,11 @@ impl Hypervisor for Fake {
         Ok(Box::new(FakeVm { model: self.model, life, link, disks, _unseen: unseen }))
     }
 
+    async fn restore(&self, _: &Path, _: VmConfig) -> Result<Box<dyn Vm>, VmError> {
+        let what = "continue a saved guest".to_owned();
+        Err(VmError::Unsupported { hypervisor: NAME, what })
+    }
+
     fn guest_devices(&self, disks: &[Disk], disk: usize) -> Vec<String> {
         devices(self.model, disks, disk)
     }

@@ -35,11 +35,7 @@ pub trait Hypervisor: Send + Sync {
     /// (vCPUs, memory, number and order of devices); its kernel is not looked at. The guest goes on
     /// in the middle of what it was doing, with the same random numbers to come and the time of
     /// then: whoever restores it tells it otherwise, over the link.
-    async fn restore(&self, directory: &Path, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
-        let _ = (directory, config);
-        let what = "continue a saved guest".to_owned();
-        Err(VmError::Unsupported { hypervisor: self.name(), what })
-    }
+    async fn restore(&self, directory: &Path, config: VmConfig) -> Result<Box<dyn Vm>, VmError>;
 
     /// Guest device nodes of a disk of [`VmConfig::disks`]: one, or one per extent, as
     /// [`Capabilities::disk_model`] says. `disks` are all disks of the guest, in order.

@@ -120,9 +120,13 @@ pub const SHARED: &str = "/run/share";
 pub const COPY_UP: &str = "hyper.copyup";
 
 /// One network interface, found by its MAC address.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Interface {
+    /// The address it is to have.
     pub mac: String,
+    /// The one by which it is found, where that is another: a clone's card has its template's.
+    pub found_by: Option<String>,
     /// Name to give it, e.g. `eth0`.
     pub name: String,
     pub mtu: u32,

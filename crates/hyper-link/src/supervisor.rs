@@ -57,6 +57,20 @@ where
 #[derive(Debug, Clone)]
 pub struct Greeting(Vec<u8>);
 
+impl Greeting {
+    /// To be kept; [`From`] takes them back.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Bytes that were kept. Whether they are a greeting shows at [`connect_to`].
+impl From<Vec<u8>> for Greeting {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
 /// Waits for the agent's hello and leaves it unanswered; the agent waits, for as long as it takes.
 ///
 /// # Errors

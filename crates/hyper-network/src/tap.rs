@@ -13,6 +13,25 @@ nix::ioctl_write_ptr_bad!(
     libc::ifreq
 );
 
+/// Opens taps in a new network namespace that has nothing else and ends with them: for guests that
+/// shall have cards and no network. Blocking.
+///
+/// # Errors
+/// As [`open`]; no right to make a namespace.
+pub fn unconnected(count: usize) -> Result<Vec<OwnedFd>> {
+    let work = move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+            .map_err(|error| file("make", "a network namespace")(error.into()))?;
+        (0..count).map(|at| open(&format!("tap{at}"))).collect()
+    };
+    // A thread of its own leaves the namespace with its end.
+    let thread = std::thread::Builder::new().name("netns".to_owned()).spawn(work);
+    let thread = thread.map_err(file("start", "a thread"))?;
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(file("make", "taps")(std::io::Error::other("it panicked"))))
+}
+
 /// Opens a new tap in the thread's network namespace; it is gone with its descriptor. Frames carry
 /// a `virtio_net_hdr`, so that checksums and segmentation can be left to the host.
 ///

@@ -24,10 +24,11 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 use crate::actor::{Actor, Booted, GuestState, Input, answer};
+use crate::boot::boot;
 use crate::choose::choose;
 use crate::cpu::CpuWish;
 use crate::exit::reserve_exit;
-use crate::guest::{Guest, boot, watch};
+use crate::guest::{Guest, watch};
 use crate::mounts::copy_instead;
 use crate::network::{Network, wire};
 use crate::pod::{CreateRequest, ExecRequest, Pod, PodEvent};

@@ -1,27 +1,24 @@
-//! One running guest: launch, handshake, disks, and the watch over it.
+//! One running guest: its disks and shares, and the watch over it.
 //!
 //! ```text
-//! boot: launch ─► agent's hello ─► ConfigurePod ─► up ──watch──► ended (exactly one Ended)
-//!         └──────────┴── error: nothing stays         │ events of the agent, in order
-//!                                                     └ ends: VM exit, link closed, link silent
+//! boot.rs ─► up ──watch──► ended (exactly one Ended)
+//!                │ events of the agent, in order
+//!                └ ends: VM exit, link closed, link silent
 //! ```
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper_hypervisor::{Disk, DiskModel, GuestKernel, Hypervisor, Vm, VmConfig, VmExit};
-use hyper_link::message::{Event, GuestDisk, PodConfig, Reply, Request, Rootfs};
+use hyper_hypervisor::{Disk, DiskModel, Hypervisor, Vm, VmExit};
+use hyper_link::message::{Event, GuestDisk, Reply, Request, Rootfs};
 use hyper_link::{CallError, EventReceiver, Link};
 use tokio::sync::{Mutex, mpsc};
 
+use crate::PodError;
 use crate::actor::Input;
-use crate::network::Network;
 use crate::rootfs::RootDisks;
-use crate::settings::Flavour;
 use crate::share::{Shared, Sharer};
-use crate::spec::Spec;
-use crate::{PodError, Settings};
 
 /// A link that answers nothing for so long is dead. Together with the time between two questions
 /// it is the ten seconds within which a guest that hangs is told.
@@ -33,7 +30,6 @@ const SYNC: Duration = Duration::from_secs(10);
 const CLOCK: Duration = Duration::from_secs(2);
 /// How long a guest whose link closed may take to end by itself and say why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-const CONFIGURE: Duration = Duration::from_secs(30);
 
 /// A booted guest.
 pub(crate) struct Guest {
@@ -45,19 +41,21 @@ pub(crate) struct Guest {
     /// When the hypervisor was started and the agent was ready.
     pub started_ns: i64,
     pub ready_ns: i64,
+    /// How it came to be, for people.
+    pub origin: String,
     /// All disks ever given, in order: position is identity.
-    disks: Mutex<Given>,
-    paused: AtomicBool,
+    pub disks: Mutex<Given>,
+    pub paused: AtomicBool,
     /// Serves directories of the host to it.
-    sharer: Option<Sharer>,
-    shared: Mutex<Vec<Shared>>,
+    pub sharer: Option<Sharer>,
+    pub shared: Mutex<Vec<Shared>>,
     /// Locks on volumes that are disks, for as long as the guest may write to them.
-    held: Mutex<Vec<std::fs::File>>,
+    pub held: Mutex<Vec<std::fs::File>>,
 }
 
 /// The disks of a guest.
 #[derive(Debug, Default)]
-struct Given(Vec<GivenDisk>);
+pub(crate) struct Given(Vec<GivenDisk>);
 
 #[derive(Debug)]
 struct GivenDisk {
@@ -71,7 +69,7 @@ struct GivenDisk {
 }
 
 impl Given {
-    fn push(&mut self, disk: Disk, devices: Vec<String>) {
+    pub fn push(&mut self, disk: Disk, devices: Vec<String>) {
         let files = files(&disk);
         self.0.push(GivenDisk { disk, files, devices });
     }
@@ -105,132 +103,6 @@ pub(crate) struct Ended {
     /// Exit code of containers that were running.
     pub code: i32,
     pub oom: bool,
-}
-
-/// Starts a guest with the disks of its first container.
-pub(crate) async fn boot(
-    settings: &Settings,
-    hypervisor: Arc<dyn Hypervisor>,
-    spec: &Spec,
-    disks: Vec<Disk>,
-    network: Network,
-) -> Result<(Guest, EventReceiver), PodError> {
-    let name = hypervisor.name();
-    let can = hypervisor.capabilities();
-    let flavour = flavour(settings, name, spec)?;
-    if network.nics.len() > can.max_nics {
-        return Err(PodError::Unsupported(format!(
-            "{} network interfaces: a guest of hypervisor `{name}` has at most {}",
-            network.nics.len(),
-            can.max_nics
-        )));
-    }
-    let memory_bytes = spec.wishes.memory(settings, can.min_memory_bytes);
-    // First of all: what another guest writes to must not be given to this one.
-    let mut held = Vec::new();
-    for (_, disk) in &spec.disks {
-        held.extend(crate::volume::hold(disk).await?);
-    }
-    let shares = !spec.shared.is_empty() || (spec.sandbox && can.share);
-    let sharer = if shares {
-        let cgroup = spec.cgroup_parent.as_deref();
-        Some(Sharer::start(settings, cgroup, memory_bytes, &spec.shared).await?)
-    } else {
-        None
-    };
-    let config = VmConfig {
-        id: settings.vm_id.clone(),
-        kernel: GuestKernel {
-            kernel: flavour.kernel,
-            initramfs: flavour.initramfs,
-            extra_cmdline: flavour.extra_cmdline,
-        },
-        vcpus: spec.wishes.cpus(settings, can.max_vcpus),
-        memory_bytes,
-        disks: disks.clone(),
-        nics: network.nics,
-        share: sharer.as_ref().map(Sharer::share),
-        run_dir: settings.run_dir.clone(),
-        cgroup: spec.cgroup_parent.clone(),
-    };
-    let vcpus = config.vcpus;
-    let started_ns = hyper_stdio::now_ns();
-    let mut vm = hypervisor.launch(config).await.map_err(|source| PodError::Vm {
-        action: format!("launch guest `{}`", settings.id),
-        source,
-    })?;
-    let carrier = vm.take_link();
-    let vm: Arc<dyn Vm> = vm.into();
-    let failed = |detail: String| PodError::Boot { hypervisor: name, detail, console: tail(&*vm) };
-    let carrier = carrier.ok_or_else(|| failed("it has no link".to_owned()))?;
-    let greeted = tokio::select! {
-        greeted = hyper_link::connect(carrier, flavour.boot_timeout) => greeted,
-        exit = vm.wait() => return Err(failed(end_of(&exit).reason)),
-    };
-    let (link, events) = match greeted {
-        Ok(greeted) => greeted,
-        Err(error) => {
-            // Its exit, if there is one, says more than the link's end.
-            let exit = tokio::time::timeout(Duration::from_millis(300), vm.wait()).await;
-            return Err(failed(
-                exit.map_or_else(|_| crate::error::chain(&error), |exit| end_of(&exit).reason),
-            ));
-        }
-    };
-    let ready_ns = hyper_stdio::now_ns();
-    let mut identity = pod_config(settings, spec)?;
-    identity.share = sharer.as_ref().map(|sharer| sharer.share().tag).unwrap_or_default();
-    identity.interfaces = network.interfaces;
-    identity.routes = network.routes;
-    identity.names = spec.network.names.clone().map(|file| crate::names::serve(&link, file));
-    let configure = Request::ConfigurePod(identity);
-    link.call(configure, CONFIGURE).await.map_err(|error| failed(crate::error::chain(&error)))?;
-    let mut given = Given::default();
-    for (at, disk) in disks.iter().enumerate() {
-        given.push(disk.clone(), hypervisor.guest_devices(&disks, at));
-    }
-    let guest = Guest {
-        hypervisor,
-        vm,
-        link,
-        vcpus,
-        memory_bytes,
-        started_ns,
-        ready_ns,
-        disks: Mutex::new(given),
-        paused: AtomicBool::new(false),
-        sharer,
-        shared: Mutex::new(spec.shared.clone()),
-        held: Mutex::new(held),
-    };
-    Ok((guest, events))
-}
-
-fn flavour(settings: &Settings, name: &str, spec: &Spec) -> Result<Flavour, PodError> {
-    let mut flavour = settings.flavours.get(name).cloned().ok_or_else(|| {
-        PodError::Invalid(format!("no guest kernel is configured for hypervisor `{name}`"))
-    })?;
-    if let Some(kernel) = &spec.wishes.kernel {
-        flavour.kernel.clone_from(kernel);
-    }
-    if let Some(initramfs) = &spec.wishes.initramfs {
-        flavour.initramfs.clone_from(initramfs);
-    }
-    flavour.extra_cmdline.extend(spec.wishes.kernel_args.iter().cloned());
-    Ok(flavour)
-}
-
-fn pod_config(settings: &Settings, spec: &Spec) -> Result<PodConfig, PodError> {
-    let mut entropy = [0; 64];
-    rustix::rand::getrandom(&mut entropy[..], rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| PodError::Internal(format!("no random bytes for the guest: {error}")))?;
-    Ok(PodConfig {
-        hostname: spec.hostname.clone().unwrap_or_else(|| settings.id.chars().take(12).collect()),
-        unix_ns: hyper_stdio::now_ns(),
-        entropy: entropy.iter().map(|byte| format!("{byte:02x}")).collect(),
-        sysctls: spec.sysctls.iter().cloned().collect(),
-        ..PodConfig::default()
-    })
 }
 
 impl Guest {
@@ -493,7 +365,7 @@ fn died(reason: String) -> Ended {
 }
 
 /// The end of a guest in words, and the exit code of what ran in it.
-fn end_of(exit: &VmExit) -> Ended {
+pub(crate) fn end_of(exit: &VmExit) -> Ended {
     let (reason, code, oom) = match exit {
         VmExit::PoweredOff => ("guest powered off".to_owned(), 255, false),
         VmExit::Panicked { message } => (format!("guest panicked: {message}"), 255, false),
@@ -512,7 +384,7 @@ fn end_of(exit: &VmExit) -> Ended {
 }
 
 /// The last lines of the console.
-fn tail(vm: &dyn Vm) -> String {
+pub(crate) fn tail(vm: &dyn Vm) -> String {
     let console = vm.console();
     let lines: Vec<&str> = console.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")

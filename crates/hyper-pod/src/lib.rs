@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+mod boot;
 mod choose;
 mod convert;
 mod cpu;
@@ -41,6 +42,7 @@ mod settings;
 mod share;
 mod spec;
 mod stdio;
+mod template;
 mod volume;
 mod wishes;
 
@@ -51,5 +53,6 @@ pub use names::resolve as resolve_name;
 pub use pod::{CreateRequest, ExecRequest, Pod, PodEvent, ProcessReport};
 pub use record::Status;
 pub use rootfs::{RootfsError, RootfsMount};
-pub use settings::{Flavour, Settings};
+pub use settings::{Flavour, Settings, Templates};
 pub use stdio::Uris;
+pub use template::{Shape, make_template};

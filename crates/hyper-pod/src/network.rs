@@ -68,6 +68,7 @@ pub(crate) async fn wire(found: &Found) -> Result<Network, PodError> {
         network.nics.push(Nic { tap, mac: mac.clone(), mtu: card.mtu });
         network.routes.extend(routes(&card));
         network.interfaces.push(Interface {
+            found_by: None,
             mac,
             name: card.name,
             mtu: card.mtu,

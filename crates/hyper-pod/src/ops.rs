@@ -368,6 +368,7 @@ async fn freeze(guest: &Guest, id: &str, frozen: bool, alone: bool) -> Result<()
 async fn describe(guest: &Guest, inside: Vec<String>, report: &mut PodReport) {
     report.hypervisor = guest.hypervisor.name().to_owned();
     report.wall = wall_name(guest.hypervisor.capabilities().wall);
+    report.origin.clone_from(&guest.origin);
     report.guest_kernel.clone_from(&guest.link.hello().kernel);
     report.hypervisor_pid = guest.vm.pid();
     report.vcpus = guest.vcpus;

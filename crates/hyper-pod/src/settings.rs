@@ -36,10 +36,23 @@ pub struct Settings {
     pub converted_dir: PathBuf,
     /// Templates of fresh disks, shared by all pods.
     pub template_dir: PathBuf,
+    /// Guests that pods are cloned from.
+    pub templates: Templates,
     /// Size of an upper disk made here, a multiple of 4096; the file is sparse.
     pub upper_bytes: u64,
     /// When the supervisor's first instruction ran, nanoseconds since the Unix epoch.
     pub started_ns: i64,
+}
+
+/// Where templates are and who makes them, see `template.rs`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Templates {
+    /// Shared by all pods.
+    pub directory: PathBuf,
+    /// Program whose `template` makes one of the shape on its standard input.
+    pub maker: PathBuf,
+    /// For pods that do not say otherwise.
+    pub on: bool,
 }
 
 /// What a hypervisor boots.

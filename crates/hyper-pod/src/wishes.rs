@@ -20,6 +20,8 @@ pub(crate) struct Wishes {
     pub vcpus: Option<u32>,
     pub memory_bytes: Option<u64>,
     pub min_isolation: Option<Wall>,
+    /// To be cloned from a template, or not.
+    pub template: Option<bool>,
     /// The container's own memory limit.
     pub memory_limit: Option<u64>,
     /// CPUs that the container's quota amounts to, rounded up.
@@ -45,6 +47,17 @@ impl Wishes {
                 ))
             })
         };
+        let template = match text(annotation::TEMPLATE) {
+            None => None,
+            Some("on") => Some(true),
+            Some("off") => Some(false),
+            Some(other) => {
+                return Err(PodError::Invalid(format!(
+                    "annotation `{}` is `{other}`: on or off",
+                    annotation::TEMPLATE
+                )));
+            }
+        };
         let cpu = &spec["linux"]["resources"]["cpu"];
         let quota = cpu["quota"].as_u64().filter(|quota| *quota > 0);
         let period = cpu["period"].as_u64().filter(|period| *period > 0).unwrap_or(100_000);
@@ -58,6 +71,7 @@ impl Wishes {
             vcpus: number(annotation::VCPUS)?.map(|vcpus| u32::try_from(vcpus).unwrap_or(u32::MAX)),
             memory_bytes: number(annotation::MEMORY)?,
             min_isolation: text(annotation::MIN_ISOLATION).map(wall).transpose()?,
+            template,
             memory_limit: spec["linux"]["resources"]["memory"]["limit"]
                 .as_u64()
                 .filter(|limit| *limit > 0),

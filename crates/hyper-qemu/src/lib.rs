@@ -36,7 +36,7 @@ mod pipe;
 mod probe;
 mod vm;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -114,6 +114,11 @@ impl Hypervisor for Qemu {
 
     async fn launch(&self, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
         launch::launch(&self.options, &self.chosen, config).await
+    }
+
+    async fn restore(&self, _: &Path, _: VmConfig) -> Result<Box<dyn Vm>, VmError> {
+        let what = "continue a saved guest".to_owned();
+        Err(VmError::Unsupported { hypervisor: NAME, what })
     }
 
     fn guest_devices(&self, disks: &[Disk], disk: usize) -> Vec<String> {

@@ -12,6 +12,9 @@ pub const KERNEL_ARGS: &str = "io.hyper.kernel-args";
 pub const VCPUS: &str = "io.hyper.vcpus";
 /// Memory of the guest in bytes, a number; default: the container's limit plus the overhead.
 pub const MEMORY: &str = "io.hyper.memory";
+/// `on`: the pod is cloned from a template of its shape, which is made when there is none yet;
+/// `off`: it boots. Default: as the supervisor is configured.
+pub const TEMPLATE: &str = "io.hyper.template";
 /// The weakest acceptable wall, as in `hyper_hypervisor::Wall` (kebab-case).
 pub const MIN_ISOLATION: &str = "io.hyper.min-isolation";
 

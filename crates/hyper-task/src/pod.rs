@@ -203,6 +203,9 @@ pub struct PodReport {
     pub wall: String,
     /// `uname -r` of the guest.
     pub guest_kernel: String,
+    /// How the guest came to be: `booted`, with a reason where a template was wanted, or `cloned
+    /// from template KEY`.
+    pub origin: String,
     pub hypervisor_pid: u32,
     pub supervisor_pid: u32,
     pub vcpus: u32,

@@ -41,7 +41,7 @@ mod mconsole;
 mod probe;
 mod vm;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use async_trait::async_trait;
@@ -133,6 +133,11 @@ impl Hypervisor for Uml {
 
     async fn launch(&self, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
         Ok(Box::new(launch::launch(&self.options, config).await?))
+    }
+
+    async fn restore(&self, _: &Path, _: VmConfig) -> Result<Box<dyn Vm>, VmError> {
+        let what = "continue a saved guest".to_owned();
+        Err(VmError::Unsupported { hypervisor: NAME, what })
     }
 
     fn guest_devices(&self, disks: &[Disk], disk: usize) -> Vec<String> {

@@ -395,6 +395,7 @@ async fn the_network_is_what_the_supervisor_says() -> Result<()> {
     let config = PodConfig {
         interfaces: vec![Interface {
             mac: WIRE_MAC.to_owned(),
+            found_by: None,
             name: "eth0".to_owned(),
             mtu: 1400,
             addresses: vec!["10.9.8.2/24".to_owned(), "fd00:9::2/64".to_owned()],
@@ -409,13 +410,19 @@ async fn the_network_is_what_the_supervisor_says() -> Result<()> {
     };
     guest.call(Request::ConfigurePod(config.clone())).await?;
     guest.call(Request::ConfigurePod(config.clone())).await?;
-    let script = "cat /sys/class/net/eth0/mtu; ip -4 -o addr show eth0 | grep -o 'inet [^ ]* brd [^ ]*'; \
+    // As a clone: its card has another address than it is to have, and twice is as good as once.
+    let mut other = config.clone();
+    other.interfaces[0].found_by = Some(WIRE_MAC.to_owned());
+    "02:00:00:00:00:42".clone_into(&mut other.interfaces[0].mac);
+    guest.call(Request::ConfigurePod(other.clone())).await?;
+    guest.call(Request::ConfigurePod(other)).await?;
+    let script = "cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu; ip -4 -o addr show eth0 | grep -o 'inet [^ ]* brd [^ ]*'; \
                   ip -6 addr show eth0 | grep -o 'fd00:9::2/64'; ip route; ip -6 route show default; \
                   ping -c 1 -W 1 10.9.8.1 >/dev/null";
     let outcome = guest.run(shell(script)).await?;
     assert_eq!(
         outcome.stdout,
-        "1400\ninet 10.9.8.2/24 brd 10.9.8.255\nfd00:9::2/64\ndefault via 10.9.8.1 dev eth0 \n\
+        "02:00:00:00:00:42\n1400\ninet 10.9.8.2/24 brd 10.9.8.255\nfd00:9::2/64\ndefault via 10.9.8.1 dev eth0 \n\
          10.9.8.0/24 dev eth0 scope link  src 10.9.8.2 \n10.200.0.0/16 dev eth0 scope link \n\
          10.201.0.0/16 via 192.0.2.1 dev eth0 onlink \n\
          default via fd00:9::1 dev eth0  metric 1024 \n",

@@ -68,6 +68,11 @@ impl Host {
             disk_dir: path("disks"),
             converted_dir: path("converted"),
             template_dir: path("templates"),
+            templates: hyper_pod::Templates {
+                directory: "/none".into(),
+                maker: "/none".into(),
+                on: false,
+            },
             upper_bytes: 64 << 20,
             started_ns: 1,
         });
