@@ -1,24 +1,17 @@
 //! From a configuration to a running guest.
 
 use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
-use hyper_hypervisor::{Console, Limits, Tail, Vm, VmConfig, VmError};
-use hyper_jail::{JailError, JailSpec, Jailed, Outcome, Program};
+use hyper_adapter::{Descriptors, Kept, Name, Places, Process, blocking, connect, tap};
+use hyper_hypervisor::{Limits, Vm, VmConfig, VmError};
+use hyper_jail::{JailSpec, Program};
 use hyper_vmm::config::{self, Config, MAX_DISKS, MAX_VCPUS, fd};
-use tokio::net::{UnixStream, unix::pipe};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
 
 use crate::control::{CallError, Control};
-use crate::disk::{self, Places};
-use crate::vm::{self, Guest, Readers};
-use crate::{MAX_NICS, MIN_MEMORY, NAME, Options, calls, machine, saved};
+use crate::vm::KvmGuest;
+use crate::{MAX_NICS, MIN_MEMORY, NAME, Options, calls, disk, machine, saved};
 
 const PROGRAM: &str = "hyper-vmm";
 /// What the monitor needs beside guest memory: itself, and room for page cache of the disks.
@@ -55,40 +48,30 @@ async fn start(
 ) -> Result<Box<dyn Vm>, VmError> {
     LIMITS.check(&config)?;
     let program = program(options)?;
-    let task = tokio::task::spawn_blocking(move || {
+    let task = move || {
         let ready = prepare(&program, saved.as_deref(), &config)?;
-        Ok::<_, VmError>((config, ready))
-    });
-    let (config, ready) = task.await.map_err(|error| VmError::Io {
-        what: "prepare a guest",
-        source: io::Error::other(error),
-    })??;
+        Ok((config, ready))
+    };
+    let (config, ready) = blocking("prepare a guest", task).await?;
     let Ready { told, mut fds, program } = ready;
-    let (control, theirs) = pair()?;
-    fds.push((theirs, fd::CONTROL));
-    let (link, theirs) = pair()?;
-    fds.push((theirs, fd::LINK));
-    let (said, theirs) = pair()?;
-    fds.push((theirs, fd::CONSOLE));
-    let (errors, theirs) = errors()?;
-    fds.push((theirs, 2));
+    let control = fds.socket(fd::CONTROL)?;
+    let link = fds.socket(fd::LINK)?;
+    let said = fds.socket(fd::CONSOLE)?;
+    let errors = fds.errors()?;
 
-    let jailed = hyper_jail::spawn(spec(program, &config, fds)).await.map_err(refused)?;
-    for missing in jailed.missing() {
-        tracing::warn!(pod = %config.id, "jail without: {missing}");
-    }
-    let (console, tail) = (Arc::new(Console::default()), Arc::new(Tail::default()));
-    let readers = Readers::start(&console, said, &tail, errors);
+    let name = Name { hypervisor: NAME, program: "the monitor" };
+    let spec = fds.give(spec(program, &config));
+    let process = Process::start(name, &config.id, spec, said, errors).await?;
     match Control::open(control, &told).await {
         Ok(control) => {
-            let places = Mutex::new(Places::new(told.disks.len(), told.spares));
-            let guest = Guest { jailed, control, console, tail, places };
-            Ok(Box::new(vm::start(guest, readers, link)))
+            let disks = told.disks.len();
+            let places = Mutex::new(Places::new(NAME, told.spares));
+            Ok(Box::new(Kept::start(KvmGuest { process, control, disks, places }, link)))
         }
         Err(error) => {
-            let error = blame(&jailed, &tail, error, &config).await;
-            jailed.kill().await;
-            readers.finish().await;
+            let error = blame(&process, error, &config).await;
+            process.end().await;
+            process.settle().await;
             Err(error)
         }
     }
@@ -112,7 +95,7 @@ pub fn program(options: &Options) -> Result<PathBuf, VmError> {
 /// What the monitor is given beside its sockets.
 struct Ready {
     told: Config,
-    fds: Vec<(OwnedFd, i32)>,
+    fds: Descriptors,
     program: File,
 }
 
@@ -127,11 +110,11 @@ fn prepare(program: &Path, saved: Option<&Path>, config: &VmConfig) -> Result<Re
         path: hyper_kvm_probe::DEVICE.into(),
         source,
     })?;
-    let mut fds = Fds::default();
-    fds.0.push((kvm.into(), fd::KVM));
+    let mut fds = Descriptors::new(fd::FIRST_FREE);
+    fds.put(kvm, fd::KVM);
     if saved.is_none() {
-        fds.0.push((open("open guest kernel", &config.kernel.kernel)?.into(), fd::KERNEL));
-        fds.0.push((open("open initramfs", &config.kernel.initramfs)?.into(), fd::INITRAMFS));
+        fds.put(open("open guest kernel", &config.kernel.kernel)?, fd::KERNEL);
+        fds.put(open("open initramfs", &config.kernel.initramfs)?, fd::INITRAMFS);
     }
     let mut told = Config {
         vcpus: config.vcpus,
@@ -152,49 +135,28 @@ fn prepare(program: &Path, saved: Option<&Path>, config: &VmConfig) -> Result<Re
         told.disks.push(disk);
     }
     for nic in &config.nics {
-        let tap = nic
-            .tap
-            .try_clone()
-            .map_err(|source| VmError::Io { what: "duplicate a tap's descriptor", source })?;
         let unusable = |what: String| VmError::Unsupported { hypervisor: NAME, what };
         let mac = nic
             .mac_bytes()
             .ok_or_else(|| unusable(format!("use the MAC address `{}`", nic.mac)))?;
         let mtu = u16::try_from(nic.mtu)
             .map_err(|_| unusable(format!("give a network device an MTU of {}", nic.mtu)))?;
-        told.nics.push(config::Nic { tap: fds.pass(tap), mac, mtu });
+        told.nics.push(config::Nic { tap: fds.pass(tap(nic)?), mac, mtu });
     }
     if let Some(share) = &config.share {
-        let socket = StdStream::connect(&share.socket).map_err(|source| VmError::File {
-            what: "connect to the device of shared directories",
-            path: share.socket.clone(),
-            source,
-        })?;
-        told.share = Some(fds.pass(socket.into()));
+        told.share = Some(fds.pass(connect(share)?));
     }
     let program = open("open the monitor", program)?;
-    Ok(Ready { told, fds: fds.0, program })
+    Ok(Ready { told, fds, program })
 }
 
-#[derive(Default)]
-struct Fds(Vec<(OwnedFd, i32)>);
-
-impl Fds {
-    fn pass(&mut self, file: OwnedFd) -> i32 {
-        let last = self.0.iter().map(|(_, number)| *number).max().unwrap_or(0);
-        let number = (last + 1).max(fd::FIRST_FREE);
-        self.0.push((file, number));
-        number
-    }
-}
-
-fn spec(program: File, config: &VmConfig, fds: Vec<(OwnedFd, i32)>) -> JailSpec {
+fn spec(program: File, config: &VmConfig) -> JailSpec {
     let limits = hyper_jail::Limits {
         memory_bytes: Some(config.memory_bytes + OVERHEAD),
         pids: Some(THREADS + u64::from(config.vcpus) + MAX_DISKS as u64),
         ..hyper_jail::Limits::default()
     };
-    let mut spec = JailSpec::new(config.id.clone(), Program::Fd(program.into()))
+    let spec = JailSpec::new(config.id.clone(), Program::Fd(program.into()))
         .arg(PROGRAM)
         .arg(&config.id)
         // The allocator shall not keep an arena of its own for each of the threads.
@@ -202,37 +164,14 @@ fn spec(program: File, config: &VmConfig, fds: Vec<(OwnedFd, i32)>) -> JailSpec 
         .system_libraries()
         .limits(limits)
         .seccomp(calls::list(config.share.is_some()));
-    if let Some(parent) = &config.cgroup {
-        spec = spec.cgroup(parent.clone());
-    }
-    for (file, number) in fds {
-        spec = spec.fd(file, number);
-    }
-    spec
-}
-
-/// A jail's failure in the words of the port.
-fn refused(error: JailError) -> VmError {
-    match error {
-        JailError::NoLauncher { .. } => VmError::Missing {
-            hypervisor: NAME,
-            what: "the program `hyper-jail`".to_owned(),
-            hint: error.to_string(),
-        },
-        other => {
-            let mut what = other.to_string();
-            let mut next = std::error::Error::source(&other);
-            while let Some(source) = next {
-                what.push_str(&format!(": {source}"));
-                next = source.source();
-            }
-            VmError::Jail { hypervisor: NAME, what }
-        }
+    match &config.cgroup {
+        Some(parent) => spec.cgroup(parent.clone()),
+        None => spec,
     }
 }
 
 /// The monitor's own words say most; when it has none, its end does.
-async fn blame(jailed: &Jailed, tail: &Tail, error: CallError, config: &VmConfig) -> VmError {
+async fn blame(process: &Process, error: CallError, config: &VmConfig) -> VmError {
     let detail = match error {
         CallError::Refused(why) => {
             // It knows its files as descriptors only.
@@ -240,44 +179,10 @@ async fn blame(jailed: &Jailed, tail: &Tail, error: CallError, config: &VmConfig
             format!("{why} (kernel `{kernel}`)")
         }
         CallError::Silent(_) => return error.while_doing("start the guest"),
-        CallError::Closed => {
-            let Ok(exit) = timeout(Duration::from_secs(2), jailed.wait()).await else {
-                return CallError::Closed.while_doing("start the guest");
-            };
-            // Its standard error is read by another task, to the end soon.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            let words = tail.text();
-            let words = if words.is_empty() { "it said nothing" } else { words.trim_end() };
-            format!("{}: {words}", ended(&exit.outcome))
-        }
+        CallError::Closed => match process.obituary().await {
+            Some(how) => how,
+            None => return CallError::Closed.while_doing("start the guest"),
+        },
     };
     VmError::Launch { hypervisor: NAME, detail }
-}
-
-fn ended(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Exited(code) => format!("its monitor ended with code {code}"),
-        Outcome::Signaled(libc::SIGSYS) => {
-            "its monitor made a system call that its jail forbids".to_owned()
-        }
-        Outcome::Signaled(signal) => format!("signal {signal} ended its monitor"),
-        Outcome::Killed | Outcome::LauncherDied => "its monitor's launcher was killed".to_owned(),
-    }
-}
-
-fn pair() -> Result<(UnixStream, OwnedFd), VmError> {
-    let make = || {
-        let (ours, theirs) = StdStream::pair()?;
-        ours.set_nonblocking(true)?;
-        Ok((UnixStream::from_std(ours)?, theirs.into()))
-    };
-    make().map_err(|source| VmError::Io { what: "make a pair of sockets", source })
-}
-
-fn errors() -> Result<(pipe::Receiver, OwnedFd), VmError> {
-    let make = || {
-        let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        Ok((pipe::Receiver::from_owned_fd(ours)?, theirs))
-    };
-    make().map_err(|source| VmError::Io { what: "make a pipe", source })
 }

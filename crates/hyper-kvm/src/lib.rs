@@ -27,6 +27,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hyper_adapter::node;
 use hyper_hypervisor::{
     Capabilities, Disk, DiskModel, Hypervisor, Probe, Vm, VmConfig, VmError, Wall,
 };
@@ -34,6 +35,8 @@ use hyper_vmm::config::{MAX_DISKS, MAX_VCPUS};
 
 /// The word users pick it by.
 pub const NAME: &str = "kvm";
+/// Its disks in the guest are virtio-blk's.
+const DISK: &str = "vd";
 
 /// A hyperkernel with an agent comes up in this; below it the guest runs out of memory at boot.
 const MIN_MEMORY: u64 = 64 << 20;
@@ -117,6 +120,6 @@ impl Hypervisor for Kvm {
     }
 
     fn guest_devices(&self, disks: &[Disk], disk: usize) -> Vec<String> {
-        if disk < disks.len() { vec![machine::disk_node(disk)] } else { Vec::new() }
+        if disk < disks.len() { vec![node(DISK, disk)] } else { Vec::new() }
     }
 }

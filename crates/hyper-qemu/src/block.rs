@@ -2,59 +2,21 @@
 
 use std::os::fd::OwnedFd;
 
+use hyper_adapter::{Places, blocking, node};
 use hyper_hypervisor::{Disk, VmError};
 use serde_json::json;
 
-use crate::NAME;
 use crate::commands::{BlockdevAdd, BlockdevDel, BlockdevReopen, QueryNodes};
 use crate::control::{CallError, Control};
 use crate::disk::{self, Opened};
-use crate::machine::{self, Machine};
+use crate::{DISK, NAME, machine};
 
 /// Descriptor sets reserved for each disk.
 const SETS: u32 = 128;
 
-/// The slots of one guest.
-#[derive(Debug)]
-pub struct Slots {
-    slots: Vec<Slot>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Slot {
-    Used,
-    Spare { read_only: bool },
-}
-
 /// First descriptor set of the disk in `slot`.
 pub fn first_set(slot: usize) -> u32 {
     u32::try_from(slot).unwrap_or(u32::MAX / SETS - 1) * SETS + 1
-}
-
-impl Slots {
-    /// As the machine was launched.
-    pub fn of(machine: &Machine) -> Self {
-        let used = std::iter::repeat_n(Slot::Used, machine.disks);
-        let spare = (0..machine.spares)
-            .map(|spare| Slot::Spare { read_only: machine::spare_is_read_only(spare) });
-        Self { slots: used.chain(spare).collect() }
-    }
-
-    /// Takes a slot for such a disk.
-    fn take(&mut self, read_only: bool) -> Result<usize, VmError> {
-        let wanted = Slot::Spare { read_only };
-        let Some(at) = self.slots.iter().position(|slot| *slot == wanted) else {
-            let kind = if read_only { "read-only" } else { "writable" };
-            let what = format!("add another {kind} disk to this guest: its slots are used up");
-            return Err(VmError::Unsupported { hypervisor: NAME, what });
-        };
-        self.slots[at] = Slot::Used;
-        Ok(at)
-    }
-
-    fn give_back(&mut self, slot: usize, read_only: bool) {
-        self.slots[slot] = Slot::Spare { read_only };
-    }
 }
 
 /// Compares what QEMU made of the disks of the launch with what was asked.
@@ -65,19 +27,20 @@ pub async fn check(control: &Control, wanted: &[u64]) -> Result<(), VmError> {
     Ok(())
 }
 
-/// Puts `disk` behind a placeholder and returns its device node.
+/// Puts `disk` behind a placeholder, of which there are `places` behind the `launched` disks, and
+/// returns its device node.
 pub async fn add(
     control: &Control,
-    slots: &tokio::sync::Mutex<Slots>,
+    launched: usize,
+    places: &mut Places,
     disk: Disk,
 ) -> Result<String, VmError> {
-    let mut slots = slots.lock().await;
-    let slot = slots.take(disk.read_only)?;
-    let read_only = disk.read_only;
+    let place = places.take(disk.read_only)?;
+    let slot = launched + place;
     match attach(control, slot, disk).await {
-        Ok(()) => Ok(machine::disk_node(slot)),
+        Ok(()) => Ok(node(DISK, slot)),
         Err(error) => {
-            slots.give_back(slot, read_only);
+            places.give_back(place);
             Err(error)
         }
     }
@@ -86,11 +49,7 @@ pub async fn add(
 async fn attach(control: &Control, slot: usize, disk: Disk) -> Result<(), VmError> {
     let set = first_set(slot);
     let read_only = disk.read_only;
-    let opened = tokio::task::spawn_blocking(move || disk::open(&disk, set)).await;
-    let opened = opened.map_err(|error| VmError::Io {
-        what: "open the files of a disk",
-        source: std::io::Error::other(error),
-    })??;
+    let opened = blocking("open the files of a disk", move || disk::open(&disk, set)).await?;
     let late = format!("late{slot}");
     let node = opened.node(&late, set);
     let Opened { files, bytes, .. } = opened;
@@ -144,19 +103,6 @@ async fn check_node(control: &Control, name: &str, bytes: u64) -> Result<(), VmE
 #[cfg(test)]
 mod test {
     use super::*;
-
-    #[test]
-    fn slots_are_taken_by_kind_and_given_back() {
-        let machine = Machine { kind: machine::Kind::Small, disks: 1, spares: 3, nics: 0 };
-        let mut slots = Slots::of(&machine);
-        assert_eq!(slots.take(false).unwrap(), 2);
-        assert!(slots.take(false).unwrap_err().to_string().contains("another writable disk"));
-        assert_eq!(slots.take(true).unwrap(), 1);
-        assert_eq!(slots.take(true).unwrap(), 3);
-        assert!(slots.take(true).is_err());
-        slots.give_back(1, true);
-        assert_eq!(slots.take(true).unwrap(), 1);
-    }
 
     #[test]
     fn sets_of_disks_do_not_overlap() {

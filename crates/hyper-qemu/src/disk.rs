@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 
+use hyper_adapter::check_stitched;
 use hyper_hypervisor::{Disk, Extent, VmError, open_extent};
 use rustix::fs::MemfdFlags;
 use serde_json::{Value, json};
@@ -34,18 +35,8 @@ pub struct Opened {
 /// Opens the files of a disk and checks them. Blocks. The VMDK text names the sets
 /// `first_set + 1`, `first_set + 2`, …; the set `first_set` is for the text itself.
 pub fn open(disk: &Disk, first_set: u32) -> Result<Opened, VmError> {
-    let unsupported = |what: &str| VmError::Unsupported { hypervisor: NAME, what: what.to_owned() };
+    check_stitched(NAME, disk, MAX_EXTENTS)?;
     let stitched = disk.extents.len() > 1;
-    if disk.extents.is_empty() {
-        return Err(unsupported("attach a disk without extents"));
-    }
-    if disk.extents.len() > MAX_EXTENTS {
-        let what = format!("attach a disk of {} extents, at most 100", disk.extents.len());
-        return Err(unsupported(&what));
-    }
-    if stitched && !disk.read_only {
-        return Err(unsupported("attach a writable disk of several extents"));
-    }
     let mut files = Vec::with_capacity(disk.extents.len() + 1);
     for extent in &disk.extents {
         if extent.bytes / 512 > MAX_EXTENT_SECTORS {

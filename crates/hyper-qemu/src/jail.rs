@@ -1,14 +1,13 @@
 //! QEMU's jail: what is in its root, what it may call.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use hyper_hypervisor::{VmConfig, VmError};
-use hyper_jail::{Bind, JailError, JailSpec, Limits, Program};
+use hyper_hypervisor::VmConfig;
+use hyper_jail::{Bind, JailSpec, Limits, Program};
 
 use crate::calls;
-use crate::{NAME, machine};
+use crate::machine;
 
 /// QEMU's firmware and data, inside the jail.
 pub const DATA: &str = "/usr/share/qemu";
@@ -23,13 +22,7 @@ const OVERHEAD: u64 = 192 << 20;
 const THREADS: u64 = 96;
 
 /// Builds the jail for `program`, which must be executable.
-pub fn spec(
-    program: &Path,
-    config: &VmConfig,
-    kvm: bool,
-    args: Vec<String>,
-    fds: Vec<(OwnedFd, i32)>,
-) -> JailSpec {
+pub fn spec(program: &Path, config: &VmConfig, kvm: bool, args: Vec<String>) -> JailSpec {
     let translations = if kvm { 0 } else { machine::TRANSLATIONS_MIB << 20 };
     let limits = Limits {
         memory_bytes: Some(config.memory_bytes + translations + OVERHEAD),
@@ -57,30 +50,7 @@ pub fn spec(
     if let Some(parent) = &config.cgroup {
         spec = spec.cgroup(parent.clone());
     }
-    for (fd, number) in fds {
-        spec = spec.fd(fd, number);
-    }
     spec
-}
-
-/// A jail's failure in the words of the port.
-pub fn refused(error: JailError) -> VmError {
-    match error {
-        JailError::NoLauncher { .. } => VmError::Missing {
-            hypervisor: NAME,
-            what: "the program `hyper-jail`".to_owned(),
-            hint: error.to_string(),
-        },
-        other => {
-            let mut what = other.to_string();
-            let mut next = std::error::Error::source(&other);
-            while let Some(source) = next {
-                what.push_str(&format!(": {source}"));
-                next = source.source();
-            }
-            VmError::Jail { hypervisor: NAME, what }
-        }
-    }
 }
 
 /// QEMU's data: beside the program (`../share/qemu`), and the firmware that Debian's links name.

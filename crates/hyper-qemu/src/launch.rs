@@ -1,25 +1,19 @@
 //! From a configuration to a running guest.
 
 use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
-use hyper_hypervisor::{Console, Limits, Nic, Tail, Vm, VmConfig, VmError};
-use hyper_jail::{Jailed, Outcome};
-use tokio::net::{UnixStream, unix::pipe};
-use tokio::time::timeout;
+use hyper_adapter::{Descriptors, Kept, Name, Places, Process, blocking, connect, tap};
+use hyper_hypervisor::{Limits, Nic, Vm, VmConfig, VmError};
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
 
 use crate::accelerator::Chosen;
-use crate::block::{self, Slots};
 use crate::control::Control;
-use crate::disk;
 use crate::machine::{self, DiskArgs, Machine, NicArgs, fd};
-use crate::vm::{self, Guest};
-use crate::{MAX_NICS, MAX_VCPUS, MIN_MEMORY, NAME, Options, SHARES, jail, kernel};
+use crate::vm::QemuGuest;
+use crate::{MAX_NICS, MAX_VCPUS, MIN_MEMORY, NAME, Options, SHARES, block, disk, jail, kernel};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PLACES: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/libexec", "/opt/qemu/bin"];
@@ -37,40 +31,29 @@ pub async fn launch(
     }
     LIMITS.check(&config)?;
     let program = program(options)?;
-    let task = tokio::task::spawn_blocking(move || prepare(&config).map(|ready| (config, ready)));
-    let (config, ready) = task.await.map_err(|error| VmError::Io {
-        what: "prepare a guest",
-        source: io::Error::other(error),
-    })??;
+    let task = move || prepare(&config).map(|ready| (config, ready));
+    let (config, ready) = blocking("prepare a guest", task).await?;
     let Ready { machine, disks, nics, share, mut fds, bytes } = ready;
     let args = machine::arguments(&config, chosen, machine, (&disks, &nics, share));
 
-    let (control, theirs) = pair()?;
-    fds.push((theirs, fd::CONTROL));
-    let (link, theirs) = pair()?;
-    fds.push((theirs, fd::LINK));
-    let (said, theirs) = pair()?;
-    fds.push((theirs, fd::CONSOLE));
-    let (errors, theirs) = errors()?;
-    fds.push((theirs, fd::STDERR));
+    let control = fds.socket(fd::CONTROL)?;
+    let link = fds.socket(fd::LINK)?;
+    let said = fds.socket(fd::CONSOLE)?;
+    let errors = fds.errors()?;
 
-    let spec = jail::spec(&program, &config, chosen.kvm, args, fds);
-    let jailed = hyper_jail::spawn(spec).await.map_err(jail::refused)?;
-    for missing in jailed.missing() {
-        tracing::warn!(pod = %config.id, "jail without: {missing}");
-    }
-    let (console, tail) = (Arc::new(Console::default()), Arc::new(Tail::default()));
-    let readers = vm::Readers::start(&console, said, &tail, errors);
+    let name = Name { hypervisor: NAME, program: "QEMU" };
+    let spec = fds.give(jail::spec(&program, &config, chosen.kvm, args));
+    let process = Process::start(name, &config.id, spec, said, errors).await?;
     match open(control, &bytes).await {
         Ok(control) => {
-            let slots = tokio::sync::Mutex::new(Slots::of(&machine));
-            let guest = Guest { jailed, control, console, tail, slots };
-            Ok(Box::new(vm::start(guest, readers, link)))
+            let (disks, places) = (machine.disks, Places::new(NAME, machine.spares));
+            let guest = QemuGuest { process, control, disks, places: Mutex::new(places) };
+            Ok(Box::new(Kept::start(guest, link)))
         }
         Err(error) => {
-            let error = blame(&jailed, &tail, error).await;
-            jailed.kill().await;
-            readers.finish().await;
+            let error = blame(&process, error).await;
+            process.end().await;
+            process.settle().await;
             Err(error)
         }
     }
@@ -115,7 +98,7 @@ struct Ready {
     nics: Vec<NicArgs>,
     /// Descriptor of the connection to the device of shared directories.
     share: Option<i32>,
-    fds: Vec<(OwnedFd, i32)>,
+    fds: Descriptors,
     /// Lengths of the disks.
     bytes: Vec<u64>,
 }
@@ -137,7 +120,7 @@ fn prepare(config: &VmConfig) -> Result<Ready, VmError> {
         disks: Vec::new(),
         nics: Vec::new(),
         share: None,
-        fds: Vec::new(),
+        fds: Descriptors::new(fd::FIRST_FREE),
         bytes: Vec::new(),
     };
     for nic in &config.nics {
@@ -145,41 +128,26 @@ fn prepare(config: &VmConfig) -> Result<Ready, VmError> {
         ready.nics.push(nic);
     }
     if let Some(share) = &config.share {
-        let socket = std::os::unix::net::UnixStream::connect(&share.socket);
-        let socket = socket.map_err(|source| VmError::File {
-            what: "connect to the device of shared directories",
-            path: share.socket.clone(),
-            source,
-        })?;
-        ready.share = Some(ready.pass(socket.into()));
+        ready.share = Some(ready.fds.pass(connect(share)?));
     }
     for (slot, wanted) in config.disks.iter().enumerate() {
         let set = block::first_set(slot);
         let opened = disk::open(wanted, set)?;
         let node = opened.node(&machine::block_node(slot), set);
         ready.bytes.push(opened.bytes);
-        let sets = (set..).zip(opened.files).map(|(set, file)| (ready.pass(file), set)).collect();
+        let sets =
+            (set..).zip(opened.files).map(|(set, file)| (ready.fds.pass(file), set)).collect();
         ready.disks.push(DiskArgs { node, sets });
     }
     Ok(ready)
 }
 
 impl Ready {
-    fn pass(&mut self, file: OwnedFd) -> i32 {
-        let number = self.fds.last().map_or(fd::FIRST_FREE, |(_, last)| last + 1);
-        self.fds.push((file, number));
-        number
-    }
-
     fn nic(&mut self, nic: &Nic) -> Result<NicArgs, VmError> {
-        let tap = nic
-            .tap
-            .try_clone()
-            .map_err(|source| VmError::Io { what: "duplicate a tap's descriptor", source })?;
-        let tap = self.pass(tap);
+        let tap = self.fds.pass(tap(nic)?);
         // Hosts without the module do without: QEMU then copies packets itself.
         let vhost = OpenOptions::new().read(true).write(true).open(VHOST).ok();
-        let vhost = vhost.map(|file| self.pass(file.into()));
+        let vhost = vhost.map(|file| self.fds.pass(file));
         Ok(NicArgs { tap, vhost, mac: nic.mac.clone(), mtu: nic.mtu })
     }
 }
@@ -195,43 +163,18 @@ async fn open(socket: UnixStream, bytes: &[u64]) -> Result<Control, VmError> {
 }
 
 /// When QEMU has ended, its own last words say more than a closed monitor.
-async fn blame(jailed: &Jailed, tail: &Tail, error: VmError) -> VmError {
+async fn blame(process: &Process, error: VmError) -> VmError {
     if matches!(error, VmError::Launch { .. }) {
         return error;
     }
-    let Ok(exit) = timeout(Duration::from_secs(2), jailed.wait()).await else { return error };
-    // Its standard error is read by another task, to the end soon.
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    let how = match exit.outcome {
-        Outcome::Exited(code) => format!("it ended with code {code}"),
-        Outcome::Signaled(libc::SIGSYS) => "it made a system call that its jail forbids".to_owned(),
-        Outcome::Signaled(signal) => format!("signal {signal} ended it"),
-        Outcome::Killed | Outcome::LauncherDied => "its launcher was killed".to_owned(),
-    };
-    let words = tail.text();
-    let words = if words.is_empty() { "it said nothing" } else { words.trim_end() };
-    VmError::Launch { hypervisor: NAME, detail: format!("{how}: {words}") }
+    match process.obituary().await {
+        Some(detail) => VmError::Launch { hypervisor: NAME, detail },
+        None => error,
+    }
 }
 
 fn missing(what: &str, hint: &str) -> VmError {
     VmError::Missing { hypervisor: NAME, what: what.to_owned(), hint: hint.to_owned() }
-}
-
-fn pair() -> Result<(UnixStream, OwnedFd), VmError> {
-    let make = || {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        Ok((UnixStream::from_std(ours)?, theirs.into()))
-    };
-    make().map_err(|source| VmError::Io { what: "make a pair of sockets", source })
-}
-
-fn errors() -> Result<(pipe::Receiver, OwnedFd), VmError> {
-    let make = || {
-        let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        Ok((pipe::Receiver::from_owned_fd(ours)?, theirs))
-    };
-    make().map_err(|source| VmError::Io { what: "make a pipe", source })
 }
 
 #[cfg(test)]

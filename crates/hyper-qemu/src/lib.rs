@@ -40,6 +40,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hyper_adapter::node;
 use hyper_hypervisor::{
     Capabilities, Disk, DiskModel, Hypervisor, Probe, Vm, VmConfig, VmError, Wall,
 };
@@ -49,6 +50,8 @@ use accelerator::Chosen;
 
 /// The word users pick it by.
 pub const NAME: &str = "qemu";
+/// Its disks in the guest are virtio-blk's.
+const DISK: &str = "vd";
 
 /// What the hyperkernel is built for (`CONFIG_NR_CPUS`).
 const MAX_VCPUS: u32 = 64;
@@ -122,6 +125,6 @@ impl Hypervisor for Qemu {
     }
 
     fn guest_devices(&self, disks: &[Disk], disk: usize) -> Vec<String> {
-        if disk < disks.len() { vec![machine::disk_node(disk)] } else { Vec::new() }
+        if disk < disks.len() { vec![node(DISK, disk)] } else { Vec::new() }
     }
 }

@@ -14,6 +14,7 @@
 //! (`vport0p1`); then come the disks (`vda`, `vdb`, … in the order of the configuration),
 //! placeholders for disks that are added later, and the rest.
 
+use hyper_adapter::Places;
 use hyper_hypervisor::VmConfig;
 use serde_json::{Value, json};
 
@@ -39,7 +40,6 @@ const PLACEHOLDER_BYTES: u64 = 1 << 40;
 
 /// Descriptor numbers inside the jail.
 pub mod fd {
-    pub const STDERR: i32 = 2;
     pub const CONTROL: i32 = 3;
     pub const LINK: i32 = 4;
     pub const CONSOLE: i32 = 5;
@@ -128,24 +128,9 @@ pub const fn disk_slots(nics: usize) -> usize {
     Q35 - FIXED - nics
 }
 
-/// Device node of a disk in the guest (`vda` … `vdz`, `vdaa` …, see drivers/block/virtio_blk.c).
-pub fn disk_node(disk: usize) -> String {
-    let letter = |at: usize| char::from(b'a' + u8::try_from(at % 26).unwrap_or(0));
-    match disk / 26 {
-        0 => format!("/dev/vd{}", letter(disk)),
-        more => format!("/dev/vd{}{}", letter(more - 1), letter(disk)),
-    }
-}
-
 /// QEMU's name of a disk's block node; a disk that is added later takes over its placeholder's.
 pub fn block_node(disk: usize) -> String {
     format!("disk{disk}")
-}
-
-/// Whether placeholder `spare` (counted among placeholders) is read-only: they alternate, image
-/// then writable layer, as containers come.
-pub fn spare_is_read_only(spare: usize) -> bool {
-    spare.is_multiple_of(2)
 }
 
 /// All of QEMU's arguments but the program's name.
@@ -169,7 +154,7 @@ pub fn arguments(
     }
     for spare in 0..machine.spares {
         let at = machine.disks + spare;
-        args.pair("-blockdev", placeholder(at, spare_is_read_only(spare)).to_string());
+        args.pair("-blockdev", placeholder(at, Places::is_read_only(spare)).to_string());
         args.pair("-device", block_device(machine, at));
     }
     others(&mut args, machine, nics);
@@ -388,10 +373,6 @@ mod test {
         let last = block_device(machine, 39);
         assert!(last.starts_with("virtio-blk-pci,id=vd39,drive=disk39,"), "{last}");
         assert!(last.ends_with(",bus=pcie.0,addr=6.0,multifunction=on"), "{last}");
-        assert_eq!(
-            ["/dev/vdz", "/dev/vdaa", "/dev/vdba"],
-            [25, 26, 52].map(disk_node).each_ref().map(String::as_str)
-        );
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use hyper_hypervisor::{Finding, Probe};
+use hyper_adapter::{Findings, chain};
+use hyper_hypervisor::Probe;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -15,7 +16,7 @@ use crate::{Options, kernel, launch};
 const ASK: Duration = Duration::from_secs(10);
 
 pub async fn probe(options: &Options, chosen: &Chosen) -> Probe {
-    let mut found = Found::default();
+    let mut found = Findings::default();
     let version = match launch::program(options) {
         Ok(program) => ask_program(&mut found, &program).await,
         Err(error) => {
@@ -34,35 +35,11 @@ pub async fn probe(options: &Options, chosen: &Chosen) -> Probe {
     if let Some(path) = options.kernel.clone() {
         look_at_kernel(&mut found, path).await;
     }
-    let jail = tokio::task::spawn_blocking(hyper_jail::probe).await.unwrap_or_default();
-    for finding in jail {
-        if finding.required {
-            found.required(&finding.what, finding.ok, finding.detail);
-        } else {
-            found.optional(&finding.what, finding.ok, finding.detail);
-        }
-    }
-    Probe { usable: !found.lacking, version, findings: found.findings }
+    found.jail().await;
+    found.probe(version)
 }
 
-#[derive(Default)]
-struct Found {
-    findings: Vec<Finding>,
-    lacking: bool,
-}
-
-impl Found {
-    fn required(&mut self, what: &str, ok: bool, detail: String) {
-        self.lacking |= !ok;
-        self.optional(what, ok, detail);
-    }
-
-    fn optional(&mut self, what: &str, ok: bool, detail: String) {
-        self.findings.push(Finding { what: what.to_owned(), ok, detail });
-    }
-}
-
-async fn ask_program(found: &mut Found, program: &Path) -> Option<String> {
+async fn ask_program(found: &mut Findings, program: &Path) -> Option<String> {
     let shown = program.display().to_string();
     let version = match ask(program, "--version").await {
         Ok(said) => said
@@ -87,15 +64,12 @@ async fn ask_program(found: &mut Found, program: &Path) -> Option<String> {
     version
 }
 
-async fn look_at_kernel(found: &mut Found, path: std::path::PathBuf) {
+async fn look_at_kernel(found: &mut Findings, path: std::path::PathBuf) {
     let shown = path.display().to_string();
     let looked = tokio::task::spawn_blocking(move || kernel::check(&path)).await;
     let (ok, detail) = match looked {
         Ok(Ok(())) => (true, format!("`{shown}`")),
-        Ok(Err(error)) => {
-            let cause = std::error::Error::source(&error).map(|source| format!(": {source}"));
-            (false, format!("{error}{}", cause.unwrap_or_default()))
-        }
+        Ok(Err(error)) => (false, chain(&error)),
         Err(error) => (false, error.to_string()),
     };
     found.required("guest kernel", ok, detail);

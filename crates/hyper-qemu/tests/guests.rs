@@ -86,8 +86,8 @@ async fn fill(ground: &Ground, name: &str, at_launch: usize, later: usize) {
         assert!(got.expect("reads") == wanted, "{node}");
     }
     for read_only in [true, false] {
-        let error = session.vm.add_disk(disk(99, read_only)).await.expect_err("no slot left");
-        assert!(error.to_string().contains("slots are used up"), "{error}");
+        let error = session.vm.add_disk(disk(99, read_only)).await.expect_err("no place left");
+        assert!(error.to_string().contains("places are used up"), "{error}");
     }
     session.power_off().await.expect("powers off");
 }

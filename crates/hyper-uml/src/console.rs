@@ -1,7 +1,6 @@
 //! The last bytes of the guest kernel's console.
 
 use std::collections::VecDeque;
-use std::os::unix::net::UnixStream as StdStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,9 +25,7 @@ pub struct Console {
 impl Console {
     /// Reads until all writers are gone. A socket, not a pipe: the guest's console is read from,
     /// too, though nobody ever says anything.
-    pub fn drain(socket: StdStream) -> std::io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        let mut socket = UnixStream::from_std(socket)?;
+    pub fn drain(mut socket: UnixStream) -> Self {
         let ring = Arc::new(Mutex::new(VecDeque::new()));
         let (end, ended) = watch::channel(false);
         let kept = Arc::clone(&ring);
@@ -40,7 +37,7 @@ impl Console {
             // Nobody may be waiting any more.
             let _ = end.send(true);
         });
-        Ok(Self { ring, ended, task })
+        Self { ring, ended, task }
     }
 
     /// What is kept, as text.
@@ -73,6 +70,7 @@ fn keep(ring: &mut VecDeque<u8>, bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncWriteExt as _;
 
     #[test]
     fn the_ring_keeps_the_last_64_kib() {
@@ -85,10 +83,9 @@ mod tests {
 
     #[tokio::test]
     async fn settle_waits_for_the_last_writer() {
-        use std::io::Write;
-        let (read, mut write) = StdStream::pair().unwrap();
-        let console = Console::drain(read).unwrap();
-        write.write_all("last words \u{1f4a5}".as_bytes()).unwrap();
+        let (read, mut write) = UnixStream::pair().unwrap();
+        let console = Console::drain(read);
+        write.write_all("last words \u{1f4a5}".as_bytes()).await.unwrap();
         drop(write);
         console.settle().await;
         assert_eq!(console.text(), "last words \u{1f4a5}");

@@ -4,20 +4,19 @@ use std::fs;
 use std::io::{Error, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::sync::Mutex as StdMutex;
 
+use hyper_adapter::{blocking, pair, spawn, tap};
 use hyper_hypervisor::{VmConfig, VmError};
 use hyper_jail::{Bind, JailSpec, Limits, Program, Resource};
-use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
 use crate::cmdline::{self, INITRAMFS, LINK_FD, SCRATCH, SHARE};
 use crate::console::Console;
 use crate::mconsole::Mconsole;
 use crate::vm::{UmlVm, unsupported};
-use crate::{MAX_NICS, MIN_MEMORY_BYTES, NAME, Options, calls, disk, jail_error, kernel};
+use crate::{MAX_NICS, MIN_MEMORY_BYTES, NAME, Options, calls, disk, kernel};
 
 /// Launches a guest.
 pub async fn launch(options: &Options, config: VmConfig) -> Result<UmlVm, VmError> {
@@ -31,23 +30,16 @@ pub async fn start(
     with_initramfs: bool,
 ) -> Result<UmlVm, VmError> {
     let max_disks = options.max_disks;
-    let checked = tokio::task::spawn_blocking(move || {
+    let checked = move || {
         let kernel = check(&config, with_initramfs, max_disks)?;
-        Ok::<_, VmError>((config, kernel))
-    });
-    let (config, kernel) =
-        checked.await.map_err(|error| io("look at the guest's files", Error::other(error)))??;
-    let pair = || StdStream::pair().map_err(|error| io("make a socket pair", error));
+        Ok((config, kernel))
+    };
+    let (config, kernel) = blocking("look at the guest's files", checked).await?;
     let ((console, said), (link, theirs)) = (pair()?, pair()?);
-    link.set_nonblocking(true).map_err(|error| io("make a socket non-blocking", error))?;
-    let link = UnixStream::from_std(link).map_err(|error| io("watch a socket", error))?;
-    let console = Console::drain(console).map_err(|error| io("watch a socket", error))?;
+    let console = Console::drain(console);
     let devices = config.disks.iter().map(|disk| disk.extents.len()).sum();
-    let spec = spec(options, &config, kernel, with_initramfs, said.into(), theirs.into())?;
-    let jail = hyper_jail::spawn(spec).await.map_err(|error| jail_error(&error))?;
-    for missing in jail.missing() {
-        tracing::warn!(pod = %config.id, missing, "the jail lacks a part on this host");
-    }
+    let spec = spec(options, &config, kernel, with_initramfs, said, theirs)?;
+    let jail = spawn(NAME, &config.id, spec).await?;
     let socket = jail.take_socket().ok_or_else(|| VmError::Launch {
         hypervisor: NAME,
         detail: "the jail gave no socket for mconsole".to_owned(),
@@ -152,8 +144,7 @@ fn spec(
         }
     }
     for (at, nic) in config.nics.iter().enumerate() {
-        let tap = nic.tap.try_clone().map_err(|error| io("duplicate a tap's descriptor", error))?;
-        spec = spec.fd(tap, cmdline::tap_fd(at));
+        spec = spec.fd(tap(nic)?, cmdline::tap_fd(at));
     }
     Ok(spec.args(cmdline::arguments(config, options.separation, with_initramfs, &settings)))
 }

@@ -146,30 +146,3 @@ impl Hypervisor for Uml {
         (first..first + count).map(disk::node).collect()
     }
 }
-
-/// An error and its sources, in one line: the port's errors carry text.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
-}
-
-/// A failure of the jail, as the port says it.
-fn jail_error(error: &hyper_jail::JailError) -> VmError {
-    use hyper_jail::JailError;
-    match error {
-        JailError::NoLauncher { .. } => VmError::Missing {
-            hypervisor: NAME,
-            what: "program `hyper-jail`".to_owned(),
-            hint: error.to_string(),
-        },
-        JailError::Unsupported { .. } => {
-            VmError::Unsupported { hypervisor: NAME, what: chain(error) }
-        }
-        _ => VmError::Jail { hypervisor: NAME, what: chain(error) },
-    }
-}

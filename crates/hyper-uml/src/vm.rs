@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Mutex as StdMutex, PoisonError};
 
 use async_trait::async_trait;
+use hyper_adapter::{blocking, refused, set_cpu, usage};
 use hyper_hypervisor::{Carrier, CpuShare, Disk, Vm, VmError, VmExit, VmUsage};
 use hyper_jail::Jailed;
 use tokio::net::UnixStream;
@@ -11,7 +12,7 @@ use tokio::sync::Mutex;
 
 use crate::console::Console;
 use crate::mconsole::Mconsole;
-use crate::{NAME, disk, exit, jail_error};
+use crate::{NAME, disk, exit};
 
 /// A guest kernel in its jail. Dropping it ends the guest.
 #[derive(Debug)]
@@ -44,11 +45,11 @@ impl Vm for UmlVm {
     /// The whole jail is frozen. mconsole's `stop` would leave the kernel's process running in a
     /// loop of its own, and SIGSTOP disturbs a kernel that traces its processes.
     async fn pause(&self) -> Result<(), VmError> {
-        self.jail.freeze().await.map_err(|error| jail_error(&error))
+        self.jail.freeze().await.map_err(refused(NAME))
     }
 
     async fn resume(&self) -> Result<(), VmError> {
-        self.jail.thaw().await.map_err(|error| jail_error(&error))
+        self.jail.thaw().await.map_err(refused(NAME))
     }
 
     async fn save(&self, _: &Path) -> Result<(), VmError> {
@@ -58,19 +59,15 @@ impl Vm for UmlVm {
     async fn add_disk(&self, disk: Disk) -> Result<Vec<String>, VmError> {
         let mut devices = self.devices.lock().await;
         let (first, max_disks, checked) = (*devices, self.max_disks, disk.clone());
-        tokio::task::spawn_blocking(move || disk::check(&[checked], first, max_disks))
-            .await
-            .map_err(|error| VmError::Io {
-                what: "look at the files of a disk",
-                source: std::io::Error::other(error),
-            })??;
+        let check = move || disk::check(&[checked], first, max_disks);
+        blocking("look at the files of a disk", check).await?;
         let mut nodes = Vec::new();
         for extent in &disk.extents {
             let index = *devices;
             // A number is used up even when the step after it fails: what was bound stays bound.
             *devices += 1;
             let bind = disk::bind(index, extent, disk.read_only);
-            self.jail.bind(bind).await.map_err(|error| jail_error(&error))?;
+            self.jail.bind(bind).await.map_err(refused(NAME))?;
             let setting = disk::setting(index, disk.read_only);
             self.mconsole.ask("add a disk", &format!("config {setting}")).await?;
             nodes.push(disk::node(index));
@@ -79,16 +76,11 @@ impl Vm for UmlVm {
     }
 
     async fn set_cpu(&self, share: CpuShare) -> Result<(), VmError> {
-        self.jail.set_cpu(share.weight, share.quota).map_err(|error| jail_error(&error))
+        set_cpu(NAME, &self.jail, share)
     }
 
     async fn usage(&self) -> Result<VmUsage, VmError> {
-        let used = self.jail.usage().await.map_err(|error| jail_error(&error))?;
-        Ok(VmUsage {
-            cpu: used.cpu,
-            resident_bytes: used.resident_bytes,
-            private_bytes: used.private_bytes,
-        })
+        usage(NAME, &self.jail).await
     }
 
     async fn wait(&self) -> VmExit {

@@ -1,0 +1,106 @@
+//! Descriptors on their way into a jail: sockets to the hypervisor, and what a guest is made of.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+
+use hyper_hypervisor::{Nic, Share, VmError};
+use hyper_jail::JailSpec;
+use tokio::net::{UnixStream, unix::pipe};
+
+const STDERR: i32 = 2;
+
+/// What a process in a jail is given, with the numbers it has there.
+#[derive(Debug)]
+pub struct Descriptors {
+    given: Vec<(OwnedFd, i32)>,
+    free: i32,
+}
+
+impl Descriptors {
+    /// None yet; those without a number of their own are counted from `free` on.
+    pub fn new(free: i32) -> Self {
+        Self { given: Vec::new(), free }
+    }
+
+    /// Gives one as `number`, which is below the first free one.
+    pub fn put(&mut self, file: impl Into<OwnedFd>, number: i32) {
+        self.given.push((file.into(), number));
+    }
+
+    /// Gives one as the next free number, and says which.
+    pub fn pass(&mut self, file: impl Into<OwnedFd>) -> i32 {
+        let number = self.free;
+        self.free += 1;
+        self.put(file, number);
+        number
+    }
+
+    /// Gives one end of a new pair of sockets as `number`, and returns the other.
+    pub fn socket(&mut self, number: i32) -> Result<UnixStream, VmError> {
+        let (ours, theirs) = pair()?;
+        self.put(theirs, number);
+        Ok(ours)
+    }
+
+    /// Gives the writing end of a new pipe as standard error, and returns the other.
+    pub fn errors(&mut self) -> Result<pipe::Receiver, VmError> {
+        let make = || {
+            let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+            Ok((pipe::Receiver::from_owned_fd(ours)?, theirs))
+        };
+        let made = make().map_err(|source| VmError::Io { what: "make a pipe", source });
+        let (ours, theirs) = made?;
+        self.put(theirs, STDERR);
+        Ok(ours)
+    }
+
+    /// Hands all to a jail.
+    pub fn give(self, spec: JailSpec) -> JailSpec {
+        self.given.into_iter().fold(spec, |spec, (file, number)| spec.fd(file, number))
+    }
+}
+
+/// A pair of sockets: ours, and one for the process, which blocks.
+pub fn pair() -> Result<(UnixStream, OwnedFd), VmError> {
+    let make = || {
+        let (ours, theirs) = StdStream::pair()?;
+        ours.set_nonblocking(true)?;
+        Ok((UnixStream::from_std(ours)?, theirs.into()))
+    };
+    make().map_err(|source| VmError::Io { what: "make a pair of sockets", source })
+}
+
+/// A descriptor of a network device's tap, for the process to keep.
+pub fn tap(nic: &Nic) -> Result<OwnedFd, VmError> {
+    let tap = nic.tap.try_clone();
+    tap.map_err(|source| VmError::Io { what: "duplicate a tap's descriptor", source })
+}
+
+/// A connection to the device of shared directories: the only one it takes. Blocks.
+pub fn connect(share: &Share) -> Result<OwnedFd, VmError> {
+    let connected = StdStream::connect(&share.socket);
+    connected.map(OwnedFd::from).map_err(|source| VmError::File {
+        what: "connect to the device of shared directories",
+        path: share.socket.clone(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[tokio::test]
+    async fn numbers_are_given_once_and_from_the_first_free_one_on() {
+        let mut given = Descriptors::new(6);
+        let null = || File::open("/dev/null").unwrap();
+        assert_eq!(given.pass(null()), 6);
+        let _ours = given.socket(4).unwrap();
+        let _errors = given.errors().unwrap();
+        given.put(null(), 3);
+        assert_eq!(given.pass(null()), 7);
+        let numbers: Vec<_> = given.given.iter().map(|(_, number)| *number).collect();
+        assert_eq!(numbers, [6, 4, 2, 3, 7]);
+    }
+}
