@@ -18,14 +18,12 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
-use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fgetxattr, openat, statat},
-    io::Errno,
-};
+use rustix::fs::{Dir, FileType, Stat, fgetxattr};
 
-use crate::failure::{Outcome, invalid};
+use crate::failure::Outcome;
 use crate::{
-    BLOCK, MAX_DEPTH,
+    BLOCK,
+    directory::{self, check_depth, is_dots, look},
     pack::{Packer, xattrs},
     wrong, wrong_io,
 };
@@ -123,7 +121,7 @@ fn walk(layers: &Layers, sink: &mut impl Sink) -> Outcome<()> {
             Some(entry) => entry.map_err(|error| wrong("list", &path, error))?,
         };
         let name = entry.file_name();
-        if name == c"." || name == c".." {
+        if is_dots(name) {
             continue;
         }
         path.extend(name.to_bytes());
@@ -137,10 +135,7 @@ fn walk(layers: &Layers, sink: &mut impl Sink) -> Outcome<()> {
             let Some(next) = descend(level, name, &mut path, image.as_ref())? else {
                 continue;
             };
-            if levels.len() >= MAX_DEPTH {
-                let shown = String::from_utf8_lossy(&path[..path.len().min(200)]).into_owned();
-                return Err(invalid(format!("directories deeper than {MAX_DEPTH} below {shown}…")));
-            }
+            check_depth(levels.len(), &path)?;
             let tell = next.told;
             levels.push(next);
             if tell {
@@ -175,7 +170,7 @@ fn walk(layers: &Layers, sink: &mut impl Sink) -> Outcome<()> {
             image.is_some_and(|image| FileType::from_raw_mode(image.st_mode).is_dir());
         if let (true, Some(Level { image: Some(image), .. })) = (was_directory, levels.last()) {
             path.push(b'/');
-            let old = open_directory(image.as_fd(), &name, &path)?;
+            let old = directory::open(image.as_fd(), &name, &path)?;
             if let Some(old) = old {
                 sink.replaced(None, &old, &path)?;
             }
@@ -195,12 +190,12 @@ fn descend(
     let place = PLACES.contains(&path.as_slice());
     path.push(b'/');
     let parent = above.dir.fd().map_err(|error| wrong("list", path, error))?;
-    let Some(fd) = open_directory(parent, name, path)? else { return Ok(None) };
+    let Some(fd) = directory::open(parent, name, path)? else { return Ok(None) };
     let mut beside = None;
     if let (Some(parent), Some(stat)) = (&above.image, image)
         && FileType::from_raw_mode(stat.st_mode).is_dir()
     {
-        beside = open_directory(parent.as_fd(), name, path)?;
+        beside = directory::open(parent.as_fd(), name, path)?;
     }
     let mut value = [0; 4];
     let opaque = matches!(fgetxattr(&fd, OPAQUE, &mut value[..]), Ok(1..) if value[0] == b'y');
@@ -230,23 +225,6 @@ fn tell_all(levels: &mut [Level], path: &[u8], sink: &mut impl Sink) -> Outcome<
         }
     }
     Ok(())
-}
-
-fn look(dir: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Outcome<Option<Stat>> {
-    match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(stat)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(wrong("look at", path, error)),
-    }
-}
-
-fn open_directory(parent: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Outcome<Option<OwnedFd>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat(parent, name, flags, Mode::empty()) {
-        Ok(fd) => Ok(Some(fd)),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-        Err(error) => Err(wrong("open", path, error)),
-    }
 }
 
 /// A place to mount a file on that was made for it and not used otherwise.
@@ -331,7 +309,7 @@ impl<W: Write> Sink for List<W> {
         for entry in Dir::read_from(image).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
-            if name == c"." || name == c".." {
+            if is_dots(name) {
                 continue;
             }
             let there = match upper {

@@ -5,12 +5,14 @@
 //!  tree, pack    a path, or the whole root, to tar          path    what is at a path
 //!  changes       what an overlay's upper has, to tar        user    users and groups by name
 //!  unpack        tar to files                               volume  an image's directory to a volume
+//!  directory     steps of a walk
 //! ```
 //! Invariants: no path or link of the tree leads out of the root that is given, nor a tar's; what
 //! was changed is read through descriptors, never following a link; blocks, so knows no runtime.
 #![forbid(unsafe_code)]
 
 pub mod changes;
+mod directory;
 pub mod failure;
 mod pack;
 pub mod path;

@@ -7,14 +7,11 @@ use std::{
 };
 
 use hyper_link::message::FailureKind;
-use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, fstatfs, openat, statat},
-    io::Errno,
-};
+use rustix::fs::{AtFlags, Dir, FileType, OFlags, fstat, fstatfs, statat};
 
-use crate::failure::{Doing as _, Outcome, failure, invalid};
+use crate::failure::{Doing as _, Outcome, failure};
 use crate::{
-    MAX_DEPTH,
+    directory::{self, check_depth, is_dots, look},
     pack::Packer,
     path::{Wanted, find},
     wrong,
@@ -91,16 +88,12 @@ fn walk<W: Write>(top: BorrowedFd<'_>, mut path: Vec<u8>, packer: &mut Packer<W>
             Some(entry) => entry.map_err(|error| wrong("list", &path, error))?,
         };
         let name = entry.file_name();
-        if name == c"." || name == c".." {
+        if is_dots(name) {
             continue;
         }
         path.extend(name.to_bytes());
         let fd = level.dir.fd().map_err(|error| wrong("list", &path, error))?;
-        let stat = match statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => continue,
-            Err(error) => return Err(wrong("look at", &path, error)),
-        };
+        let Some(stat) = look(fd, name, &path)? else { continue };
         if !FileType::from_raw_mode(stat.st_mode).is_dir() {
             packer.entry(fd, name, &path, &stat)?;
             continue;
@@ -108,10 +101,7 @@ fn walk<W: Write>(top: BorrowedFd<'_>, mut path: Vec<u8>, packer: &mut Packer<W>
         path.push(b'/');
         let next = descend(fd, name, &path, Some(level.device), packer)?;
         if let Some(next) = next {
-            if levels.len() >= MAX_DEPTH {
-                let shown = String::from_utf8_lossy(&path[..path.len().min(200)]).into_owned();
-                return Err(invalid(format!("directories deeper than {MAX_DEPTH} below {shown}…")));
-            }
+            check_depth(levels.len(), &path)?;
             levels.push(next);
         }
     }
@@ -126,12 +116,7 @@ fn descend<W: Write>(
     above: Option<u64>,
     packer: &mut Packer<W>,
 ) -> Outcome<Option<Level>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = match openat(parent, name, flags, Mode::empty()) {
-        Ok(fd) => fd,
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-        Err(error) => return Err(wrong("open", path, error)),
-    };
+    let Some(fd) = directory::open(parent, name, path)? else { return Ok(None) };
     if !path.is_empty() {
         packer.directory(fd.as_fd(), path)?;
     }

@@ -15,18 +15,16 @@ use std::path::PathBuf;
 
 use hyper_files::failure::Outcome;
 use hyper_files::{changes, path, tree, unpack};
-use hyper_link::message::{Failure, FailureKind, WriteFiles};
-use hyper_stdio::attach::{FrameReader, FrameWriter, write_answer};
+use hyper_link::message::{Failure, WriteFiles};
+use hyper_stdio::attach::{FrameWriter, write_answer};
+use hyper_stdio::transfer::{FOREVER, finish, pump_in, pump_out};
 use hyper_task::pod::{Answer, FaultKind, FileFault, PathStat, ReadFiles};
 use rustix::pipe::{PipeFlags, pipe_with};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf, pipe};
+use tokio::net::unix::pipe;
 
 use crate::container::Container;
 use crate::root::Root;
-
-const BLOCK: usize = 64 << 10;
 
 /// Where things are: what is seen from inside, the merged root, image and upper.
 #[derive(Debug, Clone)]
@@ -89,7 +87,7 @@ pub(crate) async fn read(
     let walking = work(move || walk(&places, &what, theirs.into()));
     let walking = tokio::spawn(walking);
     // Dropped on the way out, the pipe ends the walk.
-    let sent = send(source, &mut writer, client).await;
+    let sent = pump_out(source, &mut writer, client, FOREVER).await;
     sent?;
     let outcome = walking.await.map_err(io::Error::other)?;
     finish(&mut writer, outcome).await
@@ -123,7 +121,7 @@ pub(crate) async fn write(
     let (client, to_client) = stream.into_split();
     let mut writer = FrameWriter::new(to_client);
     let (theirs, ours): (OwnedFd, OwnedFd) = pipe_with(PipeFlags::CLOEXEC)?;
-    let sink = pipe::Sender::from_owned_fd(ours)?;
+    let mut sink = pipe::Sender::from_owned_fd(ours)?;
     let request =
         WriteFiles { container: container.id(), path, keep_directories, owner, stream: 0 };
     let unpacking =
@@ -135,60 +133,13 @@ pub(crate) async fn write(
         early = &mut unpacking => {
             return finish(&mut writer, early.map_err(io::Error::other)?).await;
         }
-        taken = take(FrameReader::new(client), sink) => taken,
+        taken = pump_in(client, &mut sink, FOREVER) => taken,
     };
+    // Its end is the archive's.
+    drop(sink);
     let outcome = unpacking.await.map_err(io::Error::other)?;
     taken?;
     finish(&mut writer, outcome).await
-}
-
-async fn send(
-    mut source: pipe::Receiver,
-    writer: &mut FrameWriter<OwnedWriteHalf>,
-    mut client: OwnedReadHalf,
-) -> io::Result<()> {
-    let mut buffer = vec![0; BLOCK];
-    let mut said = [0];
-    loop {
-        let read = tokio::select! {
-            read = source.read(&mut buffer) => read?,
-            // It has nothing to say: this is its end.
-            _ = client.read(&mut said) => return Err(io::ErrorKind::BrokenPipe.into()),
-        };
-        if read == 0 {
-            return Ok(());
-        }
-        writer.send(1, &buffer[..read]).await?;
-        writer.flush().await?;
-    }
-}
-
-async fn take(mut reader: FrameReader<OwnedReadHalf>, mut sink: pipe::Sender) -> io::Result<()> {
-    loop {
-        let frame = reader.next().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        if frame.data.is_empty() {
-            return Ok(());
-        }
-        if sink.write_all(&frame.data).await.is_err() {
-            // It reads no more, and says why.
-            return Ok(());
-        }
-    }
-}
-
-async fn finish(
-    writer: &mut FrameWriter<OwnedWriteHalf>,
-    outcome: Result<(), FileFault>,
-) -> io::Result<()> {
-    match outcome {
-        Ok(()) => writer.end(1).await?,
-        Err(mut fault) => {
-            // File names are in it: a frame is bounded.
-            fault.message = fault.message.chars().take(4096).collect();
-            writer.send(2, &serde_json::to_vec(&fault)?).await?;
-        }
-    }
-    writer.shutdown().await
 }
 
 async fn work<T: Send + 'static>(
@@ -202,13 +153,5 @@ async fn work<T: Send + 'static>(
 }
 
 fn fault(failure: Failure) -> FileFault {
-    let kind = match failure.kind {
-        FailureKind::NotFound => FaultKind::NotFound,
-        FailureKind::InvalidArgument | FailureKind::UnknownUser => FaultKind::Invalid,
-        FailureKind::Conflict => FaultKind::Conflict,
-        FailureKind::ReadOnly => FaultKind::ReadOnly,
-        FailureKind::NoSpace => FaultKind::NoSpace,
-        _ => FaultKind::Other,
-    };
-    FileFault { kind, message: failure.message }
+    FileFault { kind: hyper_pod::fault_kind(failure.kind), message: failure.message }
 }

@@ -2,51 +2,25 @@
 
 use std::io;
 use std::sync::{PoisonError, Weak};
-use std::time::Duration;
 
 use containerd_shim_protos::api;
 use hyper_stdio::Wanted;
-use hyper_stdio::attach::{read_call, serve as carry, write_answer};
+use hyper_stdio::attach::write_answer;
+use hyper_stdio::clients::{self, attached};
 use hyper_task::pod::{Answer, Call, PodReport, ProcessInfo};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinSet;
 
 use crate::container::Container;
 use crate::error::Result;
 use crate::{ForeignError, files, host};
 
-/// How long a client may take to say what it wants.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Clients at a time.
-const CLIENTS: usize = 64;
-
 /// Serves until it is aborted, or the container is gone.
 pub(crate) async fn serve(container: Weak<Container>, listener: UnixListener) {
-    let mut clients = JoinSet::new();
-    loop {
-        while clients.try_join_next().is_some() {}
-        if clients.len() >= CLIENTS {
-            clients.join_next().await;
-        }
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let container = container.clone();
-                clients.spawn(async move {
-                    if let Err(error) = client(container, stream).await {
-                        tracing::debug!(%error, "client of the pod socket");
-                    }
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "pod socket");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
+    let answer = move |call, stream| client(container.clone(), call, stream);
+    clients::serve(listener, answer).await;
 }
 
-async fn client(container: Weak<Container>, mut stream: UnixStream) -> io::Result<()> {
-    let call = tokio::time::timeout(PATIENCE, read_call(&mut stream)).await??;
+async fn client(container: Weak<Container>, call: Call, mut stream: UnixStream) -> io::Result<()> {
     let Some(container) = container.upgrade() else { return Ok(()) };
     let answer = match call {
         Call::Attach { exec, stdin, stdout, stderr } => {
@@ -56,9 +30,7 @@ async fn client(container: Weak<Container>, mut stream: UnixStream) -> io::Resul
                     let attachment = process.streams.hub.attach(wanted);
                     // The process's own end is the streams': nothing else is held by a client.
                     drop((process, container));
-                    write_answer(&mut stream, &Answer::Attached).await?;
-                    let (read, write) = stream.into_split();
-                    return carry(attachment, read, write).await;
+                    return attached(attachment, stream).await;
                 }
                 Err(error) => Err(error),
             }

@@ -12,15 +12,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper_link::StreamWriter;
 use hyper_link::message::{
     FailureKind, ProcessInfo, ReadFiles as Wanted, Reply, Request, WriteFiles,
 };
-use hyper_link::{StreamReader, StreamWriter};
-use hyper_stdio::attach::{FrameReader, FrameWriter, write_answer};
+use hyper_stdio::attach::{FrameWriter, write_answer};
+use hyper_stdio::transfer::{Pumped, finish, pump_in, pump_out};
 use hyper_task::pod::{self as wire, Answer, FaultKind, FileFault, ReadFiles};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::OwnedReadHalf;
 
 use crate::guest::Guest;
 use crate::{Pod, PodError, chain};
@@ -31,7 +32,6 @@ const QUICK: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(180);
 /// A whole transfer; what really bounds it is [`IDLE`].
 const TRANSFER: Duration = Duration::from_secs(7 * 24 * 3600);
-const BLOCK: usize = 64 << 10;
 
 /// Answers [`wire::Call::Stat`].
 pub(crate) async fn stat(pod: &Pod, container: String, path: String) -> Answer {
@@ -76,16 +76,17 @@ pub(crate) async fn read(
     let request = Request::ReadFiles { container: container.clone(), what, stream: id };
     let outcome = {
         let mut asked = std::pin::pin!(ask(&guest, &container, request));
-        let mut pumped = std::pin::pin!(pump_out(source, &mut writer, from_client));
+        let mut pumped = std::pin::pin!(pump_out(source, &mut writer, from_client, IDLE));
         tokio::select! {
             reply = &mut asked => match reply {
                 // What it has sent is still in the stream.
-                Ok(()) => pumped.await.map(|end| end.ok_or_else(stalled)),
+                Ok(()) => pumped.await.map(|end| if end == Pumped::Stalled { Err(stalled()) } else { Ok(()) }),
                 Err(fault) => Ok(Err(fault)),
             },
             pumped = &mut pumped => match pumped {
-                Ok(Some(())) => Ok(settle(asked).await),
-                Ok(None) => Ok(Err(stalled())),
+                Ok(Pumped::Stalled) => Ok(Err(stalled())),
+                // Of a stream that was reset the reply says why.
+                Ok(_) => Ok(settle(asked).await),
                 Err(error) => Err(error),
             },
         }
@@ -114,9 +115,10 @@ pub(crate) async fn write(
     let outcome = tokio::select! {
         biased;
         reply = &mut asked => reply,
-        pumped = pump_in(FrameReader::new(from_client), sink) => match pumped? {
-            Some(()) => settle(asked).await,
-            None => Err(stalled()),
+        pumped = give(from_client, sink) => match pumped? {
+            Pumped::Stalled => Err(stalled()),
+            // One that reads no more says why.
+            _ => settle(asked).await,
         },
     };
     finish(&mut writer, outcome).await
@@ -150,81 +152,16 @@ async fn settle(asked: impl Future<Output = Result<(), FileFault>>) -> Result<()
     tokio::time::timeout(IDLE, asked).await.unwrap_or_else(|_| Err(stalled()))
 }
 
-/// Until the agent ends its stream, well or not; `None` when it does nothing any more.
-///
-/// # Errors
-/// The client is gone.
-async fn pump_out(
-    mut source: StreamReader,
-    writer: &mut FrameWriter<OwnedWriteHalf>,
-    mut client: OwnedReadHalf,
-) -> io::Result<Option<()>> {
-    let mut buffer = vec![0; BLOCK];
-    let mut said = [0];
-    loop {
-        let read = tokio::select! {
-            read = tokio::time::timeout(IDLE, source.read(&mut buffer)) => read,
-            // It has nothing to say: this is its end.
-            _ = client.read(&mut said) => return Err(io::ErrorKind::BrokenPipe.into()),
-        };
-        match read {
-            Err(_) => return Ok(None),
-            // A stream that was reset: the reply says why.
-            Ok(Ok(0) | Err(_)) => return Ok(Some(())),
-            Ok(Ok(read)) => {
-                writer.send(1, &buffer[..read]).await?;
-                writer.flush().await?;
-            }
-        }
+/// The agent is told how the client's bytes ended.
+async fn give(client: OwnedReadHalf, mut sink: StreamWriter) -> io::Result<Pumped> {
+    let pumped = pump_in(client, &mut sink, IDLE).await;
+    match pumped {
+        // On a link that has ended the reply fails too.
+        Ok(Pumped::All) => drop(sink.shutdown().await),
+        Ok(Pumped::Refused) => {}
+        Ok(Pumped::Stalled) | Err(_) => sink.reset(),
     }
-}
-
-/// Until the client has sent all, or the agent takes no more; `None` when it does nothing.
-///
-/// # Errors
-/// The client is gone; the agent is told so.
-async fn pump_in(
-    mut reader: FrameReader<OwnedReadHalf>,
-    mut sink: StreamWriter,
-) -> io::Result<Option<()>> {
-    loop {
-        let frame = match reader.next().await {
-            Ok(Some(frame)) => frame,
-            gone => {
-                sink.reset();
-                return Err(gone.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()));
-            }
-        };
-        if frame.data.is_empty() {
-            // On a link that has ended the reply fails too.
-            let _ended = sink.shutdown().await;
-            return Ok(Some(()));
-        }
-        match tokio::time::timeout(IDLE, sink.write_all(&frame.data)).await {
-            Err(_) => {
-                sink.reset();
-                return Ok(None);
-            }
-            // It reads no more: the reply says why.
-            Ok(Err(_)) => return Ok(Some(())),
-            Ok(Ok(())) => {}
-        }
-    }
-}
-
-async fn finish(
-    writer: &mut FrameWriter<OwnedWriteHalf>,
-    outcome: Result<(), FileFault>,
-) -> io::Result<()> {
-    match outcome {
-        Ok(()) => writer.end(1).await?,
-        Err(mut fault) => {
-            // The guest's words: a frame is bounded.
-            fault.message = fault.message.chars().take(4096).collect();
-            writer.send(2, &serde_json::to_vec(&fault)?).await?;
-        }
-    }
-    writer.shutdown().await
+    pumped
 }
 
 fn stalled() -> FileFault {
@@ -239,19 +176,21 @@ fn odd() -> FileFault {
 
 fn fault(error: &PodError) -> FileFault {
     let (kind, message) = match error {
-        PodError::Refused { kind, message, .. } => {
-            let kind = match kind {
-                FailureKind::NotFound => FaultKind::NotFound,
-                FailureKind::InvalidArgument | FailureKind::UnknownUser => FaultKind::Invalid,
-                FailureKind::Conflict => FaultKind::Conflict,
-                FailureKind::ReadOnly => FaultKind::ReadOnly,
-                FailureKind::NoSpace => FaultKind::NoSpace,
-                _ => FaultKind::Other,
-            };
-            (kind, message.clone())
-        }
+        PodError::Refused { kind, message, .. } => (fault_kind(*kind), message.clone()),
         PodError::State { .. } | PodError::NotFound { .. } => (FaultKind::Conflict, chain(error)),
         _ => (FaultKind::Other, chain(error)),
     };
     FileFault { kind, message }
+}
+
+/// What the agent refuses, and whoever else does its work with files, as clients are told.
+pub fn fault_kind(kind: FailureKind) -> FaultKind {
+    match kind {
+        FailureKind::NotFound => FaultKind::NotFound,
+        FailureKind::InvalidArgument | FailureKind::UnknownUser => FaultKind::Invalid,
+        FailureKind::Conflict => FaultKind::Conflict,
+        FailureKind::ReadOnly => FaultKind::ReadOnly,
+        FailureKind::NoSpace => FaultKind::NoSpace,
+        _ => FaultKind::Other,
+    }
 }

@@ -49,6 +49,7 @@ mod wishes;
 pub use convert::ConvertError;
 pub use error::{Kind, PodError, chain};
 pub use exit::{read_exit, reserve_exit, write_exit};
+pub use files::fault_kind;
 pub use names::resolve as resolve_name;
 pub use pod::{CreateRequest, ExecRequest, Pod, PodEvent, ProcessReport};
 pub use record::Status;

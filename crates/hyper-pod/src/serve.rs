@@ -1,51 +1,33 @@
 //! `BUNDLE/pod.sock`: `hyper.pod.v1` for one container.
 
 use std::io;
-use std::time::Duration;
 
 use hyper_link::message::{NetworkStats, ProcessId, WriteFiles};
-use hyper_stdio::attach::{read_call, serve as carry, write_answer};
-use hyper_stdio::{Attachment, Wanted};
+use hyper_stdio::Wanted;
+use hyper_stdio::attach::write_answer;
+use hyper_stdio::clients::{self, attached};
 use hyper_task::pod::{Answer, Call, NetworkCounters};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinSet;
 
 use crate::error::chain;
 use crate::{Pod, PodError, files};
 
-/// How long a client may take to say what it wants.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Clients at a time.
-const CLIENTS: usize = 64;
-
 /// Serves until it is aborted; clients whose output is still on its way are served to the end by
 /// tasks of their own when the pod goes on.
 pub(crate) async fn serve(pod: Pod, container: String, listener: UnixListener) {
-    let mut clients = JoinSet::new();
-    loop {
-        while clients.try_join_next().is_some() {}
-        if clients.len() >= CLIENTS {
-            clients.join_next().await;
-        }
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let (pod, container) = (pod.clone(), container.clone());
-                clients.spawn(async move {
-                    if let Err(error) = client(&pod, container, stream).await {
-                        tracing::debug!(%error, "client of the pod socket");
-                    }
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "pod socket");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
+    let answer = move |call, stream| {
+        let (pod, container) = (pod.clone(), container.clone());
+        async move { client(&pod, container, call, stream).await }
+    };
+    clients::serve(listener, answer).await;
 }
 
-async fn client(pod: &Pod, container: String, mut stream: UnixStream) -> io::Result<()> {
-    let call = tokio::time::timeout(PATIENCE, read_call(&mut stream)).await??;
+async fn client(
+    pod: &Pod,
+    container: String,
+    call: Call,
+    mut stream: UnixStream,
+) -> io::Result<()> {
     let answer = match call {
         Call::Phases => pod.phases(&container).await.map(Answer::Phases),
         Call::Networks => pod.stats(&container).await.map(|stats| Answer::Networks {
@@ -85,10 +67,4 @@ fn counters(seen: NetworkStats) -> NetworkCounters {
         tx_errors: seen.tx_errors,
         tx_dropped: seen.tx_dropped,
     }
-}
-
-async fn attached(attachment: Attachment, mut stream: UnixStream) -> io::Result<()> {
-    write_answer(&mut stream, &Answer::Attached).await?;
-    let (read, write) = stream.into_split();
-    carry(attachment, read, write).await
 }

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attach;
+pub mod clients;
 mod entry;
 pub mod fifo;
 mod hub;
@@ -23,6 +24,7 @@ mod reader;
 pub mod socket;
 mod splitter;
 mod stamp;
+pub mod transfer;
 mod writer;
 
 pub use entry::{Entry, Stream};
