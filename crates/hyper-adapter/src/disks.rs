@@ -57,6 +57,11 @@ impl Places {
         Ok(at)
     }
 
+    /// How many have a disk.
+    pub fn taken(&self) -> usize {
+        self.free.iter().filter(|free| !**free).count()
+    }
+
     /// Frees a place that was taken for a disk that could not be added.
     pub fn give_back(&mut self, place: usize) {
         self.free[place] = true;

@@ -17,6 +17,7 @@ mod findings;
 mod jail;
 mod kept;
 mod process;
+mod saved;
 
 use hyper_hypervisor::VmError;
 
@@ -26,6 +27,7 @@ pub use findings::Findings;
 pub use jail::{refused, set_cpu, spawn, usage};
 pub use kept::{Guest, Kept};
 pub use process::{Name, Process};
+pub use saved::{create_saved, open_saved};
 
 /// Does `work`, which blocks, on a thread for such work.
 ///

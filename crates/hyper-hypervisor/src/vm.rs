@@ -61,7 +61,8 @@ pub trait Vm: Send + Sync {
     async fn resume(&self) -> Result<(), VmError>;
 
     /// Writes the paused guest to `directory`, which is there and empty; it stays paused, and can be
-    /// resumed or killed. Disks are not written: they must be the same when it is restored. After
+    /// resumed or killed. Disks are not written: they must be the same when it is restored. Guests
+    /// with several extents to a disk, or with shared directories, may be refused. After
     /// an error what is in the directory is no guest.
     async fn save(&self, directory: &Path) -> Result<(), VmError>;
 

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use hyper_adapter::{Descriptors, Kept, Name, Places, Process, blocking, connect, tap};
+use hyper_adapter::{Descriptors, Kept, Name, Places, Process, blocking, connect, open_saved, tap};
 use hyper_hypervisor::{Limits, Vm, VmConfig, VmError};
 use hyper_jail::{JailSpec, Program};
 use hyper_vmm::config::{self, Config, MAX_DISKS, MAX_VCPUS, fd};
@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::control::{CallError, Control};
 use crate::vm::KvmGuest;
-use crate::{MAX_NICS, MIN_MEMORY, NAME, Options, calls, disk, machine, saved};
+use crate::{MAX_NICS, MIN_MEMORY, NAME, Options, calls, disk, machine};
 
 const PROGRAM: &str = "hyper-vmm";
 /// What the monitor needs beside guest memory: itself, and room for page cache of the disks.
@@ -124,7 +124,7 @@ fn prepare(program: &Path, saved: Option<&Path>, config: &VmConfig) -> Result<Re
         ..Config::default()
     };
     if let Some(directory) = saved {
-        let (state, memory) = saved::open(directory)?;
+        let (state, memory) = open_saved(directory)?;
         told.saved = Some(config::Saved { state: fds.pass(state), memory: fds.pass(memory) });
     }
     for wanted in &config.disks {

@@ -19,7 +19,6 @@ mod disk;
 mod launch;
 mod machine;
 mod probe;
-mod saved;
 mod vm;
 
 use std::path::{Path, PathBuf};

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
-use hyper_adapter::{Guest, Places, Process, blocking, node};
+use hyper_adapter::{Guest, Places, Process, blocking, create_saved, node};
 use hyper_hypervisor::{Disk, VmError, VmExit};
 use hyper_vmm::wire::{Answer, End, Request};
 use tokio::sync::Mutex;
 
 use crate::control::Control;
-use crate::{DISK, disk, saved};
+use crate::{DISK, disk};
 
 /// The parts of a running guest.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl Guest for KvmGuest {
     async fn save(&self, directory: &Path) -> Result<(), VmError> {
         let directory = directory.to_owned();
         let making = "make the files of a saved guest";
-        let files = blocking(making, move || saved::create(&directory)).await?;
+        let files = blocking(making, move || create_saved(&directory)).await?;
         let saved = self.control.save(files.into()).await;
         saved.map_err(|error| error.while_doing("save the guest"))
     }

@@ -30,6 +30,7 @@ const DATA: &[c_long] = &[
     libc::SYS_fsync,
     libc::SYS_fdatasync,
     libc::SYS_fallocate,
+    libc::SYS_fadvise64,
     libc::SYS_ftruncate,
     libc::SYS_sync_file_range,
     libc::SYS_copy_file_range,

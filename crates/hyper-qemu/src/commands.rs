@@ -46,6 +46,40 @@ pub struct AddFd {
 }
 command!(AddFd("add-fd") -> Value);
 
+/// Names the descriptor that comes with it, for one migration.
+#[derive(Debug, Serialize)]
+pub struct GetFd {
+    pub fdname: &'static str,
+}
+command!(GetFd("getfd") -> Value);
+
+/// Bytes a second that a migration may take.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SetMigration {
+    pub max_bandwidth: u64,
+}
+command!(SetMigration("migrate-set-parameters") -> Value);
+
+/// Begins to write the guest.
+#[derive(Debug, Serialize)]
+pub struct Migrate {
+    pub uri: &'static str,
+}
+command!(Migrate("migrate") -> Value);
+
+/// How writing or reading a guest goes.
+#[derive(Debug, Serialize)]
+pub struct QueryMigrate {}
+command!(QueryMigrate("query-migrate") -> Migration);
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Migration {
+    pub status: Option<String>,
+    pub error_desc: Option<String>,
+}
+
 /// Closes a set.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]

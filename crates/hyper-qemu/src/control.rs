@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::NAME;
-use crate::commands::{AddFd, RemoveFd};
+use crate::commands::{AddFd, GetFd, RemoveFd};
 use crate::pipe::{self, Attach, Writer};
 
 /// Longest wait for an answer.
@@ -72,6 +72,16 @@ impl Control {
         })
         .await?
         .map_err(CallError::from)
+    }
+
+    /// Names an open file, for one migration.
+    pub async fn name_fd(&self, fd: OwnedFd, name: &'static str) -> Result<(), CallError> {
+        let answer = within(DEADLINE, async {
+            let service = self.service.lock().await;
+            self.attach.next(fd);
+            service.execute(GetFd { fdname: name }).await
+        });
+        answer.await?.map(drop).map_err(CallError::from)
     }
 
     /// Puts an open file into QEMU's descriptor set `set`.

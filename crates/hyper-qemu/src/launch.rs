@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use crate::accelerator::Chosen;
 use crate::control::Control;
 use crate::machine::{self, DiskArgs, Machine, NicArgs, fd};
+use crate::saved::{self, Shape};
 use crate::vm::QemuGuest;
 use crate::{MAX_NICS, MAX_VCPUS, MIN_MEMORY, NAME, Options, SHARES, block, disk, jail, kernel};
 
@@ -26,15 +27,44 @@ pub async fn launch(
     chosen: &Chosen,
     config: VmConfig,
 ) -> Result<Box<dyn Vm>, VmError> {
+    start(options, chosen, None, config).await
+}
+
+/// Continues the guest saved in `directory`; on failure nothing is left.
+pub async fn restore(
+    options: &Options,
+    chosen: &Chosen,
+    directory: &Path,
+    config: VmConfig,
+) -> Result<Box<dyn Vm>, VmError> {
+    start(options, chosen, Some(directory.to_owned()), config).await
+}
+
+async fn start(
+    options: &Options,
+    chosen: &Chosen,
+    directory: Option<PathBuf>,
+    config: VmConfig,
+) -> Result<Box<dyn Vm>, VmError> {
     if chosen.refused {
         return Err(missing("a KVM that runs unmodified kernels", &chosen.kvm_detail));
     }
     LIMITS.check(&config)?;
     let program = program(options)?;
-    let task = move || prepare(&config).map(|ready| (config, ready));
-    let (config, ready) = blocking("prepare a guest", task).await?;
+    let kvm = chosen.kvm;
+    let task = move || {
+        let mut ready = prepare(&config)?;
+        let shape = Shape::of(&config, ready.machine, kvm);
+        let memory = directory.map(|directory| saved::open(&directory, &shape)).transpose()?;
+        let memory = memory.map(|memory| ready.fds.pass(memory));
+        Ok((config, ready, shape, memory))
+    };
+    let (config, ready, shape, memory) = blocking("prepare a guest", task).await?;
     let Ready { machine, disks, nics, share, mut fds, bytes } = ready;
-    let args = machine::arguments(&config, chosen, machine, (&disks, &nics, share));
+    let mut args = machine::arguments(&config, chosen, machine, (&disks, &nics, share));
+    if let Some(memory) = memory {
+        args.extend(["-incoming".to_owned(), format!("fd:{memory}")]);
+    }
 
     let control = fds.socket(fd::CONTROL)?;
     let link = fds.socket(fd::LINK)?;
@@ -44,10 +74,12 @@ pub async fn launch(
     let name = Name { hypervisor: NAME, program: "QEMU" };
     let spec = fds.give(jail::spec(&program, &config, chosen.kvm, args));
     let process = Process::start(name, &config.id, spec, said, errors).await?;
-    match open(control, &bytes).await {
+    match open(control, &bytes, memory.is_some()).await {
         Ok(control) => {
             let (disks, places) = (machine.disks, Places::new(NAME, machine.spares));
-            let guest = QemuGuest { process, control, disks, places: Mutex::new(places) };
+            let places = Mutex::new(places);
+            let stitched = config.disks.iter().any(|disk| disk.extents.len() > 1);
+            let guest = QemuGuest { process, control, disks, places, shape, stitched };
             Ok(Box::new(Kept::start(guest, link)))
         }
         Err(error) => {
@@ -153,9 +185,12 @@ impl Ready {
 }
 
 /// First words with QEMU, a look at its disks, then the guest runs.
-async fn open(socket: UnixStream, bytes: &[u64]) -> Result<Control, VmError> {
+async fn open(socket: UnixStream, bytes: &[u64], saved: bool) -> Result<Control, VmError> {
     let control =
         Control::open(socket).await.map_err(|error| error.while_doing("open its monitor"))?;
+    if saved {
+        saved::arrived(&control).await?;
+    }
     block::check(&control, bytes).await?;
     let run = control.call(qapi::qmp::cont {}).await;
     run.map_err(|error| error.while_doing("start the guest"))?;

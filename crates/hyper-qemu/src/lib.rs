@@ -34,6 +34,7 @@ mod launch;
 mod machine;
 mod pipe;
 mod probe;
+mod saved;
 mod vm;
 
 use std::path::{Path, PathBuf};
@@ -106,7 +107,7 @@ impl Hypervisor for Qemu {
             max_nics: MAX_NICS,
             pause: true,
             share: true,
-            save: false,
+            save: true,
             min_memory_bytes: MIN_MEMORY,
         }
     }
@@ -119,9 +120,8 @@ impl Hypervisor for Qemu {
         launch::launch(&self.options, &self.chosen, config).await
     }
 
-    async fn restore(&self, _: &Path, _: VmConfig) -> Result<Box<dyn Vm>, VmError> {
-        let what = "continue a saved guest".to_owned();
-        Err(VmError::Unsupported { hypervisor: NAME, what })
+    async fn restore(&self, directory: &Path, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
+        launch::restore(&self.options, &self.chosen, directory, config).await
     }
 
     fn guest_devices(&self, disks: &[Disk], disk: usize) -> Vec<String> {

@@ -16,6 +16,7 @@
 
 use hyper_adapter::Places;
 use hyper_hypervisor::VmConfig;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::accelerator::Chosen;
@@ -66,7 +67,7 @@ pub struct NicArgs {
 }
 
 /// What QEMU emulates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     Small,
     Large,
@@ -84,7 +85,7 @@ impl Kind {
 }
 
 /// The size and population of a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     pub kind: Kind,
     /// Disks at launch.

@@ -9,6 +9,7 @@ use qapi::qmp::ShutdownCause;
 use tokio::sync::Mutex;
 
 use crate::control::Control;
+use crate::saved::{self, Shape};
 use crate::{NAME, block};
 
 /// The parts of a running guest.
@@ -19,6 +20,9 @@ pub struct QemuGuest {
     /// Disks at launch.
     pub disks: usize,
     pub places: Mutex<Places>,
+    pub shape: Shape,
+    /// A disk is of several extents: QEMU's format for that cannot be saved.
+    pub stitched: bool,
 }
 
 #[async_trait]
@@ -37,8 +41,22 @@ impl Guest for QemuGuest {
         running.map(drop).map_err(|error| error.while_doing("resume the guest"))
     }
 
-    async fn save(&self, _: &Path) -> Result<(), VmError> {
-        Err(VmError::Unsupported { hypervisor: NAME, what: "save a guest".to_owned() })
+    async fn save(&self, directory: &Path) -> Result<(), VmError> {
+        // A place that has its disk is not what it was at launch, as which it would go on.
+        if self.places.lock().await.taken() > 0 {
+            let what = "save a guest that was given disks while it ran".to_owned();
+            return Err(VmError::Unsupported { hypervisor: NAME, what });
+        }
+        if self.stitched {
+            let what = "save a guest with a disk of several extents".to_owned();
+            return Err(VmError::Unsupported { hypervisor: NAME, what });
+        }
+        let state = self.control.call(qapi::qmp::query_status {}).await;
+        if state.map_err(|error| error.while_doing("save the guest"))?.running {
+            let what = "save a guest that is not paused".to_owned();
+            return Err(VmError::Unsupported { hypervisor: NAME, what });
+        }
+        saved::save(&self.control, &self.shape, directory).await
     }
 
     async fn add_disk(&self, disk: Disk) -> Result<Vec<String>, VmError> {

@@ -1,4 +1,4 @@
-//! The directory of a saved guest: `state` and `memory`, whose forms are the monitor's.
+//! The directory of a saved guest: `state` and `memory`, whose forms are the hypervisor's.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
@@ -10,9 +10,9 @@ use hyper_hypervisor::VmError;
 const STATE: &str = "state";
 const MEMORY: &str = "memory";
 
-/// Makes the files, which must not be there. They hold all that the guest knew: only their owner
+/// Makes the files of a saved guest, state and memory, which must not be there. They hold all that the guest knew: only their owner
 /// can read them. Blocks.
-pub fn create(directory: &Path) -> Result<[OwnedFd; 2], VmError> {
+pub fn create_saved(directory: &Path) -> Result<[OwnedFd; 2], VmError> {
     let create = |name: &str| {
         let path = directory.join(name);
         let mut options = OpenOptions::new();
@@ -23,8 +23,8 @@ pub fn create(directory: &Path) -> Result<[OwnedFd; 2], VmError> {
     Ok([create(STATE)?, create(MEMORY)?])
 }
 
-/// Opens the files, for reading. Blocks.
-pub fn open(directory: &Path) -> Result<(OwnedFd, OwnedFd), VmError> {
+/// Opens the files of a saved guest, state and memory, for reading. Blocks.
+pub fn open_saved(directory: &Path) -> Result<(OwnedFd, OwnedFd), VmError> {
     let open = |name: &str| {
         let path = directory.join(name);
         let file = File::open(&path);
