@@ -13,6 +13,9 @@ use crate::{eventually, image, program};
 /// Time for one client command; emulated guests on a busy machine are slow.
 const DEADLINE: Duration = Duration::from_secs(180);
 
+/// Configuration of an engine's supervisors, below its directory.
+const SUPERVISORS: &str = "supervisor.toml";
+
 /// A running hyperd. Dropped: its pods and containers are removed, it is stopped, its files go.
 #[derive(Debug)]
 pub struct Engine {
@@ -42,12 +45,17 @@ impl Engine {
     /// Starts a hyperd that has the busybox image, in a network namespace of its own where nothing
     /// but loopback is.
     pub fn apart() -> Self {
+        Self::apart_with("")
+    }
+
+    /// The same, with a configuration of its supervisors in which `DIR` is [`Self::dir`].
+    pub fn apart_with(supervisors: &str) -> Self {
         let name = format!("hyper-e2e-{}", std::process::id());
         // A leftover of a test that was killed.
         drop(run("ip", &["netns", "del", &name], DEADLINE));
         run("ip", &["netns", "add", &name], DEADLINE).succeeded();
         run("ip", &["-n", &name, "link", "set", "lo", "up"], DEADLINE).succeeded();
-        let engine = Self::start_with_namespace(None, &[], Some(name));
+        let engine = Self::start_with_namespace(None, &[], Some(name), supervisors);
         engine.hyper(&["load", "-q", "-i", &image("busybox").display().to_string()]).succeeded();
         engine
     }
@@ -66,15 +74,20 @@ impl Engine {
     }
 
     fn start_in(root: Option<&Path>, flags: &[&str]) -> Self {
-        Self::start_with_namespace(root, flags, None)
+        Self::start_with_namespace(root, flags, None, "")
     }
 
     fn start_with_namespace(
         root: Option<&Path>,
         flags: &[&str],
         namespace: Option<String>,
+        supervisors: &str,
     ) -> Self {
         let dir = tempfile::Builder::new().prefix("hyper-e2e-").tempdir().expect("directory");
+        if !supervisors.is_empty() {
+            let text = supervisors.replace("DIR", &dir.path().display().to_string());
+            std::fs::write(dir.path().join(SUPERVISORS), text).expect("supervisors' configuration");
+        }
         if let Some(root) = root {
             std::fs::create_dir_all(root).expect("data root");
             std::os::unix::fs::symlink(root, dir.path().join("data")).expect("link");
@@ -240,7 +253,11 @@ fn spawn(dir: &Path, flags: &[String], namespace: Option<&str>) -> Child {
         .expect("open hyperd's log");
     let own = ["--data-root".to_owned(), dir.join("data").display().to_string()];
     let data_root = (!flags.iter().any(|flag| flag == "--data-root")).then_some(own);
-    entered(namespace, &program("hyperd"))
+    let mut command = entered(namespace, &program("hyperd"));
+    if dir.join(SUPERVISORS).exists() {
+        command.env("HYPER_SUPERVISOR_CONFIG", dir.join(SUPERVISORS));
+    }
+    command
         .arg("-H")
         .arg(format!("unix://{}", dir.join("hyper.sock").display()))
         .arg("--exec-root")
