@@ -10,46 +10,39 @@
 //! - A create that fails leaves neither shim nor mount behind.
 //! - For its files only ([`hyper_task::annotation::FILES_ONLY`]) nothing but the root is made.
 
+mod make;
+mod process;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use hyper_shim::{Program, TaskClient, TaskError};
-use hyper_task::annotation::{FILES_ONLY, NAMES};
+use hyper_shim::{TaskClient, TaskError};
 use hyper_task::foreign::{FILE, Foreign};
 use hyper_task::pod::{ExitRecord, Phases};
-use hyper_task::rootfs::{RootfsImage, RootfsOptions};
 use serde_json::Value;
-use tokio::sync::watch;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Result, blocking, file};
-use crate::options::options;
-use crate::root::{Root, mount_root};
-use crate::stdio::{Streams, Uris};
-use crate::{ForeignError, host, names, place, serve, spec};
+use crate::root::Root;
+use crate::stdio::Uris;
+use crate::{ForeignError, spec};
+use make::Made;
+use process::Process;
 
 /// For a container to be made, which some runtimes take long for.
 const CREATE: Duration = Duration::from_secs(120);
 /// For everything else that a shim is asked.
 const ASK: Duration = Duration::from_secs(30);
-/// How long an ended first process's output may take to be delivered before its exit is told.
-const DRAIN: Duration = Duration::from_secs(60);
-/// The same for an exec, whose children may keep its output open.
-const DRAIN_EXEC: Duration = Duration::from_secs(2);
 /// From SIGKILL to the end.
 const KILL: Duration = Duration::from_secs(10);
 /// The same for what could not be started.
 const QUICK: Duration = Duration::from_millis(500);
-/// For a shim to end that has nothing left.
-const END: Duration = Duration::from_secs(5);
 const SIGKILL: u32 = 9;
-const KILLED: i32 = 137;
 
 /// Where and how a container is supervised.
 #[derive(Debug, Clone)]
@@ -63,19 +56,6 @@ pub struct Settings {
     pub started_ns: i64,
 }
 
-/// A process of the container, in its shim.
-#[derive(Debug)]
-pub(crate) struct Process {
-    /// Empty: the first.
-    pub exec: String,
-    pub pid: OnceLock<u32>,
-    pub streams: Streams,
-    pub exit: watch::Sender<Option<ExitRecord>>,
-    /// It could not be started.
-    unstarted: AtomicBool,
-    watching: Mutex<Option<AbortOnDropHandle<()>>>,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Container {
@@ -87,15 +67,6 @@ pub struct Container {
     pub(crate) phases: Mutex<Phases>,
     shim_pid: OnceLock<u32>,
     oom_file: OnceLock<PathBuf>,
-}
-
-/// What was acquired for it.
-#[derive(Debug, Default)]
-struct Made {
-    root: Option<Root>,
-    socket: Option<AbortOnDropHandle<()>>,
-    resolver: Option<AbortOnDropHandle<()>>,
-    launched: bool,
 }
 
 impl Container {
@@ -119,104 +90,6 @@ impl Container {
             shim_pid: OnceLock::new(),
             oom_file: OnceLock::new(),
         }))
-    }
-
-    /// Makes the container; its process does not run yet.
-    pub(crate) async fn create(self: &Arc<Self>, request: &api::CreateTaskRequest) -> Result<u32> {
-        self.phase(|phases| &mut phases.create_received);
-        let mut made = self.made.lock().await;
-        let created = self.make(&mut made, request).await;
-        if created.is_err() {
-            self.undo(&mut made).await;
-        }
-        created
-    }
-
-    async fn make(
-        self: &Arc<Self>,
-        made: &mut Made,
-        request: &api::CreateTaskRequest,
-    ) -> Result<u32> {
-        let bundle = self.settings.bundle.clone();
-        let place = place::of(&bundle);
-        let (image, own) = rootfs(request)?;
-        let (roots, at) = (self.foreign.roots.clone(), place.join(place::ROOTFS));
-        let (reserved, inner) = (bundle.clone(), place.clone());
-        let root = blocking(move || {
-            hyper_pod::reserve_exit(&reserved)?;
-            place::make(&inner)?;
-            place::remember(&inner, &image)?;
-            mount_root(&image, &roots, &own, &at)
-        })
-        .await?;
-        let at = root.at.clone();
-        made.root = Some(root);
-        let given = read_spec(&bundle).await?;
-        let listener = hyper_stdio::socket::bind(&bundle.join(hyper_task::pod::SOCKET))
-            .map_err(file("listen at", bundle.join(hyper_task::pod::SOCKET)))?;
-        let serving = tokio::spawn(serve::serve(Arc::downgrade(self), listener));
-        made.socket = Some(AbortOnDropHandle::new(serving));
-        if given["annotations"].get(FILES_ONLY).is_some() {
-            return Ok(0);
-        }
-        let note = given["annotations"][NAMES].as_str().map(PathBuf::from);
-        if let Some(namespace) = namespace(&given) {
-            let names = note.filter(|_| self.foreign.runtime.shares_kernel());
-            let resolver = names::prepare(&namespace, names).await?;
-            made.resolver =
-                resolver.map(|found| AbortOnDropHandle::new(tokio::spawn(found.serve())));
-        }
-        let (document, volumes) = {
-            let at = at.clone();
-            blocking(move || spec::for_runtime(given, &at)).await?
-        };
-        if !volumes.is_empty() {
-            let at = at.clone();
-            blocking(move || crate::volumes::fill(&at, &volumes)).await?;
-        }
-        let path = place.join("config.json");
-        tokio::fs::write(&path, document.to_string()).await.map_err(file("write", &path))?;
-        let process = self.process("", request_uris(request)).await?;
-        let program = self.program();
-        made.launched = true;
-        self.phase(|phases| &mut phases.hypervisor_started);
-        let address =
-            program.start(&self.settings.id, &place).await.map_err(|why| match place::log_tail(
-                &place,
-            ) {
-                log if log.is_empty() => self.trouble("start its shim", why),
-                log => self.trouble("start its shim", format!("{why}: {log}")),
-            })?;
-        let client = TaskClient::connect(&address)
-            .await
-            .map_err(|error| self.trouble("connect to its shim", error.to_string()))?;
-        let _ = self.shim.set(client);
-        let connected: api::ConnectResponse = self
-            .ask("Connect", &api::ConnectRequest { id: self.id(), ..Default::default() }, ASK)
-            .await?;
-        // The shim is to this container what agent and guest are to others.
-        self.phase(|phases| &mut phases.agent_ready);
-        let _ = self.shim_pid.set(connected.shim_pid);
-        place::remember_shim(&place, connected.shim_pid);
-        let fifos = process.streams.fifos.clone();
-        let create = api::CreateTaskRequest {
-            id: self.id(),
-            bundle: place.display().to_string(),
-            terminal: fifos.terminal,
-            stdin: fifos.stdin,
-            stdout: fifos.stdout,
-            stderr: fifos.stderr,
-            options: options(&self.foreign.runtime)?.into(),
-            ..Default::default()
-        };
-        let created: api::CreateTaskResponse = self.ask("Create", &create, CREATE).await?;
-        let _ = process.pid.set(created.pid);
-        if let Some(file) = host::oom_file(created.pid) {
-            let _ = self.oom_file.set(file);
-        }
-        self.phase(|phases| &mut phases.container_created);
-        self.watch(&process);
-        Ok(created.pid)
     }
 
     /// Lets a created process run.
@@ -318,151 +191,6 @@ impl Container {
         made.root.is_none() && !made.launched
     }
 
-    /// Ends and releases whatever there is.
-    async fn undo(&self, made: &mut Made) {
-        let place = place::of(&self.settings.bundle);
-        if made.launched {
-            let deleted: Result<api::DeleteResponse> = match self.shim.get() {
-                Some(_) => {
-                    let request = api::DeleteRequest { id: self.id(), ..Default::default() };
-                    self.ask("Delete", &request, ASK).await
-                }
-                None => Err(self.trouble("delete", "it never answered".to_owned())),
-            };
-            if let Err(error) = deleted {
-                tracing::info!(%error, "the shim is told to clean up");
-                if let Err(why) = self.program().delete(&self.settings.id, &place).await {
-                    tracing::warn!(why, "clean up after the shim");
-                }
-            }
-            self.end_shim().await;
-            made.launched = false;
-        }
-        // No process, no streams: their FIFOs go with them.
-        self.processes().clear();
-        made.resolver = None;
-        if let Some(root) = made.root.take() {
-            let released = blocking(move || {
-                root.release();
-                Ok(())
-            });
-            if let Err(error) = released.await {
-                tracing::error!(%error, "root not released");
-            }
-        }
-        self.phase(|phases| &mut phases.guest_gone);
-    }
-
-    async fn end_shim(&self) {
-        if let Some(client) = self.shim.get() {
-            let request = api::ShutdownRequest { id: self.id(), now: true, ..Default::default() };
-            let _: Result<api::Empty> = self.ask("Shutdown", &request, ASK).await;
-            if tokio::time::timeout(END, client.closed()).await.is_ok() {
-                return;
-            }
-        }
-        let place = place::of(&self.settings.bundle);
-        let program = self.foreign.runtime.shim.clone();
-        let _ = blocking(move || {
-            place::kill_shim(&place, &program);
-            Ok(())
-        })
-        .await;
-    }
-
-    async fn process(self: &Arc<Self>, exec: &str, uris: Uris) -> Result<Arc<Process>> {
-        let dir = place::of(&self.settings.bundle);
-        let name = if exec.is_empty() { "init" } else { exec };
-        let (weak, own) = (Arc::downgrade(self), exec.to_owned());
-        let closing = async move {
-            let Some(container) = weak.upgrade() else { return };
-            let request = api::CloseIORequest {
-                id: container.id(),
-                exec_id: own,
-                stdin: true,
-                ..Default::default()
-            };
-            let closed: Result<api::Empty> = container.ask("CloseIO", &request, ASK).await;
-            if let Err(error) = closed {
-                tracing::debug!(%error, "close stdin");
-            }
-        };
-        let streams = Streams::open(&dir, name, &uris, closing).await?;
-        let process = Arc::new(Process {
-            exec: exec.to_owned(),
-            pid: OnceLock::new(),
-            streams,
-            exit: watch::Sender::new(None),
-            unstarted: AtomicBool::new(false),
-            watching: Mutex::default(),
-        });
-        self.processes().insert(exec.to_owned(), process.clone());
-        Ok(process)
-    }
-
-    /// Waits for the process's end and announces it.
-    fn watch(self: &Arc<Self>, process: &Arc<Process>) {
-        let (container, own) = (Arc::downgrade(self), Arc::downgrade(process));
-        let watching = tokio::spawn(async move {
-            let (Some(container), Some(process)) = (container.upgrade(), own.upgrade()) else {
-                return;
-            };
-            let record = container.ended(&process).await;
-            process.exit.send_replace(Some(record));
-        });
-        *process.watching.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(AbortOnDropHandle::new(watching));
-    }
-
-    async fn ended(&self, process: &Process) -> ExitRecord {
-        let request =
-            api::WaitRequest { id: self.id(), exec_id: process.exec.clone(), ..Default::default() };
-        let first = process.exec.is_empty();
-        let answer: Result<api::WaitResponse, TaskError> = match self.shim.get() {
-            Some(client) => client.call("Wait", &request, None).await,
-            None => Err(TaskError::Gone("it was never there".to_owned())),
-        };
-        let mut record = ExitRecord { unix_ns: hyper_stdio::now_ns(), ..ExitRecord::default() };
-        match answer {
-            Ok(ended) => {
-                record.code = i32::try_from(ended.exit_status).unwrap_or(255);
-                if let Some(at) = ended.exited_at.as_ref() {
-                    record.unix_ns = at.seconds.saturating_mul(1_000_000_000) + i64::from(at.nanos);
-                }
-                record.oom_killed =
-                    first && self.oom_file.get().is_some_and(|file| host::oom_killed(file));
-            }
-            Err(error) => {
-                record.code = KILLED;
-                record.reason = Some(format!(
-                    "the shim of runtime `{}` ({}) is gone: {error}",
-                    self.foreign.runtime.name,
-                    self.foreign.runtime.shim.display()
-                ));
-                if first {
-                    // The container's processes do not end with it.
-                    let place = place::of(&self.settings.bundle);
-                    if let Err(why) = self.program().delete(&self.settings.id, &place).await {
-                        tracing::warn!(why, "clean up after the shim");
-                    }
-                }
-            }
-        }
-        let patience = if first { DRAIN } else { DRAIN_EXEC };
-        let lost = process.streams.ended(patience).await;
-        if !first {
-            return record;
-        }
-        self.phase(|phases| &mut phases.process_exited);
-        record.note = lost.told();
-        let (bundle, told) = (self.settings.bundle.clone(), record.clone());
-        let written = blocking(move || Ok(hyper_pod::write_exit(&bundle, &told)?)).await;
-        if let Err(error) = written {
-            tracing::error!(%error, "exit record");
-        }
-        record
-    }
-
     /// Asks the shim.
     pub(crate) async fn ask<Q: Message, R: Message>(
         &self,
@@ -526,55 +254,8 @@ impl Container {
         which(&mut phases).get_or_insert_with(hyper_stdio::now_ns);
     }
 
-    fn program(&self) -> Program {
-        Program {
-            path: self.foreign.runtime.shim.clone(),
-            // Not hyperd's: under that name listens this supervisor.
-            address: place::of(&self.settings.bundle),
-            events: self.settings.events.clone(),
-            debug: self.settings.debug,
-        }
-    }
-
     fn trouble(&self, what: &'static str, why: String) -> ForeignError {
         ForeignError::Shim { runtime: self.foreign.runtime.name.clone(), what, why }
-    }
-}
-
-/// The rootfs mount that hyperd sends: the image, and the directory for the container's writes.
-fn rootfs(request: &api::CreateTaskRequest) -> Result<(RootfsImage, PathBuf)> {
-    let invalid = |why: String| ForeignError::Invalid(format!("rootfs: {why}"));
-    let [mount] = &request.rootfs[..] else {
-        return Err(invalid("one mount is wanted".to_owned()));
-    };
-    let options =
-        RootfsOptions::from_options(&mount.options).map_err(|e| invalid(e.to_string()))?;
-    let own = options.upper.ok_or_else(|| invalid("option upper=PATH is missing".to_owned()))?;
-    let text = std::fs::read(&mount.source).map_err(file("read", &mount.source))?;
-    let image = serde_json::from_slice(&text).map_err(|e| invalid(e.to_string()))?;
-    Ok((image, own))
-}
-
-async fn read_spec(bundle: &std::path::Path) -> Result<Value> {
-    let path = bundle.join("config.json");
-    let text = tokio::fs::read(&path).await.map_err(file("read", &path))?;
-    serde_json::from_slice(&text)
-        .map_err(|error| file("understand", &path)(std::io::Error::from(error)))
-}
-
-/// The network namespace that the document names.
-fn namespace(spec: &Value) -> Option<PathBuf> {
-    let all = spec["linux"]["namespaces"].as_array()?;
-    let network = all.iter().find(|namespace| namespace["type"] == "network")?;
-    network["path"].as_str().map(PathBuf::from)
-}
-
-fn request_uris(request: &api::CreateTaskRequest) -> Uris {
-    Uris {
-        stdin: request.stdin.clone(),
-        stdout: request.stdout.clone(),
-        stderr: request.stderr.clone(),
-        terminal: request.terminal,
     }
 }
 
