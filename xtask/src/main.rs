@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+#[path = "../../crates/hyper-hypervisor/src/contract/cpio.rs"]
 mod cpio;
 mod initramfs;
 mod lab;

@@ -48,10 +48,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let directory = args.bundle.as_deref().context("bench: -bundle DIRECTORY is missing")?;
     let config = Config::load()?;
     let (hypervisors, flavours) = hypervisors::unremembered(&config);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the async runtime")?;
+    let runtime = crate::one_thread()?;
     let figures = runtime.block_on(async {
         let mut subjects = Vec::new();
         let mut missing = Vec::new();

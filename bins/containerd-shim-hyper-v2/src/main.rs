@@ -33,6 +33,7 @@ mod wire;
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use args::{Action, Args};
 
 fn main() -> ExitCode {
@@ -58,4 +59,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// For what is done and then over: no threads but those of blocking work.
+fn one_thread() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the async runtime")
 }

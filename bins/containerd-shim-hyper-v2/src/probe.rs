@@ -37,10 +37,7 @@ struct Entry {
 pub fn probe() -> anyhow::Result<()> {
     let config = Config::load()?;
     let (hypervisors, flavours) = hypervisors::unremembered(&config);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the async runtime")?;
+    let runtime = crate::one_thread()?;
     let entries = runtime.block_on(async {
         let mut entries = Vec::new();
         for hypervisor in &hypervisors {
@@ -65,10 +62,7 @@ pub fn probe() -> anyhow::Result<()> {
 pub fn walls() -> anyhow::Result<()> {
     let config = Config::load()?;
     let (hypervisors, _) = hypervisors::hypervisors(&config);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the async runtime")?;
+    let runtime = crate::one_thread()?;
     let mut auto = None;
     let mut walls = Vec::new();
     for hypervisor in &hypervisors {

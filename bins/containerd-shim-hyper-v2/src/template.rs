@@ -27,10 +27,7 @@ pub fn make() -> anyhow::Result<()> {
     std::fs::create_dir_all(&directory)
         .with_context(|| format!("make `{}`", directory.display()))?;
     crate::log::start(&directory, &config.log, false)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the async runtime")?;
+    let runtime = crate::one_thread()?;
     let made = read().and_then(|shape| {
         runtime.block_on(async {
             let work = make_one(&config, &shape);

@@ -28,6 +28,17 @@ pub async fn connect(host: Option<&str>) -> anyhow::Result<Client> {
     }
 }
 
+/// Another of Hyper's programs: beside this one, else wherever `PATH` has it.
+pub fn program(name: &str) -> PathBuf {
+    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name(name));
+    beside.filter(|path| path.exists()).unwrap_or_else(|| name.into())
+}
+
+/// The supervisor, which alone knows hypervisors.
+pub fn supervisor() -> PathBuf {
+    program("containerd-shim-hyper-v2")
+}
+
 fn socket_of(host: &str) -> anyhow::Result<PathBuf> {
     match host.strip_prefix("unix://") {
         Some(path) if path.starts_with('/') => Ok(path.into()),
@@ -47,11 +58,7 @@ async fn start(client: &Client) -> anyhow::Result<()> {
             client.socket().display()
         );
     }
-    let program = std::env::current_exe()
-        .ok()
-        .map(|exe| exe.with_file_name("hyperd"))
-        .filter(|path| path.exists())
-        .unwrap_or_else(|| "hyperd".into());
+    let program = program("hyperd");
     let log = std::path::Path::new("/var/log/hyperd.log");
     let output = std::fs::OpenOptions::new()
         .create(true)

@@ -28,6 +28,7 @@
 //! - `run_dir` holds nothing of the hypervisor's once the guest is gone and the `Vm` dropped.
 
 mod bytes;
+mod cpio;
 mod disk;
 mod image;
 mod leftover;
@@ -45,7 +46,8 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use crate::{Hypervisor, Nic};
-pub use image::{Cpio, guest_program, initramfs};
+pub use cpio::Archive;
+pub use image::{guest_program, initramfs};
 pub use play::play;
 pub use session::{Session, Shape, disk};
 

@@ -206,7 +206,7 @@ async fn a_busy_guest_makes_no_forbidden_call() {
     for separation in [Separation::Ptrace, Separation::Seccomp] {
         let mut bench = Bench::new();
         bench.uml = Uml::new(Options { separation, ..support::options() });
-        let mut image = contract::Cpio::default();
+        let mut image = contract::Archive::default();
         for dir in ["bin", "dev"] {
             image.directory(dir);
         }

@@ -5,13 +5,10 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+use crate::daemon;
+
 pub fn doctor(json: bool) -> anyhow::Result<i32> {
-    let name = "containerd-shim-hyper-v2";
-    let program = std::env::current_exe()
-        .ok()
-        .map(|exe| exe.with_file_name(name))
-        .filter(|path| path.exists())
-        .unwrap_or_else(|| name.into());
+    let program = daemon::supervisor();
     let output = Command::new(&program)
         .arg("probe")
         .output()

@@ -3,7 +3,6 @@
 //! Figures are of guests without containers, disks and networks: kernel and agent, one CPU,
 //! 128 MiB. What a copy of a saved guest has of its own is what a template's pods will cost.
 
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
@@ -11,6 +10,7 @@ use serde_json::Value;
 
 use super::quantile;
 use crate::arguments::BenchVmmFlags;
+use crate::daemon;
 
 /// Key of the report, what it is, and what one unit of it is divided by to be shown.
 const ROWS: [(&str, &str, f64); 6] = [
@@ -24,7 +24,7 @@ const ROWS: [(&str, &str, f64); 6] = [
 
 /// Runs the supervisor's measurement and shows it.
 pub fn vmm(flags: &BenchVmmFlags) -> anyhow::Result<i32> {
-    let program = supervisor();
+    let program = daemon::supervisor();
     // Saved guests are files: in memory they would count twice.
     let directory = tempfile::Builder::new().prefix("hyper-bench").tempdir_in("/var/tmp");
     let directory = directory.context("make a directory in /var/tmp")?;
@@ -50,12 +50,6 @@ pub fn vmm(flags: &BenchVmmFlags) -> anyhow::Result<i32> {
     let measured =
         |one: &Value| one["launch_to_agent"].as_array().is_some_and(|all| !all.is_empty());
     Ok(i32::from(!report.iter().any(measured)))
-}
-
-fn supervisor() -> PathBuf {
-    let name = "containerd-shim-hyper-v2";
-    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name(name));
-    beside.filter(|path| path.exists()).unwrap_or_else(|| name.into())
 }
 
 /// The jails' users go through it to their sockets.

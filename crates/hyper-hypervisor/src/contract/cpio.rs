@@ -1,33 +1,37 @@
 //! Writes cpio archives in the form "newc", `initramfs-buffer-format` of the kernel's
-//! documentation. Directories come before what is in them; the same calls give the same bytes.
+//! documentation. Directories come before what is in them; the same calls give the same bytes. Also
+//! a module of xtask: it is too little for a crate.
 
 /// An archive that is being written.
 #[derive(Debug, Default)]
-pub(crate) struct Archive {
+pub struct Archive {
     bytes: Vec<u8>,
     inode: u32,
 }
 
 impl Archive {
-    pub(crate) fn directory(&mut self, name: &str) {
+    /// A directory that everybody may enter.
+    pub fn directory(&mut self, name: &str) {
         self.add(name, 0o040_755, (0, 0), &[]);
     }
 
     /// A character device for root.
-    pub(crate) fn device(&mut self, name: &str, major: u32, minor: u32) {
+    pub fn device(&mut self, name: &str, major: u32, minor: u32) {
         self.add(name, 0o020_600, (major, minor), &[]);
     }
 
-    pub(crate) fn program(&mut self, name: &str, content: &[u8]) {
+    /// A file that everybody may execute.
+    pub fn program(&mut self, name: &str, content: &[u8]) {
         self.add(name, 0o100_755, (0, 0), content);
     }
 
-    pub(crate) fn file(&mut self, name: &str, content: &[u8]) {
+    /// A file that everybody may read.
+    pub fn file(&mut self, name: &str, content: &[u8]) {
         self.add(name, 0o100_644, (0, 0), content);
     }
 
     /// The whole archive.
-    pub(crate) fn finish(mut self) -> Vec<u8> {
+    pub fn finish(mut self) -> Vec<u8> {
         self.add("TRAILER!!!", 0, (0, 0), &[]);
         self.bytes
     }
