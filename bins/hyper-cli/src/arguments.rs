@@ -166,6 +166,12 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
+    /// Compare all isolations that work here: start-up, CPU, memory, disk, network, system calls, Nginx, MySQL
+    Run(BenchRunFlags),
+    /// Make the table, CSV, JSON and HTML page of a study's directory anew
+    Report { dir: std::path::PathBuf },
+    /// Show what changed between two studies by more than their spread
+    Compare { before: std::path::PathBuf, after: std::path::PathBuf },
     /// Time `run --rm IMAGE true` phase by phase for each runtime, beside `docker run`
     Start(BenchStartFlags),
     /// Time bare guests of each hypervisor: boot, end, memory, and copies of a saved one
@@ -427,6 +433,43 @@ pub struct EventsFlags {
     pub filter: Vec<String>,
     #[arg(long)]
     pub format: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchRunFlags {
+    /// Runtimes to measure; `host` is this host itself, `docker` a Docker engine [default: all that work]
+    #[arg(long, value_delimiter = ',')]
+    pub runtime: Vec<String>,
+    /// startup, cpu, memory, disk, network, syscalls, nginx, mysql [default: all]
+    #[arg(long, value_delimiter = ',')]
+    pub axis: Vec<String>,
+    /// Measured rounds, after a warm-up [default: 5; 2 with --quick]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: Option<u32>,
+    /// Fewer measures, shorter: at most five minutes for four runtimes that are not emulated
+    #[arg(long)]
+    pub quick: bool,
+    /// Directory of the study; one that was interrupted is gone on with [default: bench-TIME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<std::path::PathBuf>,
+    /// CPUs of each (`uml` has one, always)
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub cpus: u32,
+    /// Memory of each
+    #[arg(long, default_value = "1g")]
+    pub memory: String,
+    /// Image with the tools: `images/build bench`
+    #[arg(long, default_value = "bench")]
+    pub image: String,
+    /// Directory on the host for its own copy of the image, removed at the end
+    #[arg(long, default_value = "/var/tmp", value_name = "DIR")]
+    pub work: std::path::PathBuf,
+    /// Docker engine to measure beside ours, when it answers
+    #[arg(long, default_value = "unix:///var/run/docker.sock")]
+    pub docker: String,
+    /// File whose lock keeps benches of this machine from running at once
+    #[arg(long, default_value = "/run/lock/hyper-bench.lock", hide = true)]
+    pub lock: std::path::PathBuf,
 }
 
 #[derive(Debug, Args)]

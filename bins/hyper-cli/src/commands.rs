@@ -29,8 +29,14 @@ use crate::daemon;
 
 /// Runs one command; `Ok` is the exit code.
 pub async fn run(cli: Cli) -> anyhow::Result<i32> {
-    if let Command::Bench(BenchCommand::Vmm(flags)) = &cli.command {
-        return bench::vmm(flags);
+    // These need no hyperd.
+    match &cli.command {
+        Command::Bench(BenchCommand::Vmm(flags)) => return bench::vmm(flags),
+        Command::Bench(BenchCommand::Report { dir }) => return bench::report(dir),
+        Command::Bench(BenchCommand::Compare { before, after }) => {
+            return bench::compare(before, after);
+        }
+        _ => {}
     }
     if let Command::Doctor { json } = cli.command {
         return doctor::doctor(json);
@@ -95,8 +101,12 @@ pub async fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::Version { format } => system::version(client, format).await,
         Command::Bench(BenchCommand::Start(flags)) => bench::start(client, flags).await,
         Command::Bench(BenchCommand::Pull(flags)) => bench::pull(client, &flags),
+        Command::Bench(BenchCommand::Run(flags)) => bench::run(client, flags).await,
         // Above: they need no daemon.
-        Command::Doctor { .. } | Command::Bench(BenchCommand::Vmm(_)) => Ok(0),
+        Command::Doctor { .. }
+        | Command::Bench(
+            BenchCommand::Vmm(_) | BenchCommand::Report { .. } | BenchCommand::Compare { .. },
+        ) => Ok(0),
     }
 }
 

@@ -1,12 +1,16 @@
-//! `bench`: `pull` and `vmm` are below; `start`: how long `run --rm IMAGE true` takes, phase by phase, each runtime in turn.
+//! `bench`: `run`, `report`, `compare`, `pull` and `vmm` are below; `start`: how long `run --rm IMAGE true` takes, phase by phase, each runtime in turn.
 //!
 //! Runs are interleaved (A B C A B C …) so that a noisy host is noisy for all. The wall time is
 //! that of the whole client process, as a user feels it; phases are the engine's own stamps.
 
 mod pull;
+mod report;
+mod study;
 mod vmm;
 
 pub use pull::pull;
+pub use report::{compare, report};
+pub use study::run;
 pub use vmm::vmm;
 
 use std::process::{Command, Stdio};
@@ -61,7 +65,7 @@ pub async fn start(client: &Client, flags: BenchStartFlags) -> anyhow::Result<i3
         for subject in &subjects {
             subject.print();
         }
-        compare(&subjects);
+        beside(&subjects);
     }
     Ok(i32::from(subjects.iter().any(|subject| subject.samples.is_empty())))
 }
@@ -184,7 +188,7 @@ impl Subject {
 }
 
 /// Beside docker, or else beside `runc` on our engine.
-fn compare(subjects: &[Subject]) {
+fn beside(subjects: &[Subject]) {
     let measured = |subject: &&Subject| !subject.samples.is_empty();
     let docker = subjects.iter().find(|subject| subject.runtime.is_none());
     let runc = || subjects.iter().find(|subject| subject.runtime.as_deref() == Some("runc"));

@@ -1,0 +1,123 @@
+//! The image's own tree on this host: the same programs without any wall, and the clients that ask servers in containers.
+//!
+//! Invariants
+//! - Nothing is mounted but in mount namespaces that end with the process for which they were made.
+//! - All processes end with this program, also when it is killed (`setpriv --pdeathsig`, `unshare --kill-child`).
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use super::{machine, process};
+
+const PREFIX: &str = "hyper-bench-";
+const MINUTES: Duration = Duration::from_secs(300);
+/// `$1` the tree, `$2` the CPUs or nothing, `$3` the script. tmpfs: what containers get on request.
+const ENTER: &str = r#"set -e
+mount -t proc proc "$1/proc"
+mount --rbind /dev "$1/dev"
+if [ -d "$1/bench-tmpfs" ]; then mount -t tmpfs -o size=512m tmpfs "$1/bench-tmpfs"; fi
+cd "$1"
+if [ -n "$2" ]; then exec taskset -c "$2" chroot "$1" /bin/sh -c "$3"; fi
+exec chroot "$1" /bin/sh -c "$3""#;
+
+/// A directory with the image's files; goes when dropped.
+pub struct Tree {
+    dir: TempDir,
+}
+
+impl Tree {
+    /// Takes the tree out of a container of `runtime` that does not run.
+    pub async fn export(
+        hyper: &[String],
+        runtime: &str,
+        image: &str,
+        work: &Path,
+    ) -> anyhow::Result<Self> {
+        if !rustix::process::geteuid().is_root() {
+            bail!("needs root (chroot)");
+        }
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(work);
+        let dir = dir.with_context(|| format!("a directory in `{}`", work.display()))?;
+        let tree = Self { dir };
+        let name = format!("bench-tree-{}", std::process::id());
+        let create = ["create", "--name", &name, "--label", super::LABEL, "--network", "none"];
+        run(hyper, &[&create[..], &["--runtime", runtime, image, "true"]].concat()).await?;
+        let archive = tree.dir.path().join("tree.tar");
+        let path = archive.display().to_string();
+        let exported = run(hyper, &["export", "-o", &path, &name]).await;
+        run(hyper, &["rm", "-f", &name]).await?;
+        exported?;
+        std::fs::create_dir(tree.root()).context("the tree's directory")?;
+        let root = tree.root().display().to_string();
+        let unpack = ["tar".to_owned(), "--numeric-owner".into(), "-xpf".into(), path];
+        run(&unpack, &["-C", &root]).await?;
+        std::fs::remove_file(&archive).context("remove the archive")?;
+        for name in ["bench-tmpfs", "bench-volume"] {
+            std::fs::create_dir_all(tree.root().join(name)).context("a mount point")?;
+        }
+        Ok(tree)
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    /// A script in the tree, on the last `cpus` CPUs or on all.
+    pub fn command(&self, script: &str, cpus: Option<u32>) -> Command {
+        let all = machine::cpus();
+        let pinned = cpus.filter(|cpus| *cpus < all).map(|cpus| format!("{}-{}", all - cpus, all - 1));
+        let mut command = self.bare("setpriv");
+        command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]);
+        command.args(["--propagation", "private", "sh", "-c", ENTER, "sh"]);
+        command.arg(self.root()).arg(pinned.unwrap_or_default()).arg(script);
+        command
+    }
+
+    /// `true` of the tree, as bare as a process can be started in it.
+    pub fn start(&self) -> Command {
+        let mut command = self.bare("chroot");
+        command.arg(self.root()).arg("/bin/true");
+        command
+    }
+
+    /// A program of this host with the environment that containers get.
+    fn bare(&self, program: &str) -> Command {
+        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let mut command = Command::new(program);
+        command.env_clear().env("PATH", path).env("HOME", "/root");
+        process::prepare(&mut command).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+}
+
+/// Removes what a bench that was killed has left.
+pub fn sweep(work: &Path) {
+    for entry in work.read_dir().into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+        if ours && entry.path().is_dir() {
+            // A process that has just been killed may still write.
+            for _ in 0..20 {
+                if std::fs::remove_dir_all(entry.path()).is_ok() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+/// Runs a program with some words before the others.
+async fn run(program: &[String], arguments: &[&str]) -> anyhow::Result<()> {
+    let mut command = Command::new(&program[0]);
+    command.args(&program[1..]).args(arguments);
+    let ended = process::run(&mut command, MINUTES).await.map_err(anyhow::Error::msg)?;
+    match ended.failure() {
+        Some(failure) => bail!("`{}`: {failure}", arguments.first().unwrap_or(&"")),
+        None => Ok(()),
+    }
+}
