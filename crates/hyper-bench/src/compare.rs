@@ -104,7 +104,10 @@ pub fn text(before: &Results, after: &Results) -> String {
     let count = |verdict| all.iter().filter(|change| change.verdict == verdict).count();
     let (better, worse) = (count(Verdict::Better), count(Verdict::Worse));
     let same = count(Verdict::Same);
-    out.push_str(&format!("{} figures: {better} better, {worse} worse, {same} within the spread\n", all.len()));
+    out.push_str(&format!(
+        "{} figures: {better} better, {worse} worse, {same} within the spread\n",
+        all.len()
+    ));
     out
 }
 

@@ -107,8 +107,8 @@ pub struct Job {
     pub kind: Kind,
     /// Runs in each round.
     pub repeat: u32,
-    /// About how long one takes; the first runs correct it.
-    pub seconds: u32,
+    /// About how long one takes, its container with it; the first runs correct it.
+    pub seconds: f64,
     pub steps: Vec<Step>,
 }
 
@@ -124,7 +124,8 @@ pub enum Kind {
     Inside { setup: String, mounts: bool },
     /// `/proc/meminfo` of a subject with a kernel of its own.
     Guest,
-    /// `server` runs in a container, the steps in the image's tree on the host, where `@IP@` is the server's address.
+    /// `server` runs in a container and is ready when it takes connections at `port`; the steps run in the image's tree on
+    /// the host, where `@IP@` is the server's address.
     Served { server: String, port: u16 },
 }
 
@@ -186,7 +187,7 @@ impl Job {
     /// When it has surely hung: emulated guests are an order of magnitude slower than the rest.
     #[must_use]
     pub fn deadline(&self) -> std::time::Duration {
-        std::time::Duration::from_secs(u64::from(60 + self.seconds * 10))
+        std::time::Duration::from_secs_f64(60.0 + self.seconds * 10.0)
     }
 }
 
@@ -224,8 +225,9 @@ mod test {
 
     #[test]
     fn a_quick_study_of_four_subjects_and_two_rounds_is_planned_for_five_minutes() {
-        let round: u32 = all(true).iter().map(|job| job.seconds * job.repeat).sum();
-        assert!(round * 4 * 2 <= 300, "{} s", round * 4 * 2);
+        let planned = |job: &Job| job.seconds * f64::from(job.repeat);
+        let round: f64 = all(true).iter().map(planned).sum();
+        assert!(round * 4.0 * 2.0 <= 300.0, "{} s", round * 4.0 * 2.0);
     }
 
     #[test]

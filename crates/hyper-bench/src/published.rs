@@ -52,12 +52,12 @@ const fn figure(
 
 #[cfg(test)]
 mod test {
-    use crate::plan::{Axis, Scope, jobs};
+    use crate::plan::{Axis, Job, Scope, jobs};
 
     #[test]
     fn every_published_figure_has_one_of_ours_beside_it() {
         let plan = jobs(&Scope { quick: true, axes: Axis::ALL.to_vec(), cpus: 1 });
-        let ids: Vec<_> = plan.iter().flat_map(|job| job.measures()).map(|m| &m.id).collect();
+        let ids: Vec<_> = plan.iter().flat_map(Job::measures).map(|m| &m.id).collect();
         for figure in &super::FIGURES {
             assert!(ids.iter().any(|id| *id == figure.ours), "{}", figure.ours);
         }

@@ -155,8 +155,7 @@ pub(crate) mod test {
     pub(crate) fn sample_results() -> Results {
         let axes = vec![Axis::Startup, Axis::Cpu, Axis::Memory];
         let plan = jobs(&Scope { quick: true, axes: axes.clone(), cpus: 1 });
-        let measures: Vec<Measure> =
-            plan.iter().flat_map(|job| job.measures().cloned()).collect();
+        let measures: Vec<Measure> = plan.iter().flat_map(|job| job.measures().cloned()).collect();
         let subject = |name: &str, wall: &str| Subject {
             name: name.into(),
             wall: wall.into(),
@@ -177,7 +176,7 @@ pub(crate) mod test {
                 image: "bench".into(),
                 image_id: "sha256:0".into(),
             },
-            machine: Machine { cpu: "A </script><b>CPU</b>".into(), cpus: 2, ..Machine::default() },
+            machine: Machine { cpu: "A </script><b>Z80</b>".into(), cpus: 2, ..Machine::default() },
             tools: [("sysbench".to_owned(), "sysbench 1.0.20".to_owned())].into(),
             subjects: vec![
                 subject("uml", "user-mode-kernel"),
@@ -190,7 +189,8 @@ pub(crate) mod test {
         let mut samples = Vec::new();
         for round in 0..4_u32 {
             for (name, scale) in [("uml", 2.0), ("runc", 1.0), ("broken", 9.0)] {
-                let mut sample = Sample { round, subject: name.into(), ..Sample::default() };
+                let job = "start".to_owned();
+                let mut sample = Sample { round, job, subject: name.into(), ..Sample::default() };
                 // The warm-up's figures would be seen.
                 let value = if round == 0 { 1e9 } else { 100.0 * scale + f64::from(round) };
                 sample.values.insert("start.wall".into(), value);

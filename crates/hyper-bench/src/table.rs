@@ -88,7 +88,8 @@ pub fn failures(results: &Results) -> Vec<(String, String, usize)> {
         for (measure, error) in &sample.errors {
             let job = measure.split('.').next().unwrap_or(measure);
             let text = format!("{job}: {error}");
-            match all.iter_mut().find(|(name, other, _)| *name == sample.subject && *other == text) {
+            match all.iter_mut().find(|(name, other, _)| *name == sample.subject && *other == text)
+            {
                 Some((.., count)) => *count += 1,
                 None => all.push((sample.subject.clone(), text, 1)),
             }
@@ -142,7 +143,8 @@ pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
 
 /// RFC 4180; what a spreadsheet would take for a formula is not one.
 fn quoted(field: &str) -> String {
-    let formula = field.starts_with(['=', '+', '@']) || (field.starts_with('-') && field.parse::<f64>().is_err());
+    let formula = field.starts_with(['=', '+', '@'])
+        || (field.starts_with('-') && field.parse::<f64>().is_err());
     let field = if formula { format!("'{field}") } else { field.to_owned() };
     match field.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", field.replace('"', "\"\"")),

@@ -198,7 +198,13 @@ mod test {
 
     #[test]
     fn outputs_cut_anywhere_give_figures_or_errors_but_never_end_the_program() {
-        for name in ["sysbench-cpu.txt", "fio-write.json", "wrk.txt", "stress-ng-fault.yaml", "sockperf.txt"] {
+        for name in [
+            "sysbench-cpu.txt",
+            "fio-write.json",
+            "wrk.txt",
+            "stress-ng-fault.yaml",
+            "sockperf.txt",
+        ] {
             let text = captured(name);
             for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)).step_by(7) {
                 for tool in ALL {

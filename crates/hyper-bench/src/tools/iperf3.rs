@@ -9,7 +9,8 @@ pub(super) fn read(output: &str) -> Result<Figures, ToolError> {
     }
     let end = &report["end"];
     let arrived = &end["sum_received"];
-    let (Some(rate), Some(bytes)) = (arrived["bits_per_second"].as_f64(), arrived["bytes"].as_f64())
+    let (Some(rate), Some(bytes)) =
+        (arrived["bits_per_second"].as_f64(), arrived["bytes"].as_f64())
     else {
         return unknown("iperf3", "`end.sum_received`", output);
     };

@@ -4,7 +4,11 @@ use super::{Figures, ToolError, after, unknown};
 
 pub(super) fn read(output: &str) -> Result<Figures, ToolError> {
     let Some((_, metrics)) = output.split_once("metrics:") else {
-        return unknown("stress-ng", "`metrics:` (a stressor that is not supported there?)", output);
+        return unknown(
+            "stress-ng",
+            "`metrics:` (a stressor that is not supported there?)",
+            output,
+        );
     };
     let Some(rate) = after(metrics, "bogo-ops-per-second-real-time:") else {
         return unknown("stress-ng", "`bogo-ops-per-second-real-time:`", metrics);

@@ -146,12 +146,7 @@ fn key(sample: &Sample) -> Key {
 }
 
 /// All runs in their order: A B C A B C, another first each time.
-fn turns<'a>(
-    jobs: &'a [Job],
-    study: &Study,
-    subjects: &'a [Subject],
-    tree: bool,
-) -> Vec<Turn<'a>> {
+fn turns<'a>(jobs: &'a [Job], study: &Study, subjects: &'a [Subject], tree: bool) -> Vec<Turn<'a>> {
     let mut all = Vec::new();
     for round in 0..=study.settings.runs {
         for job in jobs {
@@ -191,7 +186,9 @@ async fn measure(client: &Client, turn: &Turn<'_>, study: &Study, tree: Option<&
 
 fn now() -> String {
     // Without fractions; this format has none that fail.
-    let now = OffsetDateTime::now_utc().replace_nanosecond(0).unwrap_or_else(|_| OffsetDateTime::now_utc());
+    let now = OffsetDateTime::now_utc()
+        .replace_nanosecond(0)
+        .unwrap_or_else(|_| OffsetDateTime::now_utc());
     now.format(&Rfc3339).unwrap_or_default()
 }
 

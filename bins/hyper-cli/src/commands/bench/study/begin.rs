@@ -53,7 +53,7 @@ pub fn lock(path: &Path) -> anyhow::Result<File> {
 pub fn chosen(flags: &BenchRunFlags) -> Option<PathBuf> {
     static DEFAULT: OnceLock<PathBuf> = OnceLock::new();
     let fresh = || {
-        let name: String = now().chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+        let name: String = now().chars().filter(char::is_ascii_alphanumeric).collect();
         PathBuf::from(format!("bench-{name}"))
     };
     Some(flags.out.clone().unwrap_or_else(|| DEFAULT.get_or_init(fresh).clone()))
@@ -69,8 +69,7 @@ pub async fn begin(client: &Client, flags: &BenchRunFlags) -> anyhow::Result<Beg
         }
         false => None,
     };
-    let scope =
-        Scope { quick: settings.quick, axes: settings.axes.clone(), cpus: settings.cpus };
+    let scope = Scope { quick: settings.quick, axes: settings.axes.clone(), cpus: settings.cpus };
     let jobs = plan::jobs(&scope);
     check_room(client, flags, &settings).await?;
     let (candidates, mut missing) =
@@ -288,8 +287,8 @@ async fn check_room(
     let info = client.get("/info").await?;
     let root = info["DockerRootDir"].as_str().unwrap_or("/").to_owned();
     for path in [flags.work.clone(), PathBuf::from(root)] {
-        let free = machine::free(&path)
-            .with_context(|| format!("free space of `{}`", path.display()))?;
+        let free =
+            machine::free(&path).with_context(|| format!("free space of `{}`", path.display()))?;
         if free < needed.disk {
             bail!(
                 "too little disk: {} MiB are free at `{}`, {} MiB are needed",

@@ -39,7 +39,8 @@ pub async fn run(subject: &Subject, settings: &Settings, job: &Job, count: u32) 
     let pss = pss(&ids);
     subject.remove(&names).await;
 
-    let errors: Vec<&String> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    let errors: Vec<&String> =
+        outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
     let failed = errors.len();
     let share = f64::from(u32::try_from(failed).unwrap_or(count)) * 100.0 / f64::from(count);
     all.values.insert(format!("{}.failed", job.id), share);
@@ -80,7 +81,8 @@ fn pss(ids: &[&str]) -> Option<u64> {
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command);
         // The client that asked for it is no part of it.
-        if pid != std::process::id() && ids.iter().any(|id| id.len() >= 12 && command.contains(id)) {
+        if pid != std::process::id() && ids.iter().any(|id| id.len() >= 12 && command.contains(id))
+        {
             ours.insert(pid);
         }
     }

@@ -97,14 +97,14 @@ pub async fn works(subject: &Subject, settings: &Settings) -> Result<(), String>
     let name = subject::name();
     let options = ["--rm", "--network", "none"];
     if let Engine::Docker { .. } = subject.engine {
-        let inspect = subject.client(&["image", "inspect", &settings.image]);
-        if let Some(mut inspect) = inspect {
-            if !process::run(&mut inspect, PATIENCE).await?.status.success() {
-                return Err(format!(
-                    "it has no image `{0}`: `hyper save {0} | docker load`",
-                    settings.image
-                ));
-            }
+        let inspect = ["image", "inspect", &settings.image];
+        if let Some(mut inspect) = subject.client(&inspect)
+            && !process::run(&mut inspect, PATIENCE).await?.status.success()
+        {
+            return Err(format!(
+                "it has no image `{0}`: `hyper save {0} | docker load`",
+                settings.image
+            ));
         }
     }
     let Some(mut command) = subject.run(settings, &name, &options, &["true"]) else {

@@ -23,16 +23,13 @@ pub async fn run(
     phases: &mut BTreeMap<String, f64>,
 ) -> Yield {
     let (job, subject) = (turn.job, turn.subject);
+    let with = With { subject, job, settings, tree };
     let outcome = match &job.kind {
-        Kind::Start { network } => {
-            start(client, subject, settings, job, *network, tree, phases).await
-        }
+        Kind::Start { network } => start(client, &with, *network, phases).await,
         Kind::Crowd { count } => Ok(crowd::run(subject, settings, job, *count).await),
-        Kind::Guest => guest(subject, settings, job).await,
-        Kind::Inside { setup, mounts } => {
-            inside(subject, settings, job, setup, *mounts, tree).await
-        }
-        Kind::Served { server, port } => served(subject, settings, job, server, *port, tree).await,
+        Kind::Guest => guest(&with).await,
+        Kind::Inside { setup, mounts } => inside(&with, setup, *mounts).await,
+        Kind::Served { server, port } => served(&with, server, *port).await,
     };
     outcome.unwrap_or_else(|why| {
         let mut all = Yield::default();
@@ -43,26 +40,39 @@ pub async fn run(
     })
 }
 
+/// What every kind of job has at hand.
+struct With<'a> {
+    subject: &'a Subject,
+    job: &'a Job,
+    settings: &'a Settings,
+    tree: Option<&'a Tree>,
+}
+
+impl<'a> With<'a> {
+    fn tree(&self) -> Result<&'a Tree, String> {
+        self.tree.ok_or_else(|| "no tree of the image on the host".to_owned())
+    }
+}
+
 /// The wall time of the whole client, as a user feels it.
 async fn start(
     client: &Client,
-    subject: &Subject,
-    settings: &Settings,
-    job: &Job,
+    with: &With<'_>,
     network: bool,
-    tree: Option<&Tree>,
     phases: &mut BTreeMap<String, f64>,
 ) -> Result<Yield, String> {
+    let With { subject, job, settings, .. } = with;
     let name = subject::name();
     let options: &[&str] = if network { &["--rm"] } else { &["--rm", "--network", "none"] };
     let mut command = match subject.run(settings, &name, options, &["true"]) {
         Some(command) => command,
-        None => tree.ok_or("no tree of the image")?.start(),
+        None => with.tree()?.start(),
     };
     let started = Instant::now();
     let ended = process::run(&mut command, job.deadline()).await;
     let wall = started.elapsed().as_secs_f64() * 1e3;
-    if let Some(why) = ended.as_ref().map_or_else(|why| Some(why.clone()), process::Ended::failure) {
+    if let Some(why) = ended.as_ref().map_or_else(|why| Some(why.clone()), process::Ended::failure)
+    {
         subject.remove(std::slice::from_ref(&name)).await;
         return Err(why);
     }
@@ -76,7 +86,8 @@ async fn start(
     Ok(all)
 }
 
-async fn guest(subject: &Subject, settings: &Settings, job: &Job) -> Result<Yield, String> {
+async fn guest(with: &With<'_>) -> Result<Yield, String> {
+    let With { subject, job, settings, .. } = with;
     let name = subject::name();
     let words = ["cat", "/proc/meminfo"];
     let command = subject.run(settings, &name, &["--rm", "--network", "none"], &words);
@@ -92,14 +103,8 @@ async fn guest(subject: &Subject, settings: &Settings, job: &Job) -> Result<Yiel
     Ok(all)
 }
 
-async fn inside(
-    subject: &Subject,
-    settings: &Settings,
-    job: &Job,
-    setup: &str,
-    mounts: bool,
-    tree: Option<&Tree>,
-) -> Result<Yield, String> {
+async fn inside(with: &With<'_>, setup: &str, mounts: bool) -> Result<Yield, String> {
+    let With { subject, job, settings, .. } = with;
     let mark = mark();
     let text = script::steps(setup, &job.steps, &mark);
     let name = subject::name();
@@ -109,7 +114,7 @@ async fn inside(
     }
     let mut command = match subject.run(settings, &name, &options, &["sh", "-c", &text]) {
         Some(command) => command,
-        None => tree.ok_or("no tree of the image")?.command(&text, Some(settings.cpus)),
+        None => with.tree()?.command(&text, Some(settings.cpus)),
     };
     let ended = to_end(subject, &name, &mut command, job).await?;
     let said = ended.failure().unwrap_or_else(|| "it was not run".into());
@@ -138,32 +143,18 @@ struct Server {
     child: Option<Child>,
 }
 
-async fn served(
-    subject: &Subject,
-    settings: &Settings,
-    job: &Job,
-    server: &str,
-    port: u16,
-    tree: Option<&Tree>,
-) -> Result<Yield, String> {
-    let tree = tree.ok_or("no tree of the image, which has the clients")?;
+async fn served(with: &With<'_>, server: &str, port: u16) -> Result<Yield, String> {
     let name = subject::name();
-    let outcome = ask(subject, settings, job, &name, server, port, tree).await;
-    subject.remove(&[name]).await;
+    let outcome = ask(with, &name, server, port).await;
+    with.subject.remove(&[name]).await;
     outcome
 }
 
-async fn ask(
-    subject: &Subject,
-    settings: &Settings,
-    job: &Job,
-    name: &str,
-    server: &str,
-    port: u16,
-    tree: &Tree,
-) -> Result<Yield, String> {
+async fn ask(with: &With<'_>, name: &str, server: &str, port: u16) -> Result<Yield, String> {
+    let With { subject, job, .. } = with;
+    let tree = with.tree()?;
     let text = format!("{}\n{server}", script::head());
-    let server = serve(subject, settings, name, &text, tree).await?;
+    let server = serve(with, name, &text).await?;
     ready(subject, &server, port).await?;
     let mut all = Yield::default();
     for step in &job.steps {
@@ -201,13 +192,9 @@ async fn ask(
     Ok(all)
 }
 
-async fn serve(
-    subject: &Subject,
-    settings: &Settings,
-    name: &str,
-    text: &str,
-    tree: &Tree,
-) -> Result<Server, String> {
+async fn serve(with: &With<'_>, name: &str, text: &str) -> Result<Server, String> {
+    let With { subject, settings, .. } = with;
+    let tree = with.tree()?;
     let deadline = Duration::from_secs(90);
     let Some(mut command) = subject.run(settings, name, &["-d"], &["sh", "-c", text]) else {
         let child = tree.command(text, Some(settings.cpus)).spawn();
@@ -222,7 +209,8 @@ async fn serve(
     let mut inspect = subject.client(&words).ok_or("no engine")?;
     let told = process::run(&mut inspect, deadline).await?;
     let address = told.stdout.trim().parse();
-    let address = address.map_err(|_| format!("no address of its own: {}", excerpt(&told.stdout)))?;
+    let address =
+        address.map_err(|_| format!("no address of its own: {}", excerpt(&told.stdout)))?;
     Ok(Server { name: name.to_owned(), address, child: None })
 }
 
@@ -249,7 +237,8 @@ async fn ready(subject: &Subject, server: &Server, port: u16) -> Result<(), Stri
         if over {
             if let Some(mut logs) = subject.client(&["logs", &server.name]) {
                 let told = process::run(&mut logs, Duration::from_secs(20)).await?;
-                said = format!("; it says: {}", excerpt(&format!("{}{}", told.stdout, told.stderr)));
+                said =
+                    format!("; it says: {}", excerpt(&format!("{}{}", told.stdout, told.stderr)));
             }
             let seconds = started.elapsed().as_secs();
             return Err(format!("its server did not answer at {address} in {seconds} s{said}"));

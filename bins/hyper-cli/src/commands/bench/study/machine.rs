@@ -89,7 +89,8 @@ fn file_system(path: &Path) -> String {
     let of = |line: &str| {
         let (fields, rest) = line.split_once(" - ")?;
         let place = fields.split(' ').nth(4)?.to_owned();
-        path.starts_with(&place).then(|| (place.len(), rest.split(' ').next().unwrap_or_default().to_owned()))
+        path.starts_with(&place)
+            .then(|| (place.len(), rest.split(' ').next().unwrap_or_default().to_owned()))
     };
     let longest = mounts.lines().filter_map(of).max_by_key(|(length, _)| *length);
     longest.map(|(_, kind)| kind).unwrap_or_default()

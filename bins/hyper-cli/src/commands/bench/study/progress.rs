@@ -9,9 +9,6 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use super::Turn;
 
-/// Seconds that what has not run yet is taken to need beyond its plan: start and end of a container.
-const START: f64 = 1.0;
-
 pub struct Progress {
     bar: Option<ProgressBar>,
     /// Runs left of each job and subject.
@@ -24,8 +21,7 @@ impl Progress {
     pub fn new<'a>(turns: impl Iterator<Item = &'a Turn<'a>>) -> Self {
         let (mut left, mut count) = (BTreeMap::new(), 0);
         for turn in turns {
-            let planned = f64::from(turn.job.seconds) + START;
-            left.entry(name(turn)).or_insert((0, planned)).0 += 1;
+            left.entry(name(turn)).or_insert((0, turn.job.seconds)).0 += 1;
             count += 1;
         }
         let bar = std::io::stderr().is_terminal().then(|| {
@@ -55,10 +51,8 @@ impl Progress {
             *seconds = sample.seconds;
         }
         self.done += 1;
-        let failed = match sample.errors.first_key_value() {
-            Some((measure, why)) => Some(format!("{measure} failed: {why}")),
-            None => None,
-        };
+        let failed = sample.errors.first_key_value();
+        let failed = failed.map(|(measure, why)| format!("{measure} failed: {why}"));
         match (&self.bar, failed) {
             (Some(bar), Some(failed)) => {
                 bar.println(format!("bench: {}: {failed}", turn.subject.name));

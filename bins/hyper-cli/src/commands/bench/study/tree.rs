@@ -70,9 +70,18 @@ impl Tree {
     /// A script in the tree, on the last `cpus` CPUs or on all.
     pub fn command(&self, script: &str, cpus: Option<u32>) -> Command {
         let all = machine::cpus();
-        let pinned = cpus.filter(|cpus| *cpus < all).map(|cpus| format!("{}-{}", all - cpus, all - 1));
+        let pinned =
+            cpus.filter(|cpus| *cpus < all).map(|cpus| format!("{}-{}", all - cpus, all - 1));
         let mut command = self.bare("setpriv");
-        command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]);
+        command.args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+        ]);
         command.args(["--propagation", "private", "sh", "-c", ENTER, "sh"]);
         command.arg(self.root()).arg(pinned.unwrap_or_default()).arg(script);
         command
