@@ -316,7 +316,7 @@ fn machine(results: &Results) -> String {
          in a chroot, on as many CPUs, without a memory limit and without any wall.</li>\n\
          <li>Network and Nginx: the server is in the container, the client is a process of this host, the same for all; \
          for <i>host</i> that is the loopback device.</li>\n\
-         <li>MariaDB runs without native AIO, which it does not survive on every kernel here.</li>\n\
+         <li>MariaDB runs without native AIO and accounts, since not every kernel here has what they need.</li>\n\
          <li>Direct I/O goes round the page cache of the kernel that the file system is in: for a guest that is the guest's own, \
          not always the host's.</li>\n\
          <li>Figures of emulated guests (qemu without KVM) say what emulation costs, not what QEMU/KVM costs.</li>\n</ul>\n\
