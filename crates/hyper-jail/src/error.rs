@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::Searched;
+
 /// Errors of making and steering a jail. Every one names the object and, where there is one, the
 /// remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum JailError {
     /// The launcher program is not installed.
-    #[error("no program `hyper-jail` in {}: set HYPER_LIBEXEC to its directory", join(searched))]
-    NoLauncher { searched: Vec<PathBuf> },
+    #[error("no program `hyper-jail` in {searched}: set HYPER_LIBEXEC to its directory")]
+    NoLauncher { searched: Searched },
     /// The launcher program could not be started.
     #[error("start `{}`", launcher.display())]
     Start {
@@ -50,9 +52,4 @@ pub enum JailError {
         #[source]
         source: std::io::Error,
     },
-}
-
-fn join(paths: &[PathBuf]) -> String {
-    let all: Vec<_> = paths.iter().map(|path| format!("`{}`", path.display())).collect();
-    all.join(", ")
 }

@@ -44,7 +44,7 @@ pub mod wire;
 pub use error::JailError;
 pub use grants::request;
 pub use jailed::{JailExit, Jailed, Outcome};
-pub use locate::find as find_program;
+pub use locate::{Searched, find as find_program};
 pub use probe::{Finding, can_freeze, probe};
 pub use seccomp::{Comparison, Seccomp, SeccompDefault};
 pub use spawn::spawn;

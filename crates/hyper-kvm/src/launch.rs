@@ -85,10 +85,7 @@ pub fn program(options: &Options) -> Result<PathBuf, VmError> {
     hyper_jail::find_program(PROGRAM).map_err(|searched| VmError::Missing {
         hypervisor: NAME,
         what: format!("the program `{PROGRAM}`"),
-        hint: format!(
-            "it is not in {}",
-            searched.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ")
-        ),
+        hint: format!("it is not in {searched}"),
     })
 }
 

@@ -10,7 +10,7 @@ use hyper_kvm::Kvm;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kvm_keeps_the_contract() {
     let Some(ready) = host::ready() else { return };
-    let tap = host::Tap::make();
+    let tap = host::Tap::make(77, true);
     let fixture = Fixture {
         kernel: ready.kernel,
         initramfs: contract::initramfs(ready.work.path()).unwrap(),

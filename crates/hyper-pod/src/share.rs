@@ -67,8 +67,8 @@ impl Sharer {
     ) -> Result<Self, PodError> {
         let program = hyper_jail::find_program(PROGRAM).map_err(|searched| {
             PodError::Unsupported(format!(
-                "directories of the host are shared by the program `{PROGRAM}`, which is not in {}",
-                searched.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ")
+                "directories of the host are shared by the program `{PROGRAM}`, which is not in \
+                 {searched}"
             ))
         })?;
         make_private(&settings.run_dir)?;

@@ -14,7 +14,7 @@ use hyper_qemu::{Accelerator, Options, Qemu};
 async fn qemu_keeps_the_contract() {
     let Some(kernel) = host::ready() else { return };
     let work = host::work();
-    let tap = host::Tap::make();
+    let tap = host::Tap::make(77, true);
     let fixture = Fixture {
         kernel,
         initramfs: contract::initramfs(work.path()).unwrap(),

@@ -24,7 +24,7 @@ async fn qemu_keeps_the_contract_with_kvm() {
         return;
     }
     let work = host::work();
-    let tap = host::Tap::make();
+    let tap = host::Tap::make(77, true);
     let fixture = Fixture {
         kernel,
         initramfs: contract::initramfs(work.path()).unwrap(),

@@ -2,14 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as its test does")]
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::fs::OpenOptions;
-use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd;
+#[path = "../../../hyper-qemu/tests/host/tap.rs"]
+mod tap;
+
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use hyper_hypervisor::Nic;
 use hyper_hypervisor::contract::Net;
 use hyper_uml::Options;
 
@@ -38,14 +38,7 @@ pub fn options() -> Options {
     Options { launcher: Some(launcher.clone()), kernel: Some(kernel()), ..Options::default() }
 }
 
-nix::ioctl_write_ptr_bad!(
-    /// Names the interface behind an open `/dev/net/tun`: Linux, if_tun.h.
-    set_interface,
-    nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
-    libc::ifreq
-);
-
-/// A tap with an address on the host, gone with its descriptor; `None` where there are none.
+/// A network with virtio-net's headers or without; `None`, with a printed reason, without taps.
 pub fn net(vnet_header: bool) -> Option<Net> {
     // An unpatched kernel names its devices otherwise, and takes a tap for a socket.
     let image = std::fs::read(kernel()).unwrap();
@@ -53,32 +46,7 @@ pub fn net(vnet_header: bool) -> Option<Net> {
         println!("SKIPPED: network: the kernel has no patch 0007");
         return None;
     }
-    static NEXT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
-    let at = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let tun = match OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
-        Ok(tun) => tun,
-        Err(error) => {
-            println!("SKIPPED: network: /dev/net/tun: {error}");
-            return None;
-        }
-    };
-    let name = format!("hu{}.{at}", std::process::id());
-    // SAFETY: all of this C structure may be zero.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
-    }
-    let header = if vnet_header { libc::IFF_VNET_HDR } else { 0 };
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | header;
-    request.ifr_ifru.ifru_flags = i16::try_from(flags).unwrap();
-    // SAFETY: the request is a valid ifreq, the descriptor is /dev/net/tun.
-    unsafe { set_interface(tun.as_raw_fd(), &raw const request) }.unwrap();
-    let host = Ipv4Addr::new(10, 213, 78 + at, 1);
-    let address = format!("{host}/24");
-    for words in [vec!["addr", "add", &address, "dev", &name], vec!["link", "set", &name, "up"]] {
-        let done = Command::new("ip").args(&words).status();
-        assert!(done.is_ok_and(|status| status.success()), "ip {words:?}");
-    }
-    let nic = Nic { tap: Arc::new(tun.into()), mac: "02:00:00:00:78:02".into(), mtu: 1500 };
-    Some(Net { nic, host, guest: Ipv4Addr::new(10, 213, 78 + at, 2) })
+    static NEXT: AtomicU8 = AtomicU8::new(78);
+    let subnet = NEXT.fetch_add(1, Ordering::Relaxed);
+    tap::Tap::make(subnet, vnet_header).map(|tap| tap.net())
 }
