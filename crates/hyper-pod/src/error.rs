@@ -75,6 +75,9 @@ pub enum PodError {
         #[source]
         source: CallError,
     },
+    /// The guest ended while something was asked of it.
+    #[error("container `{container}`: {reason}; end of the guest's console: {console}")]
+    Ended { container: String, reason: String, console: String },
     /// The agent's refusal, in words that Docker clients know.
     #[error("container `{container}`: {message}")]
     Refused { container: String, kind: FailureKind, message: String },
@@ -116,6 +119,7 @@ impl PodError {
             Self::File { .. }
             | Self::Share { .. }
             | Self::Boot { .. }
+            | Self::Ended { .. }
             | Self::Agent { .. }
             | Self::Network(_)
             | Self::Internal(_) => Kind::Internal,

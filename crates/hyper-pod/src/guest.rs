@@ -113,7 +113,18 @@ impl Guest {
         request: Request,
         deadline: Duration,
     ) -> Result<Reply, PodError> {
-        self.link.call(request, deadline).await.map_err(|error| PodError::call(container, error))
+        match self.link.call(request, deadline).await {
+            Ok(reply) => Ok(reply),
+            Err(source @ CallError::Link { .. }) => {
+                // How the guest ended says more than that its link did.
+                let exit = tokio::time::timeout(LAST_WORDS, self.vm.wait()).await;
+                let end = exit.map(|exit| end_of(&exit).reason);
+                let reason = end.unwrap_or_else(|_| crate::error::chain(&source));
+                let container = container.to_owned();
+                Err(PodError::Ended { container, reason, console: tail(&*self.vm) })
+            }
+            Err(error) => Err(PodError::call(container, error)),
+        }
     }
 
     /// The root of the container whose disks the guest was booted with.
