@@ -480,6 +480,9 @@ pub struct BenchStartFlags {
     /// Runtimes to measure
     #[arg(long, value_delimiter = ',', default_value = "uml,qemu")]
     pub runtime: Vec<String>,
+    /// Measure clones of templates, too, beside pods that boot
+    #[arg(long)]
+    pub clones: bool,
     #[arg(long, default_value = "busybox")]
     pub image: String,
     /// Network of the containers, for all runtimes [default: as `run`]

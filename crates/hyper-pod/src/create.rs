@@ -179,6 +179,7 @@ impl Actor {
         if let Ok(container) = self.container(&id) {
             container.phases.hypervisor_started = Some(guest.started_ns);
             container.phases.agent_ready = Some(guest.ready_ns);
+            container.phases.origin.clone_from(&guest.origin);
         }
         let Prepared { spec, root, channels, listener, .. } = prepared;
         // The container's socket closes with it: the task is aborted when it is deleted.

@@ -173,6 +173,8 @@ pub struct NetworkCounters {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Phases {
+    /// How the guest came to be, as in [`PodReport::origin`].
+    pub origin: String,
     /// The supervisor's first instruction.
     pub supervisor_started: Option<i64>,
     /// The Task `Create` request arrived.

@@ -14,7 +14,7 @@ pub use study::run;
 pub use vmm::vmm;
 
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
@@ -22,6 +22,8 @@ use serde_json::{Map, Value, json};
 use crate::arguments::BenchStartFlags;
 use crate::client::{Client, quote};
 
+/// How long a template may take to be made.
+const TEMPLATE: Duration = Duration::from_secs(120);
 /// Name of a phase and the two stamps it lies between; dotted ones are the supervisor's.
 const PHASES: [(&str, &str, &str); 8] = [
     ("create accepted to start accepted", "create_accepted", "start_accepted"),
@@ -39,11 +41,30 @@ const PHASES: [(&str, &str, &str); 8] = [
 ];
 
 pub async fn start(client: &Client, flags: BenchStartFlags) -> anyhow::Result<i32> {
-    let mut subjects: Vec<Subject> = flags.runtime.iter().map(|name| Subject::ours(name)).collect();
+    let mut subjects = Vec::new();
+    for name in &flags.runtime {
+        subjects.push(Subject::ours(name, false));
+        if flags.clones {
+            subjects.push(Subject::ours(name, true));
+        }
+    }
     if docker_answers(&flags.docker) {
         subjects.push(Subject::docker());
     } else {
         eprintln!("bench: no docker engine answers at {}: measured without", flags.docker);
+    }
+    // Clones need their template, which the first pod that wants one has made.
+    let clones = subjects.iter_mut().filter(|subject| subject.cloned);
+    for subject in clones {
+        let until = Instant::now() + TEMPLATE;
+        while Instant::now() < until {
+            match subject.run(client, &flags).await {
+                Err(error) if format!("{error:#}").contains("being made") => {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                _ => break,
+            }
+        }
     }
     for round in 0..=flags.runs {
         for subject in &mut subjects {
@@ -74,6 +95,8 @@ pub async fn start(client: &Client, flags: BenchStartFlags) -> anyhow::Result<i3
 struct Subject {
     name: String,
     runtime: Option<String>,
+    /// Its pods are to be clones of a template, else they boot.
+    cloned: bool,
     samples: Vec<Sample>,
     failures: Vec<String>,
 }
@@ -85,17 +108,19 @@ struct Sample {
 }
 
 impl Subject {
-    fn ours(runtime: &str) -> Self {
+    fn ours(runtime: &str, cloned: bool) -> Self {
         Self {
-            name: format!("hyper {runtime}"),
+            name: format!("hyper {runtime}{}", if cloned { ", cloned" } else { "" }),
             runtime: Some(runtime.to_owned()),
+            cloned,
             samples: Vec::new(),
             failures: Vec::new(),
         }
     }
 
     fn docker() -> Self {
-        Self { name: "docker".into(), runtime: None, samples: Vec::new(), failures: Vec::new() }
+        let name = "docker".to_owned();
+        Self { name, runtime: None, cloned: false, samples: Vec::new(), failures: Vec::new() }
     }
 
     async fn run(&self, client: &Client, flags: &BenchStartFlags) -> anyhow::Result<Sample> {
@@ -103,7 +128,9 @@ impl Subject {
             Some(runtime) => {
                 let mut command = Command::new(std::env::current_exe().context("own program")?);
                 let socket = format!("unix://{}", client.socket().display());
-                command.args(["-H", &socket, "run", "--rm", "--runtime", runtime]);
+                command.args(["-H", &socket, "run", "--rm", "--runtime", runtime, "--annotation"]);
+                let template = if self.cloned { "on" } else { "off" };
+                command.arg(format!("io.hyper.template={template}"));
                 command
             }
             None => {
@@ -128,7 +155,15 @@ impl Subject {
             let text = String::from_utf8_lossy(&output.stderr);
             bail!("{}: {}", output.status, text.trim());
         }
-        let phases = if self.runtime.is_some() { phases(client, &name).await? } else { Vec::new() };
+        let phases = if self.runtime.is_some() {
+            let (origin, phases) = phases(client, &name).await?;
+            if self.cloned && !origin.starts_with("cloned") {
+                bail!("its pod is no clone: {origin}");
+            }
+            phases
+        } else {
+            Vec::new()
+        };
         Ok(Sample { wall, phases })
     }
 
@@ -203,7 +238,11 @@ fn beside(subjects: &[Subject]) {
     }
 }
 
-async fn phases(client: &Client, container: &str) -> anyhow::Result<Vec<(&'static str, f64)>> {
+/// How the pod came to be, and its phases.
+async fn phases(
+    client: &Client,
+    container: &str,
+) -> anyhow::Result<(String, Vec<(&'static str, f64)>)> {
     let stamps = client
         .get(&format!("/hyper/v1/phases/{}", quote(container)))
         .await
@@ -212,11 +251,13 @@ async fn phases(client: &Client, container: &str) -> anyhow::Result<Vec<(&'stati
         Some((part, key)) => stamps[part][key].as_i64(),
         None => stamps[key].as_i64(),
     };
+    let origin = stamps["supervisor"]["origin"].as_str().unwrap_or_default().to_owned();
     #[expect(clippy::cast_precision_loss, reason = "differences of stamps are small")]
-    Ok(PHASES
+    let phases = PHASES
         .iter()
         .filter_map(|(name, from, to)| Some((*name, (stamp(to)? - stamp(from)?) as f64 / 1e6)))
-        .collect())
+        .collect();
+    Ok((origin, phases))
 }
 
 fn docker_answers(host: &str) -> bool {

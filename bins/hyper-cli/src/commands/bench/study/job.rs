@@ -78,7 +78,7 @@ async fn start(
     }
     if let Engine::Hyper { .. } = subject.engine {
         // Stamps are not for every runtime.
-        let all = super::super::phases(client, &name).await.unwrap_or_default();
+        let (_, all) = super::super::phases(client, &name).await.unwrap_or_default();
         phases.extend(all.into_iter().map(|(phase, ms)| (phase.to_owned(), ms)));
     }
     let mut all = Yield::default();
