@@ -13,6 +13,7 @@ use crate::hypervisors::hypervisors;
 
 /// Longest shape in bytes.
 const MAX_SHAPE: u64 = 1 << 20;
+const NICE: i32 = 10;
 /// Beyond the boot's own bound: a guest that cannot be paused or saved.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -27,6 +28,10 @@ pub fn make() -> anyhow::Result<()> {
     std::fs::create_dir_all(&directory)
         .with_context(|| format!("make `{}`", directory.display()))?;
     crate::log::start(&directory, &config.log, false)?;
+    // The pod that found no template is booting now, and goes first.
+    if let Err(error) = rustix::process::nice(NICE) {
+        tracing::warn!("{error}: a template is made as fast as it can be");
+    }
     let runtime = crate::one_thread()?;
     let made = read().and_then(|shape| {
         runtime.block_on(async {
