@@ -313,7 +313,7 @@ fn machine(results: &Results) -> String {
          The warm-up round counts nowhere{}.</li>\n\
          <li>Figures are medians; whiskers are quartiles, or the whole range of fewer than three runs.</li>\n\
          <li>Tools run in containers of the same image, without a network unless they measure one. <i>host</i> is the image's tree \
-         in a chroot, on as many CPUs, without a memory limit and without any wall.</li>\n\
+         in a chroot, with the same limits and capabilities and without any other wall.</li>\n\
          <li>Network and Nginx: the server is in the container, the client is a process of this host, the same for all; \
          for <i>host</i> that is the loopback device.</li>\n\
          <li>MariaDB runs without native AIO and accounts, since not every kernel here has what they need.</li>\n\

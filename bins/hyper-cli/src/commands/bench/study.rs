@@ -12,6 +12,7 @@ mod begin;
 mod crowd;
 mod find;
 mod job;
+mod limits;
 mod machine;
 mod process;
 mod progress;
@@ -44,6 +45,7 @@ pub async fn run(client: &Client, flags: BenchRunFlags) -> anyhow::Result<i32> {
     let _lock = begin::lock(&flags.lock)?;
     subject::sweep(client, &flags.docker).await;
     tree::sweep(&flags.work);
+    limits::sweep();
     let outcome = tokio::select! {
         outcome = study(client, &flags) => outcome,
         signal = interrupted() => {

@@ -12,6 +12,7 @@ use hyper_bench::results::{self, Missing, Sample, Settings, State, Study};
 use hyper_bench::store::{self, Store};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
+use super::limits::Limits;
 use super::machine::{self, Room, machine};
 use super::subject::{self, Engine, Subject};
 use super::tree::Tree;
@@ -85,7 +86,8 @@ pub async fn begin(client: &Client, flags: &BenchRunFlags) -> anyhow::Result<Beg
     for one in &missing {
         eprintln!("bench: missing: {}: {}", one.name, one.why);
     }
-    let ours = subjects.iter().find(|one| matches!(one.engine, Engine::Hyper { .. })).cloned();
+    // The one with the thinnest wall is the quickest.
+    let ours = subjects.iter().rfind(|one| matches!(one.engine, Engine::Hyper { .. })).cloned();
     let Some(ours) = ours else {
         bail!("nothing to measure: no runtime of hyperd's works here (see above)");
     };
@@ -250,7 +252,21 @@ async fn tree(
     let Engine::Hyper { runtime, .. } = &ours.engine else { return Ok(None) };
     let own = subject::own_client(client)?;
     match Tree::export(&own, runtime, &settings.image, &flags.work).await {
-        Ok(tree) => Ok(Some(tree)),
+        Ok(mut tree) => {
+            let host = |one: &Subject| matches!(one.engine, Engine::Host);
+            if subjects.iter().any(host) {
+                match Limits::new(settings.cpus, memory(settings)?) {
+                    Ok(limits) => tree.limits = Some(limits),
+                    Err(error) => {
+                        let why = format!("cannot be limited as containers are: {error:#}");
+                        eprintln!("bench: missing: host: {why}");
+                        missing.push(Missing { name: "host".into(), why });
+                        subjects.retain(|one| !host(one));
+                    }
+                }
+            }
+            Ok(Some(tree))
+        }
         Err(error) => {
             let why = format!("{error:#}");
             for name in ["host", "network, nginx: their clients on the host"] {
@@ -263,15 +279,19 @@ async fn tree(
     }
 }
 
+fn memory(settings: &Settings) -> anyhow::Result<u64> {
+    let bytes = crate::arguments::bytes(&settings.memory);
+    let bytes = bytes.with_context(|| format!("--memory {}", settings.memory))?;
+    u64::try_from(bytes).with_context(|| format!("--memory {}", settings.memory))
+}
+
 /// Fails before anything is measured, rather than in the middle.
 async fn check_room(
     client: &Client,
     flags: &BenchRunFlags,
     settings: &Settings,
 ) -> anyhow::Result<()> {
-    let memory = crate::arguments::bytes(&settings.memory)
-        .map_err(|error| anyhow::anyhow!("--memory {}: {error}", settings.memory))?;
-    let memory = u64::try_from(memory).unwrap_or(0);
+    let memory = memory(settings)?;
     // Ten containers of 128 MiB at once, or one and what its emulator needs.
     let needed = Room { memory: (memory + (512 << 20)).max(1536 << 20), disk: 3 << 30 };
     let available = machine::available();

@@ -114,7 +114,10 @@ async fn inside(with: &With<'_>, setup: &str, mounts: bool) -> Result<Yield, Str
     }
     let mut command = match subject.run(settings, &name, &options, &["sh", "-c", &text]) {
         Some(command) => command,
-        None => with.tree()?.command(&text, Some(settings.cpus)),
+        None => {
+            let tree = with.tree()?;
+            tree.command(&text, tree.limits.as_ref())
+        }
     };
     let ended = to_end(subject, &name, &mut command, job).await?;
     let said = ended.failure().unwrap_or_else(|| "it was not run".into());
@@ -197,7 +200,7 @@ async fn serve(with: &With<'_>, name: &str, text: &str) -> Result<Server, String
     let tree = with.tree()?;
     let deadline = Duration::from_secs(90);
     let Some(mut command) = subject.run(settings, name, &["-d"], &["sh", "-c", text]) else {
-        let child = tree.command(text, Some(settings.cpus)).spawn();
+        let child = tree.command(text, tree.limits.as_ref()).spawn();
         let child = child.map_err(|error| format!("start the server: {error}"))?;
         let address = IpAddr::from([127, 0, 0, 1]);
         return Ok(Server { name: name.to_owned(), address, child: Some(child) });

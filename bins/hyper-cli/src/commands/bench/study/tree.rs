@@ -12,22 +12,27 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::{machine, process};
+use super::limits::Limits;
+use super::process;
 
 const PREFIX: &str = "hyper-bench-";
 const MINUTES: Duration = Duration::from_secs(300);
-/// `$1` the tree, `$2` the CPUs or nothing, `$3` the script. tmpfs: what containers get on request.
+/// `$1` the tree, `$2` the script, then the directories of cgroups to enter. tmpfs: what containers get on request.
+/// Capabilities: what containers have.
 const ENTER: &str = r#"set -e
-mount -t proc proc "$1/proc"
-mount --rbind /dev "$1/dev"
-if [ -d "$1/bench-tmpfs" ]; then mount -t tmpfs -o size=512m tmpfs "$1/bench-tmpfs"; fi
-cd "$1"
-if [ -n "$2" ]; then exec taskset -c "$2" chroot "$1" /bin/sh -c "$3"; fi
-exec chroot "$1" /bin/sh -c "$3""#;
+tree=$1; script=$2; shift 2
+for group; do echo 0 >"$group/cgroup.procs"; done
+mount -t proc proc "$tree/proc"
+mount --rbind /dev "$tree/dev"
+if [ -d "$tree/bench-tmpfs" ]; then mount -t tmpfs -o size=512m tmpfs "$tree/bench-tmpfs"; fi
+caps=-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap
+exec setpriv --bounding-set "$caps" chroot "$tree" /bin/sh -c "$script""#;
 
 /// A directory with the image's files; goes when dropped.
 pub struct Tree {
     dir: TempDir,
+    /// Of the subject `host`, if it is one.
+    pub limits: Option<Limits>,
 }
 
 impl Tree {
@@ -43,7 +48,7 @@ impl Tree {
         }
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(work);
         let dir = dir.with_context(|| format!("a directory in `{}`", work.display()))?;
-        let tree = Self { dir };
+        let tree = Self { dir, limits: None };
         let name = format!("bench-tree-{}", std::process::id());
         let create = ["create", "--name", &name, "--label", super::LABEL, "--network", "none"];
         run(hyper, &[&create[..], &["--runtime", runtime, image, "true"]].concat()).await?;
@@ -67,23 +72,13 @@ impl Tree {
         self.dir.path().join("root")
     }
 
-    /// A script in the tree, on the last `cpus` CPUs or on all.
-    pub fn command(&self, script: &str, cpus: Option<u32>) -> Command {
-        let all = machine::cpus();
-        let pinned =
-            cpus.filter(|cpus| *cpus < all).map(|cpus| format!("{}-{}", all - cpus, all - 1));
+    /// A script in the tree, with the limits of containers or without any.
+    pub fn command(&self, script: &str, limits: Option<&Limits>) -> Command {
         let mut command = self.bare("setpriv");
-        command.args([
-            "--pdeathsig",
-            "KILL",
-            "unshare",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-        ]);
-        command.args(["--propagation", "private", "sh", "-c", ENTER, "sh"]);
-        command.arg(self.root()).arg(pinned.unwrap_or_default()).arg(script);
+        command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork"]);
+        command.args(["--kill-child", "--propagation", "private", "sh", "-c", ENTER, "sh"]);
+        command.arg(self.root()).arg(script);
+        command.args(limits.iter().flat_map(|limits| &limits.dirs));
         command
     }
 
