@@ -29,12 +29,16 @@ impl Spread {
         })
     }
 
-    /// Whether the quartile ranges of both lie apart, so that a difference is more than noise. Fewer than three values
-    /// have no such range: all of them count.
+    /// Where the values lie: the quartiles, or all of fewer than five values, whose quartiles say little.
+    #[must_use]
+    pub fn range(&self) -> (f64, f64) {
+        if self.n < 5 { (self.min, self.max) } else { (self.low, self.high) }
+    }
+
+    /// Whether the ranges of both lie apart, so that a difference is more than noise.
     #[must_use]
     pub fn apart(&self, other: &Self) -> bool {
-        let range = |one: &Self| if one.n < 3 { (one.min, one.max) } else { (one.low, one.high) };
-        let (a, b) = (range(self), range(other));
+        let (a, b) = (self.range(), other.range());
         a.0 > b.1 || b.0 > a.1
     }
 }
@@ -115,7 +119,9 @@ mod test {
         let of = |values: &[f64]| Spread::of(values.iter().copied()).unwrap();
         assert!(!of(&[1.0, 2.0, 3.0, 4.0]).apart(&of(&[2.0, 3.0, 4.0, 5.0])));
         assert!(of(&[1.0, 1.1, 1.2]).apart(&of(&[2.0, 2.1, 2.2])));
-        assert!(!of(&[1.0, 9.0]).apart(&of(&[5.0])), "two values have only their range");
+        assert!(!of(&[1.0, 1.1, 9.0]).apart(&of(&[5.0])), "few values have only their range");
+        let six = [1.0, 2.0, 2.0, 2.0, 2.0, 9.0];
+        assert!(of(&six).apart(&of(&[5.0; 6])), "of many an outlier does not count");
     }
 
     #[test]

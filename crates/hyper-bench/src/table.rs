@@ -1,5 +1,7 @@
 //! Results as text: a table for a terminal, and CSV.
 
+use std::collections::BTreeSet;
+
 use crate::plan::Axis;
 use crate::results::{Results, State};
 use crate::summary::Cell;
@@ -31,8 +33,9 @@ pub fn text(results: &Results) -> String {
     if let Some(reference) = reference {
         out.push_str(&format!("Medians; in brackets × the median of {reference}.\n"));
     }
-    for (subject, error, count) in failures(results) {
-        out.push_str(&format!("failed: {subject}: {error} ({count})\n"));
+    for Failure { subject, error, steps, count } in failures(results) {
+        let steps = steps.into_iter().collect::<Vec<_>>().join(", ");
+        out.push_str(&format!("failed: {subject}: {steps} ({count} runs): {error}\n"));
     }
     for missing in &study.missing {
         out.push_str(&format!("missing: {}: {}\n", missing.name, missing.why));
@@ -80,22 +83,56 @@ pub fn csv(results: &Results) -> String {
     out
 }
 
-/// What failed: subject, reason, how many runs of measures.
+/// A reason for which runs of a subject failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub subject: String,
+    /// As the first one was told; others may differ in numbers.
+    pub error: String,
+    /// What it was that failed: the first parts of the measures' names.
+    pub steps: BTreeSet<String>,
+    /// Runs.
+    pub count: usize,
+}
+
+/// What failed in measured runs, each reason once.
 #[must_use]
-pub fn failures(results: &Results) -> Vec<(String, String, usize)> {
-    let mut all: Vec<(String, String, usize)> = Vec::new();
+pub fn failures(results: &Results) -> Vec<Failure> {
+    let mut all: Vec<Failure> = Vec::new();
     for sample in results.samples.iter().filter(|sample| sample.round > 0) {
+        let mut told = BTreeSet::new();
         for (measure, error) in &sample.errors {
-            let job = measure.split('.').next().unwrap_or(measure);
-            let text = format!("{job}: {error}");
-            match all.iter_mut().find(|(name, other, _)| *name == sample.subject && *other == text)
-            {
-                Some((.., count)) => *count += 1,
-                None => all.push((sample.subject.clone(), text, 1)),
+            let step = measure.split('.').next().unwrap_or(measure).to_owned();
+            let form = form(error);
+            let of = |one: &&mut Failure| {
+                one.subject == sample.subject && self::form(&one.error) == form
+            };
+            match all.iter_mut().find(of) {
+                Some(one) => {
+                    one.steps.insert(step);
+                    one.count += usize::from(told.insert(form));
+                }
+                None => {
+                    told.insert(form);
+                    all.push(Failure {
+                        subject: sample.subject.clone(),
+                        error: error.clone(),
+                        steps: BTreeSet::from([step]),
+                        count: 1,
+                    });
+                }
             }
         }
     }
     all
+}
+
+/// A text without its numbers and identities, which differ from run to run.
+fn form(text: &str) -> String {
+    let words = text.split(|c: char| !c.is_alphanumeric());
+    let words =
+        words.filter(|word| !word.is_empty() && !word.contains(|c: char| c.is_ascii_digit()));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// A figure with as many digits as say something.
@@ -161,9 +198,20 @@ mod test {
     fn the_table_has_medians_ratios_failures_and_what_is_missing() {
         let text = text(&sample_results());
         assert!(text.contains("202 (1.98)"), "{text}");
-        assert!(text.contains("failed: broken: cpu-t1: exit code 1"), "{text}");
+        assert!(text.contains("failed: broken: cpu-t1 (3 runs): exit code 1"), "{text}");
         assert!(text.contains("missing: kata: not <installed>"), "{text}");
         assert!(text.contains("PARTIAL: interrupted"), "{text}");
+    }
+
+    #[test]
+    fn a_reason_is_told_once_whatever_its_numbers() {
+        let mut all = sample_results();
+        for (place, sample) in all.samples.iter_mut().enumerate() {
+            sample.errors.insert("net-in.rate".into(), format!("container a{place}f: no route"));
+        }
+        let failures = failures(&all);
+        let uml: Vec<_> = failures.iter().filter(|one| one.subject == "uml").collect();
+        assert_eq!((uml.len(), uml[0].count), (1, 3), "{failures:?}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ const LOGARITHMIC: f64 = 30.0;
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub(super) enum Chart {
-    /// A bar per subject with the quartiles' range, or the whole range of fewer than three values.
+    /// A bar per subject with the quartiles' range, or the whole range of fewer than five values.
     Bars {
         id: String,
         unit: String,
@@ -61,14 +61,13 @@ pub(super) fn bars(results: &Results, measure: &Measure) -> Option<Chart> {
         .collect();
     let medians = sorted(all.iter().map(|(_, spread)| spread.median));
     let (first, last) = (*medians.first()?, *medians.last()?);
-    let range = |s: &Spread| if s.n < 3 { (s.min, s.max) } else { (s.low, s.high) };
     Some(Chart::Bars {
         id: identity(&measure.id),
         unit: measure.unit.clone(),
         labels: all.iter().map(|(name, _)| name.clone()).collect(),
         values: all.iter().map(|(_, spread)| spread.median).collect(),
-        low: all.iter().map(|(_, spread)| range(spread).0).collect(),
-        high: all.iter().map(|(_, spread)| range(spread).1).collect(),
+        low: all.iter().map(|(_, spread)| spread.range().0).collect(),
+        high: all.iter().map(|(_, spread)| spread.range().1).collect(),
         logarithmic: first > 0.0 && last / first > LOGARITHMIC,
     })
 }

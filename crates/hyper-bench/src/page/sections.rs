@@ -5,7 +5,7 @@ use super::{escaped, figure};
 use crate::plan::{Axis, Measure};
 use crate::published::{FIGURES, HYPER_2015, STUDY_2021};
 use crate::results::{Results, State};
-use crate::table::{failures, number};
+use crate::table::{Failure, failures, number};
 use crate::words::{self, short};
 
 pub(super) fn all(results: &Results, all: &mut Vec<Chart>) -> String {
@@ -224,9 +224,14 @@ fn published(results: &Results) -> String {
 fn trouble(results: &Results) -> String {
     let mut out = String::from("<h2 id=\"trouble\">What failed, what is missing</h2>\n<ul>\n");
     let failures = failures(results);
-    for (subject, error, count) in &failures {
-        let (subject, error) = (escaped(subject), escaped(error));
-        out.push_str(&format!("<li><b>{subject}</b> failed, {count} figures: {error}</li>\n"));
+    for Failure { subject, error, steps, count } in &failures {
+        let steps: Vec<_> = steps.iter().map(|step| escaped(step)).collect();
+        out.push_str(&format!(
+            "<li><b>{}</b> failed in {} ({count} runs): {}</li>\n",
+            escaped(subject),
+            steps.join(", "),
+            escaped(error)
+        ));
     }
     for missing in &results.study.missing {
         let (name, why) = (escaped(&missing.name), escaped(&missing.why));
@@ -311,7 +316,7 @@ fn machine(results: &Results) -> String {
         "</tbody></table></div>\n<ul>\n\
          <li>Every job runs on one subject after the other, another first in each round, so that a noisy host is noisy for all. \
          The warm-up round counts nowhere{}.</li>\n\
-         <li>Figures are medians; whiskers are quartiles, or the whole range of fewer than three runs.</li>\n\
+         <li>Figures are medians; whiskers are quartiles, or the whole range of fewer than five runs.</li>\n\
          <li>Tools run in containers of the same image, without a network unless they measure one. <i>host</i> is the image's tree \
          in a chroot, with the same limits and capabilities and without any other wall.</li>\n\
          <li>Network and Nginx: the server is in the container, the client is a process of this host, the same for all; \

@@ -164,12 +164,10 @@ fn memory(quick: bool) -> Vec<Job> {
         let takes = [("rate", title, "MiB/s", Higher, main)];
         step(Axis::Memory, name, command, Some(Tool::SysbenchMemory), &takes)
     };
-    let mut steps = vec![
-        of("mem-w1k", "1K", "write", "sysbench, writes of 1 KiB", false),
-        of("mem-r1m", "1M", "read", "sysbench, reads of 1 MiB", true),
-    ];
+    let mut steps = vec![of("mem-r1m", "1M", "read", "sysbench, reads of 1 MiB", true)];
     if !quick {
         steps.extend([
+            of("mem-w1k", "1K", "write", "sysbench, writes of 1 KiB", false),
             of("mem-r1k", "1K", "read", "sysbench, reads of 1 KiB", false),
             of("mem-w64k", "64K", "write", "sysbench, writes of 64 KiB", false),
             of("mem-w1m", "1M", "write", "sysbench, writes of 1 MiB", true),

@@ -99,7 +99,7 @@ fn finish(
 fn halted(flags: &BenchRunFlags, signal: &'static str) -> anyhow::Result<i32> {
     tree::sweep(&flags.work);
     let code = if signal == "SIGINT" { 130 } else { 143 };
-    let Some(dir) = begin::chosen(flags) else { return Ok(code) };
+    let dir = begin::chosen(flags);
     if !hyper_bench::store::exists(&dir) {
         eprintln!("bench: {signal}: ended before anything was measured");
         return Ok(code);

@@ -51,18 +51,18 @@ pub fn lock(path: &Path) -> anyhow::Result<File> {
 }
 
 /// Where the study goes; the same answer every time.
-pub fn chosen(flags: &BenchRunFlags) -> Option<PathBuf> {
+pub fn chosen(flags: &BenchRunFlags) -> PathBuf {
     static DEFAULT: OnceLock<PathBuf> = OnceLock::new();
     let fresh = || {
         let name: String = now().chars().filter(char::is_ascii_alphanumeric).collect();
         PathBuf::from(format!("bench-{name}"))
     };
-    Some(flags.out.clone().unwrap_or_else(|| DEFAULT.get_or_init(fresh).clone()))
+    flags.out.clone().unwrap_or_else(|| DEFAULT.get_or_init(fresh).clone())
 }
 
 pub async fn begin(client: &Client, flags: &BenchRunFlags) -> anyhow::Result<Begun> {
     let settings = settings(client, flags).await?;
-    let dir = chosen(flags).context("a directory for the study")?;
+    let dir = chosen(flags);
     let earlier = match store::exists(&dir) {
         true => Some(resumed(&dir, &settings)?),
         false if dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) => {
