@@ -115,8 +115,8 @@ pub struct Job {
 /// How a job is run.
 #[derive(Debug, Clone)]
 pub enum Kind {
-    /// `run --rm IMAGE true`, with the clock running.
-    Start { network: bool },
+    /// `run --rm IMAGE true`, with the clock running; of a clone of a saved guest, or of one that boots.
+    Start { network: bool, cloned: bool },
     /// As many containers as this started at once, looked at, removed.
     Crowd { count: u32 },
     /// The steps run in one container without a network, after `setup`; with a volume at `/bench-volume` and a tmpfs at

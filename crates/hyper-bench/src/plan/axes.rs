@@ -48,20 +48,23 @@ fn taken(time: u32, steps: &[Step]) -> f64 {
 }
 
 fn startup(quick: bool) -> Vec<Job> {
-    let start = |id: &str, title, main, network, repeat| {
+    let start = |id: &str, title, network: bool, cloned: bool, repeat| {
+        let main = !network && !cloned;
         let takes = [("wall", title, "ms", Lower, main)];
         let step = step(Axis::Startup, id, String::new(), None, &takes);
-        job(id, Kind::Start { network }, repeat, 0.3, vec![step])
+        job(id, Kind::Start { network, cloned }, repeat, 0.3, vec![step])
     };
+    let (serial, others) = if quick { (3, 1) } else { (10, 4) };
     let mut jobs = vec![
+        start("start", "run --rm IMAGE true, without a network", false, false, serial),
+        start("start-net", "the same with a network", true, false, others),
         start(
-            "start",
-            "run --rm IMAGE true, without a network",
-            true,
+            "start-clone",
+            "the same, without a network, a clone of a template",
             false,
-            if quick { 3 } else { 10 },
+            true,
+            others,
         ),
-        start("start-net", "the same with a network", false, true, if quick { 1 } else { 4 }),
     ];
     let sizes: &[u32] = if quick { &[10] } else { &[10, 50] };
     jobs.extend(sizes.iter().map(|count| crowd(*count)));

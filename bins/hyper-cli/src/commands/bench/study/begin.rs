@@ -83,6 +83,16 @@ pub async fn begin(client: &Client, flags: &BenchRunFlags) -> anyhow::Result<Beg
             Err(why) => missing.push(Missing { name: candidate.name, why }),
         }
     }
+    if jobs.iter().any(|job| matches!(job.kind, Kind::Start { cloned: true, .. })) {
+        for subject in subjects.iter_mut().filter(|one| one.has_kernel()) {
+            match find::clones(client, subject, &settings).await {
+                Ok(()) => subject.clones = true,
+                Err(why) => {
+                    missing.push(Missing { name: format!("{}, cloned", subject.name), why });
+                }
+            }
+        }
+    }
     for one in &missing {
         eprintln!("bench: missing: {}: {}", one.name, one.why);
     }

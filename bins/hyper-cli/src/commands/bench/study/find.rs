@@ -1,6 +1,6 @@
 //! What can be measured here, and why the rest cannot.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use hyper_bench::results::{Missing, Settings};
@@ -40,7 +40,8 @@ pub async fn candidates(
         let version = probe.and_then(|one| one["version"].as_str()).map(str::to_owned);
         let wall = told["status"]["io.hyper.wall"].as_str().unwrap_or("unknown").to_owned();
         let engine = Engine::Hyper { client: own.clone(), runtime: name.clone() };
-        found.push(Subject { name: name.clone(), wall, version, engine });
+        let name = name.clone();
+        found.push(Subject { name, wall, version, engine, clones: false });
     }
     for one in &probed {
         let name = one["name"].as_str().unwrap_or_default().to_owned();
@@ -62,6 +63,7 @@ pub async fn candidates(
             wall: "shared-kernel".into(),
             version: Some(version),
             engine: Engine::Docker { host: docker.into() },
+            clones: false,
         }),
         Err(why) => missing.push(Missing { name: "docker".into(), why }),
     }
@@ -70,6 +72,7 @@ pub async fn candidates(
         wall: "none".into(),
         version: None,
         engine: Engine::Host,
+        clones: false,
     });
     found.sort_by_key(|subject| strength(&subject.wall));
     for name in wanted {
@@ -116,6 +119,33 @@ pub async fn works(subject: &Subject, settings: &Settings) -> Result<(), String>
         Err(why) => {
             subject.remove(&[name]).await;
             Err(why)
+        }
+    }
+}
+
+/// Whether a subject's pods can be clones of a template, which is made if need be; an error says why they cannot.
+pub async fn clones(client: &Client, subject: &Subject, settings: &Settings) -> Result<(), String> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let name = subject::name();
+        let options = ["--rm", "--network", "none", "--annotation", subject::CLONED];
+        let Some(mut command) = subject.run(settings, &name, &options, &["true"]) else {
+            return Err("it has no pods".into());
+        };
+        let ended = process::run(&mut command, PATIENCE).await?;
+        if let Some(why) = ended.failure() {
+            subject.remove(&[name]).await;
+            return Err(why);
+        }
+        let told = super::super::phases(client, &name).await;
+        let (origin, _) = told.map_err(|error| format!("{error:#}"))?;
+        match () {
+            () if origin.starts_with("cloned") => return Ok(()),
+            () if origin.contains("being made") && Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            () if origin.is_empty() => return Err("hyperd knows no templates".into()),
+            () => return Err(origin),
         }
     }
 }

@@ -25,7 +25,7 @@ pub async fn run(
     let (job, subject) = (turn.job, turn.subject);
     let with = With { subject, job, settings, tree };
     let outcome = match &job.kind {
-        Kind::Start { network } => start(client, &with, *network, phases).await,
+        Kind::Start { network, cloned } => start(client, &with, *network, *cloned, phases).await,
         Kind::Crowd { count } => Ok(crowd::run(subject, settings, job, *count).await),
         Kind::Guest => guest(&with).await,
         Kind::Inside { setup, mounts } => inside(&with, setup, *mounts).await,
@@ -59,12 +59,19 @@ async fn start(
     client: &Client,
     with: &With<'_>,
     network: bool,
+    cloned: bool,
     phases: &mut BTreeMap<String, f64>,
 ) -> Result<Yield, String> {
     let With { subject, job, settings, .. } = with;
     let name = subject::name();
-    let options: &[&str] = if network { &["--rm"] } else { &["--rm", "--network", "none"] };
-    let mut command = match subject.run(settings, &name, options, &["true"]) {
+    let mut options = vec!["--rm"];
+    if !network {
+        options.extend(["--network", "none"]);
+    }
+    if subject.has_kernel() {
+        options.extend(["--annotation", if cloned { subject::CLONED } else { subject::BOOTED }]);
+    }
+    let mut command = match subject.run(settings, &name, &options, &["true"]) {
         Some(command) => command,
         None => with.tree()?.start(),
     };
@@ -78,7 +85,10 @@ async fn start(
     }
     if let Engine::Hyper { .. } = subject.engine {
         // Stamps are not for every runtime.
-        let (_, all) = super::super::phases(client, &name).await.unwrap_or_default();
+        let (origin, all) = super::super::phases(client, &name).await.unwrap_or_default();
+        if cloned && !origin.starts_with("cloned") {
+            return Err(format!("its pod is no clone: {origin}"));
+        }
         phases.extend(all.into_iter().map(|(phase, ms)| (phase.to_owned(), ms)));
     }
     let mut all = Yield::default();

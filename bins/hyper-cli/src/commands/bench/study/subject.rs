@@ -9,6 +9,9 @@ use tokio::process::Command;
 use super::{LABEL, process};
 use crate::client::Client;
 
+/// Annotations of pods that are to be clones, and of such as are not.
+pub const CLONED: &str = "io.hyper.template=on";
+pub const BOOTED: &str = "io.hyper.template=off";
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// One thing that is measured.
@@ -18,6 +21,8 @@ pub struct Subject {
     pub wall: String,
     pub version: Option<String>,
     pub engine: Engine,
+    /// Its pods can be clones of templates.
+    pub clones: bool,
 }
 
 /// Who runs its containers.
@@ -96,7 +101,8 @@ impl Subject {
     pub fn able(&self, job: &Job, tree: bool) -> bool {
         let host = matches!(self.engine, Engine::Host);
         match &job.kind {
-            Kind::Start { network } => !(host && *network),
+            Kind::Start { cloned: true, .. } => self.clones,
+            Kind::Start { network, .. } => !(host && *network),
             Kind::Crowd { .. } => !host,
             Kind::Guest => self.has_kernel(),
             Kind::Served { .. } => tree,
@@ -123,7 +129,8 @@ pub async fn sweep(client: &Client, docker: &str) {
     let Ok(own) = own_client(client) else { return };
     let ours = Engine::Hyper { client: own, runtime: String::new() };
     for engine in [ours, Engine::Docker { host: docker.to_owned() }] {
-        let subject = Subject { name: String::new(), wall: String::new(), version: None, engine };
+        let (name, wall) = (String::new(), String::new());
+        let subject = Subject { name, wall, version: None, engine, clones: false };
         let filter = format!("label={LABEL}");
         let Some(mut list) = subject.client(&["ps", "-aq", "--filter", &filter]) else { continue };
         // An engine that is not there has none.
