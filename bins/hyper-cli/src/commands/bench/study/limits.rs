@@ -50,11 +50,13 @@ impl Drop for Limits {
     }
 }
 
-/// Removes groups that nobody is in any more.
+/// Removes groups whose makers are gone.
 pub fn sweep() {
     for base in ["", "cpu", "memory"] {
         for entry in read_dir(Path::new(BASE).join(base)).into_iter().flatten().flatten() {
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+            let name = entry.file_name();
+            let maker = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+            if maker.is_some_and(|maker| !Path::new("/proc").join(maker).exists()) {
                 remove(&entry.path());
             }
         }
