@@ -99,7 +99,9 @@ pub async fn begin(client: &Client, flags: &BenchRunFlags) -> anyhow::Result<Beg
     // The one with the thinnest wall is the quickest.
     let ours = subjects.iter().rfind(|one| matches!(one.engine, Engine::Hyper { .. })).cloned();
     let Some(ours) = ours else {
-        bail!("nothing to measure: no runtime of hyperd's works here (see above)");
+        bail!(
+            "nothing to measure: at least one of hyperd's runtimes has to be asked for and to work (see above)"
+        );
     };
     let tools = tools(&ours, &settings, &jobs).await?;
     let tree = match wants_tree(&jobs, &subjects) {

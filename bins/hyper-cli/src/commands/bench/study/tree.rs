@@ -46,7 +46,8 @@ impl Tree {
         if !rustix::process::geteuid().is_root() {
             bail!("needs root (chroot)");
         }
-        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(work);
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir_in(work);
         let dir = dir.with_context(|| format!("a directory in `{}`", work.display()))?;
         let tree = Self { dir, limits: None };
         let name = format!("bench-tree-{}", std::process::id());
@@ -102,8 +103,13 @@ impl Tree {
 /// Removes what a bench that was killed has left.
 pub fn sweep(work: &Path) {
     for entry in work.read_dir().into_iter().flatten().flatten() {
-        let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
-        if ours && entry.path().is_dir() {
+        let name = entry.file_name();
+        let maker = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        // Of this process: it has let go of it.
+        let gone = |maker: &str| {
+            maker == std::process::id().to_string() || !Path::new("/proc").join(maker).exists()
+        };
+        if maker.is_some_and(gone) && entry.path().is_dir() {
             // A process that has just been killed may still write.
             for _ in 0..20 {
                 if std::fs::remove_dir_all(entry.path()).is_ok() {
