@@ -34,6 +34,9 @@ const FIXED: usize = 3;
 const LEAST_SPARES: usize = 2;
 /// Placeholders of the larger machines; each costs some milliseconds at boot.
 const LARGE_SPARES: usize = 12;
+/// Longest queue of a device. QEMU's virtio-mmio offers 1024 entries for each, which drivers fill
+/// with memory; hyperkernel can be told better (kernel/patches/0010).
+const QUEUE: u32 = 128;
 /// Translated code that TCG keeps, MiB. QEMU's own default is 1 GiB of host memory.
 pub const TRANSLATIONS_MIB: u64 = 128;
 /// Size that a placeholder shows: larger than any disk that may come.
@@ -250,7 +253,10 @@ fn shared(args: &mut Args, config: &VmConfig, fd: i32, machine: Machine, tag: &s
 fn block_device(machine: Machine, disk: usize) -> String {
     // A host that is full is told to the guest: QEMU would rather stop the guest and wait, and
     // nobody would know what for.
-    let properties = format!("id=vd{disk},drive={},werror=report,rerror=report", block_node(disk));
+    let properties = format!(
+        "id=vd{disk},drive={},queue-size={QUEUE},werror=report,rerror=report",
+        block_node(disk)
+    );
     machine.device("virtio-blk", &properties, 1 + disk)
 }
 
@@ -270,6 +276,9 @@ fn command_line(config: &VmConfig, chosen: &Chosen, machine: Machine) -> String 
     let mut line = "console=ttyS0 quiet panic=-1 reboot=t hyper.link=/dev/vport0p1 \
                     8250.nr_uarts=1 no_timer_check"
         .to_owned();
+    if machine.kind != Kind::Q35 {
+        line.push_str(&format!(" virtio_mmio.queue_max={QUEUE}"));
+    }
     line.push_str(match machine.kind {
         // Nor is there ACPI to look for: CPUs and interrupts are in the MP table.
         Kind::Small => " pci=off acpi=off",
