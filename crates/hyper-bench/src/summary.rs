@@ -108,6 +108,14 @@ impl Results {
         self.summary.iter().find(|cell| cell.measure == measure && cell.subject == subject)
     }
 
+    /// The measures of an axis that any subject has a figure or a failure of.
+    #[must_use]
+    pub fn measures(&self, axis: Axis) -> Vec<&Measure> {
+        let seen = |id: &str| self.summary.iter().any(|cell| cell.measure == id);
+        let of = |measure: &&Measure| measure.axis == axis && seen(&measure.id);
+        self.study.measures.iter().filter(of).collect()
+    }
+
     /// What ratios are to: `runc`, else the host, as far as it was measured.
     #[must_use]
     pub fn reference(&self) -> Option<&'static str> {

@@ -13,9 +13,8 @@ pub fn text(results: &Results) -> String {
     let study = &results.study;
     let reference = results.reference();
     for axis in Axis::ALL {
-        let measures: Vec<_> = study.measures.iter().filter(|m| m.axis == axis).collect();
         let mut rows = Vec::new();
-        for measure in measures {
+        for measure in results.measures(axis) {
             let mut row = vec![format!("{} [{}]", measure.title, measure.unit)];
             let cells = study.subjects.iter().map(|s| results.cell(&measure.id, &s.name));
             row.extend(cells.map(|cell| cell.map_or_else(|| "-".into(), |c| shown(c, reference))));

@@ -108,7 +108,7 @@ fn costs(results: &Results) -> String {
 }
 
 fn one(results: &Results, axis: Axis, all: &mut Vec<Chart>) -> String {
-    let measures: Vec<_> = results.study.measures.iter().filter(|m| m.axis == axis).collect();
+    let measures = results.measures(axis);
     let mut out =
         format!("<h2 id=\"{}\">{}</h2>\n<div class=\"charts\">\n", axis.name(), axis.title());
     // The main ones are drawn; and those of the start, which have few.
