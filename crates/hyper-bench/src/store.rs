@@ -214,6 +214,16 @@ mod test {
         assert_eq!(load(dir.path()).unwrap().samples.len(), samples.len() + 1);
     }
 
+    /// A report made anew differed from the first in the last digits.
+    #[test]
+    fn figures_are_the_same_when_they_are_read_again() {
+        for text in ["984.0372600000001", "97.19427499999999", "2.9774760000000002", "1e-300"] {
+            let exact: f64 = text.parse().unwrap();
+            let read: f64 = serde_json::from_str(text).unwrap();
+            assert_eq!(read.to_bits(), exact.to_bits(), "{text}");
+        }
+    }
+
     #[test]
     fn what_is_no_study_says_so() {
         let dir = tempfile::tempdir().unwrap();
