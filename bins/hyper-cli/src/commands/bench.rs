@@ -53,19 +53,14 @@ pub async fn start(client: &Client, flags: BenchStartFlags) -> anyhow::Result<i3
     } else {
         eprintln!("bench: no docker engine answers at {}: measured without", flags.docker);
     }
-    // Clones need their template, which the first pod that wants one has made.
-    let clones = subjects.iter_mut().filter(|subject| subject.cloned);
-    for subject in clones {
-        let until = Instant::now() + TEMPLATE;
-        while Instant::now() < until {
-            match subject.run(client, &flags).await {
-                Err(error) if format!("{error:#}").contains("being made") => {
-                    tokio::time::sleep(Duration::from_millis(500)).await;
-                }
-                _ => break,
-            }
+    let mut able = Vec::new();
+    for subject in subjects {
+        match subject.templated(client, &flags).await {
+            Ok(()) => able.push(subject),
+            Err(why) => eprintln!("bench: {}: not measured: {why:#}", subject.name),
         }
     }
+    let mut subjects = able;
     for round in 0..=flags.runs {
         for subject in &mut subjects {
             let outcome = subject.run(client, &flags).await;
@@ -121,6 +116,21 @@ impl Subject {
     fn docker() -> Self {
         let name = "docker".to_owned();
         Self { name, runtime: None, cloned: false, samples: Vec::new(), failures: Vec::new() }
+    }
+
+    /// Clones need their template, which the first pod that wants one has made.
+    async fn templated(&self, client: &Client, flags: &BenchStartFlags) -> anyhow::Result<()> {
+        let until = Instant::now() + TEMPLATE;
+        loop {
+            match if self.cloned { self.run(client, flags).await.map(drop) } else { Ok(()) } {
+                Err(error)
+                    if format!("{error:#}").contains("being made") && Instant::now() < until =>
+                {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                ended => return ended,
+            }
+        }
     }
 
     async fn run(&self, client: &Client, flags: &BenchStartFlags) -> anyhow::Result<Sample> {
@@ -179,6 +189,11 @@ impl Subject {
 
     fn print(&self) {
         let walls = self.walls();
+        if walls.is_empty() {
+            let why = self.failures.first().map_or("", String::as_str);
+            println!("{}: all {} runs failed, the first: {why}", self.name, self.failures.len());
+            return;
+        }
         println!(
             "{}: {} runs, {} failed; median {:.1} ms, p95 {:.1} ms",
             self.name,
