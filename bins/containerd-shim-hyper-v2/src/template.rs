@@ -3,7 +3,6 @@
 
 use std::io::Read as _;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use hyper_pod::{Shape, make_template};
@@ -14,8 +13,6 @@ use crate::hypervisors::hypervisors;
 /// Longest shape in bytes.
 const MAX_SHAPE: u64 = 1 << 20;
 const NICE: i32 = 10;
-/// Beyond the boot's own bound: a guest that cannot be paused or saved.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Where templates are.
 pub fn directory(config: &Config) -> PathBuf {
@@ -33,12 +30,7 @@ pub fn make() -> anyhow::Result<()> {
         tracing::warn!("{error}: a template is made as fast as it can be");
     }
     let runtime = crate::one_thread()?;
-    let made = read().and_then(|shape| {
-        runtime.block_on(async {
-            let work = make_one(&config, &shape);
-            tokio::time::timeout(PATIENCE, work).await.context("it took too long")?
-        })
-    });
+    let made = read().and_then(|shape| runtime.block_on(make_one(&config, &shape)));
     if let Err(error) = &made {
         tracing::warn!("no template: {error:#}");
     }

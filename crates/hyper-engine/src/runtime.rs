@@ -190,6 +190,10 @@ pub(crate) fn check(core: &Core, host: &HostSpec) -> Result<()> {
     if let Some(key) = own.iter().find(|key| host.annotations.contains_key(**key)) {
         return refuse(format!("annotation {key}: there is no guest of ours: leave it out"));
     }
+    if host.annotations.get(annotation::TEMPLATE).is_some_and(|wish| wish != "off") {
+        let key = annotation::TEMPLATE;
+        return refuse(format!("annotation {key}: there is no guest to clone: leave it out"));
+    }
     let user_network = !matches!(host.network.as_str(), "" | NONE | DEFAULT | "default");
     if user_network && !runtime.shares_kernel() && host.dns.is_empty() {
         return refuse(format!(

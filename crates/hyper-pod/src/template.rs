@@ -30,6 +30,8 @@ use crate::{PodError, chain};
 
 /// Templates kept: of more, those that were not used for the longest time go.
 const MOST: usize = 16;
+/// Beyond the boot's own bound: a guest that cannot be paused or saved.
+const SAVE: Duration = Duration::from_secs(240);
 /// How long a clone may take to answer; a loaded host emulates slowly.
 const ANSWER: Duration = Duration::from_secs(20);
 /// When one that could not be made is tried again: each attempt costs a boot.
@@ -51,6 +53,8 @@ pub struct Shape {
     boot_timeout: Duration,
     /// This program: with another, its hypervisors may be others, too.
     program: Part,
+    /// The host since it was booted: not every hypervisor tells that it has another CPU now.
+    host: String,
 }
 
 /// A file as it is now.
@@ -83,6 +87,7 @@ impl Shape {
             mtus: config.nics.iter().map(|nic| nic.mtu).collect(),
             boot_timeout: flavour.boot_timeout,
             program: Part::of(&std::env::current_exe().ok()?)?,
+            host: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?,
         })
     }
 
@@ -179,10 +184,14 @@ impl Template {
         let taps = config.nics.iter().map(|nic| Arc::clone(&nic.tap)).collect();
         let mut clone = self.shape.config(config.id.clone(), config.run_dir.clone(), taps);
         clone.cgroup.clone_from(&config.cgroup);
-        let mut vm = hypervisor
-            .restore(&self.directory.join("guest"), clone)
-            .await
-            .map_err(|error| fail("continue it", chain(&error)))?;
+        let restored = hypervisor.restore(&self.directory.join("guest"), clone).await;
+        let mut vm = restored.map_err(|error| match error {
+            // What the host lacks now is not the template's fault, and is told when the pod boots.
+            VmError::Jail { .. } | VmError::Missing { .. } | VmError::Io { .. } => {
+                NoClone::Unsuited(format!("continue it: {}", chain(&error)))
+            }
+            _ => fail("continue it", chain(&error)),
+        })?;
         let carrier = vm.take_link().ok_or_else(|| fail("continue it", "no link".to_owned()))?;
         let vm: Arc<dyn Vm> = vm.into();
         let met = async {
@@ -193,13 +202,9 @@ impl Template {
             answer.map_err(|error| fail("ask its agent", chain(&error)))?;
             let mut devices = Vec::new();
             for disk in disks {
-                devices.push(match vm.add_disk(disk.clone()).await {
-                    Ok(devices) => devices,
-                    Err(error @ VmError::Unsupported { .. }) => {
-                        return Err(NoClone::Unsuited(chain(&error)));
-                    }
-                    Err(error) => return Err(fail("give it a disk", chain(&error))),
-                });
+                // The disk is this pod's, and so is what is wrong with it.
+                let added = vm.add_disk(disk.clone()).await;
+                devices.push(added.map_err(|error| NoClone::Unsuited(chain(&error)))?);
             }
             Ok((link, events, devices))
         };
@@ -267,7 +272,11 @@ pub async fn make_template(
     }
     // One that was killed in the middle.
     let _ = std::fs::remove_dir_all(&new);
-    let made = saved(&new, hypervisor, shape).await;
+    let patience = shape.boot_timeout + SAVE;
+    let made = tokio::time::timeout(patience, saved(&new, hypervisor, shape)).await;
+    let made = made.unwrap_or_else(|_| {
+        Err(PodError::Internal(format!("a template took more than {} s", patience.as_secs())))
+    });
     let made = made.and_then(|()| {
         std::fs::rename(&new, &place).map_err(PodError::file("name template", &place))
     });
@@ -375,6 +384,7 @@ mod test {
             mtus: vec![],
             boot_timeout: Duration::from_secs(1),
             program: part,
+            host: "host".to_owned(),
         }
     }
 
@@ -391,13 +401,14 @@ mod test {
         let mut keys = vec![one.key(), shape(directory.path(), 1 << 28).key()];
         keys.push(Shape { vcpus: 2, ..one.clone() }.key());
         keys.push(Shape { mtus: vec![1500], ..one.clone() }.key());
+        keys.push(Shape { host: "booted again".to_owned(), ..one.clone() }.key());
         keys.push(Shape { cmdline: vec!["quiet".to_owned()], ..one.clone() }.key());
         std::fs::write(directory.path().join("file"), "another kernel").unwrap();
         let kernel = Part::of(&directory.path().join("file")).unwrap();
         keys.push(Shape { kernel, ..one }.key());
         keys.sort();
         keys.dedup();
-        assert_eq!(keys.len(), 6);
+        assert_eq!(keys.len(), 7);
     }
 
     #[test]

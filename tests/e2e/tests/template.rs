@@ -100,6 +100,9 @@ fn where_there_is_no_clone_the_pod_boots_and_says_why() {
     let bad = ["--rm", "--runtime", "qemu", "--annotation", "io.hyper.template=maybe"];
     let bad = [&["run"], &bad[..], &["busybox", "true"]].concat();
     engine.docker(&bad).exited(125).says(&["io.hyper.template", "`maybe`", "on or off"]);
+    let foreign = ["run", "--rm", "--runtime", "runc", "--annotation", "io.hyper.template=on"];
+    let foreign = [&foreign[..], &["busybox", "true"]].concat();
+    engine.docker(&foreign).exited(125).says(&["runc", "io.hyper.template", "no guest to clone"]);
 }
 
 #[test]
