@@ -17,6 +17,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use hyper_bench::statistics::{nearest_rank, sorted};
 use serde_json::{Map, Value, json};
 
 use crate::arguments::BenchStartFlags;
@@ -48,7 +49,7 @@ pub async fn start(client: &Client, flags: BenchStartFlags) -> anyhow::Result<i3
             subjects.push(Subject::ours(name, true));
         }
     }
-    if docker_answers(&flags.docker) {
+    if study::docker_version(&flags.docker).await.is_ok() {
         subjects.push(Subject::docker());
     } else {
         eprintln!("bench: no docker engine answers at {}: measured without", flags.docker);
@@ -275,42 +276,7 @@ async fn phases(
     Ok((origin, phases))
 }
 
-fn docker_answers(host: &str) -> bool {
-    Command::new("docker")
-        .args(["-H", host, "version"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
-}
-
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
 /// Nearest-rank quantile of sorted values; NaN of none.
 fn quantile(values: &[f64], q: f64) -> f64 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "an index into a small list"
-    )]
-    let rank = ((values.len() as f64 * q).ceil() as usize).clamp(1, values.len().max(1));
-    values.get(rank - 1).copied().unwrap_or(f64::NAN)
-}
-
-#[cfg(test)]
-mod test {
-    use super::quantile;
-
-    #[test]
-    fn quantiles_are_nearest_rank() {
-        let values: Vec<f64> = (1..=20).map(f64::from).collect();
-        assert!((quantile(&values, 0.5) - 10.0).abs() < f64::EPSILON);
-        assert!((quantile(&values, 0.95) - 19.0).abs() < f64::EPSILON);
-        assert!(quantile(&[], 0.5).is_nan());
-    }
+    nearest_rank(values, q).unwrap_or(f64::NAN)
 }

@@ -9,16 +9,17 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use hyper_bench::statistics::sorted;
 use serde_json::{Value, json};
 
-use super::{docker_answers, quantile, sorted};
+use super::{quantile, study};
 use crate::arguments::BenchPullFlags;
 use crate::client::Client;
 
-pub fn pull(client: &Client, flags: &BenchPullFlags) -> anyhow::Result<i32> {
+pub async fn pull(client: &Client, flags: &BenchPullFlags) -> anyhow::Result<i32> {
     let ours = format!("unix://{}", client.socket().display());
     let mut engines = vec![Engine::new("hyper", &ours)?];
-    if docker_answers(&flags.docker) {
+    if study::docker_version(&flags.docker).await.is_ok() {
         engines.push(Engine::new("docker", &flags.docker)?);
     } else {
         eprintln!("bench: no docker engine answers at {}: measured without", flags.docker);

@@ -38,6 +38,8 @@ use progress::Progress;
 use subject::Subject;
 use tree::Tree;
 
+pub use find::docker_version;
+
 /// On every container of a bench.
 const LABEL: &str = "io.hyper.bench=1";
 

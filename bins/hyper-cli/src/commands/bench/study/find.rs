@@ -208,7 +208,8 @@ fn unusable(one: &Value) -> Option<String> {
     Some(if words.is_empty() { "not usable here".into() } else { words.join("; ") })
 }
 
-async fn docker_version(host: &str) -> Result<String, String> {
+/// Of a Docker engine that answers soon.
+pub async fn docker_version(host: &str) -> Result<String, String> {
     let words = ["-H", host, "version", "--format", "{{.Server.Version}}"];
     let ended = process::run(Command::new("docker").args(words), Duration::from_secs(20)).await?;
     match ended.failure() {
