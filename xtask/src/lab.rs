@@ -46,8 +46,8 @@ const OWN: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
 /// Options of the verb.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// CPUs of the laboratory.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    /// CPUs of the laboratory. With more than one, QEMU 7.2 breaks guests of its KVM now and then.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: u32,
     /// Its memory, MiB; what is written goes there, too, unless there is a --disk.
     #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(512..))]

@@ -181,6 +181,8 @@ fn arguments(
         "-name",
         "hyper-lab",
     ]);
+    // A thread per CPU. thread=single is no way around QEMU's trouble with several (docs/lab.md):
+    // in it half of the guests do not get through their boot.
     add(&["-machine", "pc,usb=off", "-accel", "tcg,thread=multi", "-cpu", config.cpu]);
     add(&["-smp", &config.cpus.to_string(), "-m", &config.memory_mib.to_string()]);
     add(&["-initrd", &format!("/proc/self/fd/{initramfs}"), "-append", KERNEL_LINE]);
