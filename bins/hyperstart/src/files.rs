@@ -20,8 +20,9 @@ use hyper_link::{
     message::{Failure, FailureKind, PathStat, ReadFiles, WriteFiles},
 };
 use rustix::{
+    fs::Mode,
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, prlimit},
+    process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, prlimit, umask},
     thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
@@ -113,6 +114,8 @@ pub(crate) async fn write(link: &AgentLink, first: Pid, request: &WriteFiles) ->
     let (theirs, ours) = pipe()?;
     let helper = Helper::start([theirs, null()?, null()?], || {
         raise_limit()?;
+        // What is made has the archive's modes at once.
+        umask(Mode::empty());
         enter(first)?;
         unpack::unpack(path::root("/")?, request, stdin()?)
     })?;

@@ -8,7 +8,7 @@
 use std::{
     ffi::CString,
     io::Read,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use crate::user;
@@ -19,9 +19,9 @@ use hyper_erofs::{
 use hyper_link::message::{Failure, FailureKind, WriteFiles};
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid,
-        XattrFlags, chownat, fchmod, fchown, fsetxattr, fstatfs, ftruncate, futimens, linkat,
-        makedev, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
+        AtFlags, Dev, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid,
+        XattrFlags, chmod, chownat, fchmod, fchown, fsetxattr, fstat, fstatfs, ftruncate, futimens,
+        linkat, makedev, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
     },
     io::{Errno, pwrite},
 };
@@ -141,12 +141,12 @@ impl Unpacker {
                     .map_err(|e| place.wrong("make", e))?;
             }
             HeaderKind::CharDevice { major, minor } => {
-                node(&place, FileType::CharacterDevice, makedev(*major, *minor))?;
+                node(&place, header, FileType::CharacterDevice, makedev(*major, *minor))?;
             }
             HeaderKind::BlockDevice { major, minor } => {
-                node(&place, FileType::BlockDevice, makedev(*major, *minor))?;
+                node(&place, header, FileType::BlockDevice, makedev(*major, *minor))?;
             }
-            HeaderKind::Fifo => node(&place, FileType::Fifo, 0)?,
+            HeaderKind::Fifo => node(&place, header, FileType::Fifo, 0)?,
         }
         self.attributes(header, &place)
     }
@@ -323,9 +323,7 @@ impl Unpacker {
         chownat(&place.parent, &place.name, uid, gid, flags)
             .map_err(|error| place.wrong("give away", error))?;
         if !matches!(header.kind, HeaderKind::Symlink { .. }) {
-            let mode = Mode::from_raw_mode(u32::from(header.mode));
-            rustix::fs::chmodat(&place.parent, &place.name, mode, AtFlags::empty())
-                .map_err(|error| place.wrong("set the mode of", error))?;
+            place.set_mode(Mode::from_raw_mode(u32::from(header.mode)))?;
         }
         utimensat(&place.parent, &place.name, &times(header.mtime), flags)
             .map_err(|error| place.wrong("set the time of", error))
@@ -349,13 +347,31 @@ impl Place {
         wrong(action, &self.path, error)
     }
 
+    /// For what cannot be opened. A process of the container may have put a link in its place
+    /// since, so it is held and looked at first; `chmod` by name would follow.
+    fn set_mode(&self, mode: Mode) -> Outcome<()> {
+        let failed = |error| self.wrong("set the mode of", error);
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let held = openat(&self.parent, &self.name, flags, Mode::empty()).map_err(failed)?;
+        let found = fstat(&held).map_err(failed)?.st_mode;
+        if FileType::from_raw_mode(found).is_symlink() {
+            return Err(failed(Errno::LOOP));
+        }
+        if Mode::from_raw_mode(found) == mode {
+            return Ok(());
+        }
+        // Linux has it for what is held from 6.6 on; before, only proc has.
+        chmod(format!("/proc/self/fd/{}", held.as_raw_fd()), mode).map_err(failed)
+    }
+
     fn shown(&self) -> String {
         String::from_utf8_lossy(&self.path).into_owned()
     }
 }
 
-fn node(place: &Place, kind: FileType, device: rustix::fs::Dev) -> Outcome<()> {
-    mknodat(&place.parent, &place.name, kind, Mode::from_raw_mode(0o600), device)
+fn node(place: &Place, header: &Header, kind: FileType, device: Dev) -> Outcome<()> {
+    let mode = Mode::from_raw_mode(u32::from(header.mode));
+    mknodat(&place.parent, &place.name, kind, mode, device)
         .map_err(|error| place.wrong("make", error))
 }
 
@@ -423,4 +439,26 @@ fn remove_tree(
         }
     }
     unlinkat(parent, name, AtFlags::REMOVEDIR).map_err(failed)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    #[test]
+    fn a_pipe_that_a_process_replaced_by_a_link_does_not_change_what_the_link_leads_to() {
+        let ground = tempfile::tempdir().unwrap();
+        let (outside, root) = (ground.path().join("outside"), ground.path().join("root"));
+        std::fs::write(&outside, "of the host").unwrap();
+        std::fs::set_permissions(&outside, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::create_dir(&root).unwrap();
+        symlink(&outside, root.join("pipe")).unwrap();
+        let parent = crate::path::root(&root).unwrap();
+        let place = Place { parent, name: c"pipe".to_owned(), path: b"pipe".to_vec() };
+        let failed = place.set_mode(Mode::from_raw_mode(0o666)).unwrap_err();
+        assert!(failed.message.contains("pipe"), "{failed:?}");
+        let mode = outside.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+    }
 }
