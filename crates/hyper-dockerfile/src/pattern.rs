@@ -9,6 +9,8 @@ use regex::bytes::{Regex, RegexBuilder};
 const MAX_COMPILED: usize = 4 << 20;
 /// Most patterns of one `.dockerignore`.
 const MAX_RULES: usize = 2000;
+/// Most bytes of patterns in one `.dockerignore`: compiled, each takes up to a thousand times as much.
+const MAX_PATTERNS: usize = 128 << 10;
 
 /// A wildcard as Go's `filepath.Match` has it: `*`, `?` and `[…]` never match a slash.
 #[derive(Debug, Clone)]
@@ -56,6 +58,7 @@ impl Ignore {
     /// The line, the pattern, and what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut rules = Vec::new();
+        let mut bytes = 0;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (at, line) in text.lines().enumerate() {
             if line.starts_with('#') {
@@ -71,6 +74,10 @@ impl Ignore {
                     return Err(format!(".dockerignore line {}: `!` without a pattern", at + 1));
                 }
                 continue;
+            }
+            bytes += clean.len();
+            if bytes > MAX_PATTERNS {
+                return Err(format!(".dockerignore has more than {MAX_PATTERNS} bytes of patterns"));
             }
             let wrong =
                 |why| format!(".dockerignore line {}: `{pattern}` is not a pattern: {why}", at + 1);
@@ -301,6 +308,8 @@ mod test {
         }
         assert!(Ignore::parse("a\n[\n").unwrap_err().contains("line 2"));
         assert!(Ignore::parse("!\n").unwrap_err().contains("line 1"));
+        let costly = format!("{}\n", "?".repeat(1000)).repeat(1000);
+        assert!(Ignore::parse(&costly).unwrap_err().contains("bytes of patterns"));
         assert!(Ignore::parse("\n#x\n").unwrap().is_empty());
         // Everything but one thing.
         let ignore = Ignore::parse("*\n!src\n").unwrap();
