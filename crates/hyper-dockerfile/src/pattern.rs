@@ -77,7 +77,9 @@ impl Ignore {
             }
             bytes += clean.len();
             if bytes > MAX_PATTERNS {
-                return Err(format!(".dockerignore has more than {MAX_PATTERNS} bytes of patterns"));
+                return Err(format!(
+                    ".dockerignore has more than {MAX_PATTERNS} bytes of patterns"
+                ));
             }
             let wrong =
                 |why| format!(".dockerignore line {}: `{pattern}` is not a pattern: {why}", at + 1);

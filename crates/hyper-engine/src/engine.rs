@@ -9,6 +9,8 @@ pub(crate) mod pods;
 mod stop;
 mod streams;
 
+pub(crate) use stop::STOP_GRACE;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

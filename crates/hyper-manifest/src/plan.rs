@@ -13,8 +13,6 @@ pub struct Plan {
     pub containers: Vec<ContainerPlan>,
     /// Names of the volumes that come and go with the pod.
     pub volumes: Vec<String>,
-    /// What is done otherwise than one might think, a sentence each.
-    pub warnings: Vec<String>,
 }
 
 /// A container.

@@ -25,6 +25,9 @@ pub const NETWORK_STRICT: &str = "io.hyper.network-strict";
 /// File with the names that the pod's resolver knows, see `hyper_task::names`; absent: the guest
 /// has no resolver of ours.
 pub const NAMES: &str = "io.hyper.names";
+/// `restart`: a container whose health check says unhealthy is ended as by `stop`, and its restart
+/// policy decides what is next; `leave`, as in Docker: it runs on.
+pub const UNHEALTHY: &str = "io.hyper.unhealthy";
 /// Present: the container is made for its files, nothing is to run in it.
 pub const FILES_ONLY: &str = "io.hyper.files-only";
 

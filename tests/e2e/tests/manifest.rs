@@ -126,6 +126,35 @@ fn a_user_pod_of_the_first_hyper_runs() {
 }
 
 #[test]
+fn a_failing_liveness_probe_starts_the_container_again() {
+    let engine = Engine::with_busybox();
+    let pod = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: alive}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: sick
+      image: busybox
+      imagePullPolicy: Never
+      command: [sh, -c, 'echo up; touch /ok; sleep 2; rm /ok; sleep 600']
+      livenessProbe: {exec: {command: [test, -e, /ok]}, periodSeconds: 1, failureThreshold: 1}
+    - name: well
+      image: busybox
+      imagePullPolicy: Never
+      command: [sleep, '600']
+"#;
+    engine.hyper_with_input(&["apply", "-f", "-"], pod.as_bytes().to_vec()).succeeded();
+    eventually("it was started again", SOON, || {
+        engine.docker(&["logs", "alive-sick"]).succeeded().text().lines().count() >= 2
+    });
+    let restarts = engine.inspect("alive-well", "{{.RestartCount}} {{.State.Status}}");
+    assert_eq!(restarts, "0 running", "the other one of the pod is left alone");
+    engine.hyper_with_input(&["delete", "-f", "-"], pod.as_bytes().to_vec()).succeeded();
+}
+
+#[test]
 fn what_a_manifest_cannot_have_is_refused_by_name_and_nothing_is_left() {
     let engine = Engine::with_busybox();
     let kube = |spec: &str| {

@@ -255,3 +255,29 @@ fn our_client_has_the_same_verbs() {
     engine.hyper(&["create", "--health-interval", "3 days", "busybox"]).exited(1).says(&["3 days"]);
     engine.hyper(&["create", "--device", "/dev/fuse", "busybox"]).exited(125).says(&["/dev/fuse"]);
 }
+
+#[test]
+fn an_unhealthy_container_is_started_again_if_it_wants_that() {
+    let engine = Engine::with_busybox();
+    let wish = ["--annotation", "io.hyper.unhealthy=restart"];
+    engine
+        .docker(&[&["create"], &wish[..], &["busybox"]].concat())
+        .exited(1)
+        .says(&["io.hyper.unhealthy", "--health-cmd"]);
+    for runtime in runtimes() {
+        let name = format!("sick-{runtime}");
+        let run = ["run", "-d", "--name", &name, "--runtime", runtime, "--stop-timeout", "1"];
+        let check = ["--health-cmd", "test -e /ok", "--health-interval", "300ms"];
+        let rest = ["--health-retries", "2", "--restart", "on-failure", "busybox", "sh", "-c"];
+        // Ignores its stop signal, as shells do that are PID 1.
+        let line = "echo up; touch /ok; sleep 1; rm /ok; sleep 600";
+        engine.docker(&[&run[..], &wish, &check, &rest, &[line]].concat()).succeeded();
+        eventually("it was started again, twice", SOON, || {
+            engine.docker(&["logs", &name]).succeeded().text().lines().count() >= 3
+        });
+        let restarts: u32 = engine.inspect(&name, "{{.RestartCount}}").parse().expect("a number");
+        assert!(restarts >= 2, "{restarts}");
+        engine.docker(&["stop", &name]).succeeded();
+        assert!(state(&engine, &name).starts_with("exited"), "stopped by hand, it stays so");
+    }
+}

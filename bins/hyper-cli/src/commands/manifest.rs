@@ -21,9 +21,6 @@ const MAX_BYTES: u64 = 4 << 20;
 /// Makes and starts every pod of the files; what cannot be finished is taken back.
 pub async fn apply(client: &Client, flags: &ManifestFlags) -> anyhow::Result<i32> {
     for plan in plans(flags)? {
-        for warning in &plan.warnings {
-            eprintln!("hyper: warning: {warning}");
-        }
         for container in &plan.containers {
             fetch(client, container).await?;
         }

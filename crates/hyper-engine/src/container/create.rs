@@ -343,6 +343,7 @@ fn check_spec(spec: &Spec) -> Result<()> {
     if let Some(check) = &spec.health {
         health::check(check)?;
     }
+    health::check_wish(spec)?;
     if !spec.stop_signal.is_empty() {
         signal::parse(&spec.stop_signal)?;
     }

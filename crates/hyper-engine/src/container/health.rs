@@ -5,6 +5,9 @@
 //!   starting ───▶ healthy ◀──────────────▶ unhealthy
 //!      └────────────────── retries failures ───▲    (failures in the start period do not count)
 //! ```
+//! What ends with it is the restart policy's matter, if the container wants that; said again after
+//! as many further failures, should it not have ended.
+//!
 //! The container's actor owns the wait for the next probe; a probe itself is a task that always
 //! cleans up after itself: its exec is killed at the timeout and deleted, whoever still listens.
 //! What is known is stored with the container's state, so a new hyperd goes on where the old ended.
@@ -13,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_stdio::Wanted;
+use hyper_task::annotation;
 use serde::{Deserialize, Serialize};
 
 use super::spec::{HealthCheck, Spec};
@@ -107,6 +111,11 @@ impl HealthCheck {
         nanos(positive(self.timeout_ns, 30 * SECOND))
     }
 
+    /// Whether it has failed as often as is allowed, once or several times over.
+    pub(crate) fn gives_up(&self, health: &Health) -> bool {
+        health.status == HealthStatus::Unhealthy && health.failing_streak % self.retries() == 0
+    }
+
     fn retries(&self) -> i64 {
         positive(self.retries, 3)
     }
@@ -197,6 +206,26 @@ pub(crate) fn check(check: &HealthCheck) -> Result<()> {
         return invalid("Retries in Healthcheck cannot be negative".to_owned());
     }
     Ok(())
+}
+
+/// Whether failing is to end the container, see [`annotation::UNHEALTHY`].
+pub(crate) fn ends(spec: &Spec) -> bool {
+    spec.host.annotations.get(annotation::UNHEALTHY).is_some_and(|wish| wish == "restart")
+}
+
+/// Refuses an [`annotation::UNHEALTHY`] that is none, or that nothing will come of.
+pub(crate) fn check_wish(spec: &Spec) -> Result<()> {
+    let key = annotation::UNHEALTHY;
+    let invalid = |why: String| Err(Error::Invalid(format!("annotation {key}: {why}")));
+    match spec.host.annotations.get(key).map(String::as_str) {
+        None | Some("leave") => Ok(()),
+        Some("restart") if spec.health.as_ref().is_some_and(HealthCheck::is_on) => Ok(()),
+        Some("restart") => invalid(
+            "neither the request nor the image has a health check: give one with --health-cmd"
+                .to_owned(),
+        ),
+        Some(other) => invalid(format!("`{other}` is neither restart nor leave")),
+    }
 }
 
 /// Waits until a probe is due and runs it. Dropped, a probe that runs ends by itself.

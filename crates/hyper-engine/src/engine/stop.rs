@@ -14,7 +14,7 @@ use crate::{Error, Result, View, signal};
 /// From the end of a process to its being known here.
 pub(super) const NEWS: Duration = Duration::from_secs(3);
 /// Docker's grace between the stop signal and SIGKILL, in seconds.
-const STOP_GRACE: i64 = 10;
+pub(crate) const STOP_GRACE: i64 = 10;
 
 pub(super) async fn stop(
     core: &Core,

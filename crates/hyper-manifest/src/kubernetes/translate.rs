@@ -27,7 +27,6 @@ pub(crate) fn plan(place: &str, pod: &Pod, beside: &Documents) -> Result<Plan, M
 
 fn translate(pod: &Pod, beside: &Documents) -> FieldResult<Plan> {
     refuse(pod)?;
-    let mut warnings = Vec::new();
     let (name, spec) = (&pod.metadata.name, &pod.spec);
     let volumes = volumes(name, &spec.volumes)?;
     let shared = Shared { pod, beside, volumes: &volumes };
@@ -36,7 +35,7 @@ fn translate(pod: &Pod, beside: &Documents) -> FieldResult<Plan> {
         [(&spec.init_containers, "initContainers", true), (&spec.containers, "containers", false)]
     {
         for (at, container) in list.iter().enumerate() {
-            let made = shared.container(container, init, &mut warnings);
+            let made = shared.container(container, init);
             containers.push(made.map_err(|(field, why)| {
                 (format!("spec.{word}[{at}] `{}`: {field}", container.name), why)
             })?);
@@ -66,7 +65,7 @@ fn translate(pod: &Pod, beside: &Documents) -> FieldResult<Plan> {
     });
     let own = spec.volumes.iter().filter(|volume| volume.empty_dir.is_some());
     let own = own.map(|volume| format!("{name}-{}", volume.name)).collect();
-    Ok(Plan { name: name.clone(), pod: body, containers, volumes: own, warnings })
+    Ok(Plan { name: name.clone(), pod: body, containers, volumes: own })
 }
 
 fn refuse(pod: &Pod) -> FieldResult<()> {
@@ -202,12 +201,7 @@ struct Shared<'a> {
 }
 
 impl Shared<'_> {
-    fn container(
-        &self,
-        container: &Container,
-        init: bool,
-        warnings: &mut Vec<String>,
-    ) -> FieldResult<ContainerPlan> {
+    fn container(&self, container: &Container, init: bool) -> FieldResult<ContainerPlan> {
         if container.name.is_empty() {
             return wrong("name", "it is missing");
         }
@@ -252,11 +246,7 @@ impl Shared<'_> {
         if let Some((check, restarts)) = probe::health(container)? {
             body["Healthcheck"] = check;
             if restarts {
-                warnings.push(format!(
-                    "container {}: a failing livenessProbe marks it unhealthy and does not \
-                     restart it",
-                    container.name
-                ));
+                body["HostConfig"]["Annotations"]["io.hyper.unhealthy"] = json!("restart");
             }
         }
         let name = format!("{}-{}", self.pod.metadata.name, container.name);

@@ -66,7 +66,7 @@ fn translate(pod: &UserPod) -> FieldResult<Plan> {
     let details = details.filter_map(|reference| reference.detail.as_ref());
     let own = pod.volumes.iter().chain(details).filter(|volume| volume.source.is_empty());
     let volumes = own.map(|volume| format!("{}-{}", pod.id, volume.name)).collect();
-    Ok(Plan { name: pod.id.clone(), pod: body, containers, volumes, warnings: Vec::new() })
+    Ok(Plan { name: pod.id.clone(), pod: body, containers, volumes })
 }
 
 fn merge(into: &mut Value, more: Map<String, Value>) {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Actor, Boxed, Work};
+use super::{Actor, Boxed, KILL, SIGKILL, Work};
 use crate::container::health::{self, Probe};
 use crate::container::restart;
 use crate::container::spec::HealthCheck;
 use crate::container::state::{Event, Status};
+use crate::engine::STOP_GRACE;
 use crate::supervisor::Pod;
 
 impl Actor {
@@ -77,12 +78,40 @@ impl Actor {
             let mut health = self.state.health.take().unwrap_or_default();
             let turned = health.take(check, started, probe);
             let word = health.status.word();
+            let ends = check.gives_up(&health) && health::ends(&self.spec);
             self.state.health = Some(health);
             self.keep(self.pod()).await;
             if turned {
                 self.event(&format!("health_status: {word}"), []);
             }
+            if ends && let Some(pod) = self.pod() {
+                self.end_unhealthy(pod).await;
+            }
         }
         self.look_again();
+    }
+
+    /// As `stop`, but nobody has asked for it: the restart policy decides what is next.
+    async fn end_unhealthy(&mut self, pod: Arc<Pod>) {
+        let id = self.spec.id.clone();
+        tracing::warn!(container = id, "unhealthy: ended for its restart policy");
+        let signal = crate::signal::of(&self.spec.stop_signal);
+        if let Err(error) = self.signal(&pod, signal, true).await {
+            tracing::warn!(container = id, %error, "end an unhealthy container");
+        }
+        let grace = self.spec.host.stop_timeout.unwrap_or(STOP_GRACE);
+        // Negative: for as long as it takes.
+        let Ok(grace) = u64::try_from(grace).map(Duration::from_secs) else { return };
+        self.core.tasks.spawn(async move {
+            if tokio::time::timeout(grace, pod.wait()).await.is_ok() {
+                return;
+            }
+            if let Err(error) = pod.kill(None, SIGKILL, false).await {
+                tracing::warn!(container = id, %error, "kill an unhealthy container");
+            }
+            if tokio::time::timeout(KILL, pod.wait()).await.is_err() {
+                pod.kill_supervisor();
+            }
+        });
     }
 }
