@@ -22,7 +22,10 @@ pub use image::{
     SystemCommand, TagFlags,
 };
 pub use network::{NetworkCommand, NetworkCreateFlags, NetworkListFlags, endpoint};
-pub use pod::{ManifestFlags, PodCommand, PodCreateFlags, PodExecFlags, PodLogsFlags, PodPsFlags};
+pub use pod::{
+    ManifestFlags, PodCommand, PodCreateFlags, PodExecFlags, PodLogsFlags, PodPsFlags,
+    PodUpdateFlags,
+};
 pub use volume::{VolumeCommand, VolumeCreateFlags, VolumeListFlags, VolumePruneFlags};
 
 /// Runs containers, each pod in a kernel of its own.

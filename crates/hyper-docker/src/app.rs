@@ -81,6 +81,7 @@ impl App {
             .route("/hyper/v1/pods/{id}/kill", post(pods::kill))
             .route("/hyper/v1/pods/{id}/pause", post(pods::pause))
             .route("/hyper/v1/pods/{id}/unpause", post(pods::unpause))
+            .route("/hyper/v1/pods/{id}/update", post(pods::update))
             .route("/hyper/v1/openapi.json", get(hyper_v1::openapi))
             .route("/hyper/v1/images/verify", post(hyper_v1::verify_images))
             .route("/hyper/v1/images/referrers", get(hyper_v1::referrers))

@@ -53,6 +53,7 @@ pub(crate) fn document() -> utoipa::openapi::OpenApi {
             pods::kill,
             pods::pause,
             pods::unpause,
+            pods::update,
             pods::remove,
             all_phases,
             phases,

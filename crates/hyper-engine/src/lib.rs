@@ -82,7 +82,7 @@ pub fn wanted_networks(spec: &spec::Spec) -> Vec<(String, networks::Wish)> {
 pub use oci::{ExecSpec, MASKED, READ_ONLY, hostname};
 pub use phases::Record as PhaseRecord;
 pub use pod::PodView;
-pub use pod::spec::{CreatePod, PodSpec, PodState, PodStatus};
+pub use pod::spec::{CreatePod, PodChange, PodSpec, PodState, PodStatus};
 pub use runtime::{Runtimes, find_program, shim_name, wall_of};
 pub use stats::Stats;
 pub use supervisor::PodStreams;

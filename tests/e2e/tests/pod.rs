@@ -169,6 +169,41 @@ fn the_container_that_others_joined_may_end_before_them() {
 }
 
 #[test]
+fn a_pod_that_does_not_run_is_changed_and_one_that_runs_only_gets_labels() {
+    let engine = Engine::with_busybox();
+    for runtime in runtimes() {
+        let name = format!("grows-{runtime}");
+        let create =
+            ["pod", "create", "--runtime", runtime, "--memory", "64m", "--network", "none"];
+        engine.hyper(&[&create[..], &["--label", "tier=old", &name]].concat()).succeeded();
+        let join = ["create", "--pod", &name, "busybox", "sleep", "600"];
+        engine.hyper(&join).succeeded();
+        let update =
+            |flags: &[&str]| engine.hyper(&[&["pod", "update"], flags, &[name.as_str()]].concat());
+        // A guest of uml has one.
+        let cpus = if runtime == "uml" { "1" } else { "2" };
+        update(&["--memory", "96m", "--cpus", cpus, "--label", "team=x"]).succeeded();
+        engine.hyper(&["pod", "start", &name]).succeeded();
+        let told = |template: &str| pod_field(&engine, &name, template);
+        assert_eq!(told("{{.memory_bytes}} {{.vcpus}}"), format!("{} {cpus}", 96 << 20));
+        assert_eq!(told("{{.report.vcpus}} {{.labels.team}}"), format!("{cpus} x"));
+        let show = ["pod", "exec", &name, "cat", "/proc/meminfo"];
+        let memory = engine.hyper(&show).succeeded().text();
+        let total = memory.split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok());
+        assert!(total > Some(64 << 10), "it booted with the new size: {memory}");
+        update(&["--memory", "128m"]).exited(1).says(&["memory", "stop it"]);
+        update(&["--label", "team=y", "--label-rm", "tier"]).succeeded();
+        assert_eq!(told("{{json .labels}}"), r#"{"team":"y"}"#);
+        assert_eq!(told("{{.memory_bytes}}"), (96 << 20).to_string(), "nothing else changed");
+        engine.hyper(&["pod", "rm", "-f", &name]).succeeded();
+    }
+    engine.hyper(&["pod", "update", "--label", "a=b", "nobody"]).exited(1).says(&["nobody"]);
+    engine.hyper(&["pod", "create", "small"]).succeeded();
+    engine.hyper(&["pod", "update", "--memory", "1m", "small"]).exited(1).says(&["16 MiB"]);
+    engine.hyper(&["pod", "update", "--egress", "some", "small"]).exited(1).says(&["some"]);
+}
+
+#[test]
 fn what_a_pod_cannot_be_is_refused_by_name() {
     let engine = Engine::with_busybox();
     engine.hyper(&["pod", "create", "taken"]).succeeded();

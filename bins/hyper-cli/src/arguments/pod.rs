@@ -61,6 +61,8 @@ pub enum PodCommand {
         #[arg(required = true)]
         pods: Vec<String>,
     },
+    /// Change pods; all but labels only while they do not run
+    Update(PodUpdateFlags),
     /// Let paused pods go on
     Unpause {
         #[arg(required = true)]
@@ -96,6 +98,27 @@ pub struct PodCreateFlags {
     pub egress: Option<String>,
     /// [default: made up]
     pub name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PodUpdateFlags {
+    /// KEY or KEY=VALUE to add or change
+    #[arg(short, long)]
+    pub label: Vec<String>,
+    /// KEY to take away
+    #[arg(long, value_name = "KEY")]
+    pub label_rm: Vec<String>,
+    /// Virtual CPUs of the guest
+    #[arg(long)]
+    pub cpus: Option<u32>,
+    /// Memory of the guest, its kernel included, e.g. 512m
+    #[arg(short, long)]
+    pub memory: Option<String>,
+    /// What it may reach, see `run --egress`
+    #[arg(long, value_name = "POLICY")]
+    pub egress: Option<String>,
+    #[arg(required = true)]
+    pub pods: Vec<String>,
 }
 
 #[derive(Debug, Args)]

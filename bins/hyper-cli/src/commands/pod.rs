@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use super::container::report;
 use super::exec;
 use crate::arguments::{
-    PodCommand, PodCreateFlags, PodExecFlags, PodLogsFlags, PodPsFlags, bytes, loose_pairs, pairs,
+    PodCommand, PodCreateFlags, PodExecFlags, PodLogsFlags, PodPsFlags, PodUpdateFlags, bytes,
+    loose_pairs, pairs,
 };
 use crate::client::{Body, Client, quote};
 use crate::output::{self, Format};
@@ -41,22 +42,43 @@ pub async fn pod(client: &Client, command: PodCommand) -> anyhow::Result<i32> {
         PodCommand::Exec(flags) => exec_in(client, flags).await,
         PodCommand::Stats { format, pods } => stats(client, format.as_deref(), pods).await,
         PodCommand::Pause { pods } => post_each(client, pods, "pause").await,
+        PodCommand::Update(flags) => update(client, flags).await,
         PodCommand::Unpause { pods } => post_each(client, pods, "unpause").await,
     }
 }
 
+async fn update(client: &Client, flags: PodUpdateFlags) -> anyhow::Result<i32> {
+    let mut labels: BTreeMap<String, Value> = loose_pairs(&flags.label)
+        .into_iter()
+        .map(|(key, value)| (key, Value::String(value)))
+        .collect();
+    labels.extend(flags.label_rm.into_iter().map(|key| (key, Value::Null)));
+    let body = json!({
+        "labels": labels,
+        "vcpus": flags.cpus,
+        "memory_bytes": memory_bytes(flags.memory.as_deref())?,
+        "egress": flags.egress,
+    });
+    let mut code = 0;
+    for name in flags.pods {
+        let path = format!("/hyper/v1/pods/{}/update", quote(&name));
+        code |= report(&name, client.post(&path, Body::Json(body.clone())).await);
+    }
+    Ok(code)
+}
+
+fn memory_bytes(flag: Option<&str>) -> anyhow::Result<Option<i64>> {
+    flag.map(|text| bytes(text).with_context(|| format!("--memory `{text}`"))).transpose()
+}
+
 async fn create(client: &Client, flags: &PodCreateFlags) -> anyhow::Result<String> {
-    let memory = flags
-        .memory
-        .as_deref()
-        .map(|text| bytes(text).with_context(|| format!("--memory `{text}`")));
     let body = json!({
         "name": flags.name,
         "hostname": flags.hostname,
         "labels": loose_pairs(&flags.label),
         "runtime": flags.runtime,
         "vcpus": flags.cpus,
-        "memory_bytes": memory.transpose()?,
+        "memory_bytes": memory_bytes(flags.memory.as_deref())?,
         "network": flags.network,
         "egress": flags.egress,
         "sysctls": pairs(&flags.sysctl, "sysctl")?,

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use hyper_engine::{CreatePod, Engine, PodView};
+use hyper_engine::{CreatePod, Engine, PodChange, PodView};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -39,6 +39,20 @@ pub(crate) struct PodCreate {
     egress: Option<String>,
 }
 
+/// What of a pod is to change; what is absent stays.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct PodUpdate {
+    /// Added to those it has; null takes one away. Also of a pod that runs.
+    labels: BTreeMap<String, Option<String>>,
+    /// Virtual CPUs of the guest.
+    vcpus: Option<u32>,
+    /// Memory of the guest in bytes, its kernel included.
+    memory_bytes: Option<u64>,
+    /// What it may reach: `none`, `public` or `all`, then `,allow=TARGET` and `,deny=TARGET`.
+    egress: Option<String>,
+}
+
 /// A pod that was made.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PodCreated {
@@ -61,6 +75,8 @@ pub(crate) struct Pod {
     vcpus: Option<u32>,
     memory_bytes: Option<u64>,
     network: String,
+    /// What it may reach; absent: as its network says.
+    egress: Option<String>,
     /// Nanoseconds since the Unix epoch, as all times here.
     created_ns: i64,
     started_ns: Option<i64>,
@@ -204,6 +220,23 @@ pub(crate) async fn unpause(State(app): State<App>, Path(id): Path<String>) -> A
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+/// `POST /hyper/v1/pods/{id}/update`: a guest that runs keeps what it booted with.
+#[utoipa::path(post, path = "/hyper/v1/pods/{id}/update", tag = "pods", request_body = PodUpdate,
+    params(("id" = String, Path, description = "id, start of an id, or name")),
+    responses((status = 204, description = "changed"),
+        (status = 400, description = "a value that has to be changed"),
+        (status = 404, description = "no such pod"),
+        (status = 409, description = "it runs, and would have to boot again")))]
+pub(crate) async fn update(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    request: Body,
+) -> ApiResult {
+    let PodUpdate { labels, vcpus, memory_bytes, egress } = json(request).await?;
+    app.engine.update_pod(&id, PodChange { labels, vcpus, memory_bytes, egress }).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
 /// `DELETE /hyper/v1/pods/{id}?force=1`: with its containers.
 #[utoipa::path(delete, path = "/hyper/v1/pods/{id}", tag = "pods",
     params(("id" = String, Path, description = "id, start of an id, or name"),
@@ -241,6 +274,7 @@ fn pod(engine: &Engine, view: &PodView) -> Pod {
         vcpus: spec.vcpus,
         memory_bytes: spec.memory_bytes,
         network: spec.network.clone(),
+        egress: spec.egress.clone(),
         created_ns: spec.created_ns,
         started_ns: state.started_ns,
         finished_ns: state.finished_ns,

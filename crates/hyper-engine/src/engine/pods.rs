@@ -1,5 +1,6 @@
 //! Pods, as dialects use them: a pod's containers start and stop with it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hyper_task::pod::PodReport;
@@ -14,7 +15,7 @@ use crate::network::spec::Policy;
 use crate::pod::PodView;
 use crate::pod::actor::{Command, attributes, enlist};
 use crate::pod::registry::PodHandle;
-use crate::pod::spec::{CreatePod, PodSpec, PodState, PodStatus};
+use crate::pod::spec::{CreatePod, PodChange, PodSpec, PodState, PodStatus};
 use crate::store::PodRecord;
 use crate::{Error, Result, View, id, signal};
 
@@ -159,6 +160,16 @@ impl Engine {
         ask(&self.core.pods.find(reference)?, Command::Unpause).await
     }
 
+    /// Changes what a pod is; a guest that runs keeps what it booted with.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]; [`Error::Conflict`] when it would have to boot again.
+    pub async fn update_pod(&self, reference: &str, change: PodChange) -> Result<()> {
+        check_change(&change)?;
+        let change = Box::new(change);
+        ask(&self.core.pods.find(reference)?, |reply| Command::Update { change, reply }).await
+    }
+
     /// Removes a pod and its containers; with `force` even if it runs.
     ///
     /// # Errors
@@ -250,6 +261,23 @@ async fn create(core: &Arc<Core>, request: CreatePod) -> Result<String> {
     Ok(id)
 }
 
+fn check_change(change: &PodChange) -> Result<()> {
+    let invalid = |why: String| Err(Error::Invalid(why));
+    if change.vcpus == Some(0) {
+        return invalid("a pod needs one virtual CPU or more".to_owned());
+    }
+    if let Some(bytes) = change.memory_bytes.filter(|bytes| *bytes < MIN_MEMORY) {
+        return invalid(format!("a pod needs 16 MiB of memory or more, not {bytes} bytes"));
+    }
+    if let Some(text) = &change.egress {
+        text.parse::<Policy>().map_err(|error| Error::Invalid(error.to_string()))?;
+    }
+    match change.labels.keys().any(String::is_empty) {
+        true => invalid("a label needs a name".to_owned()),
+        false => Ok(()),
+    }
+}
+
 fn check(core: &Core, request: &CreatePod) -> Result<()> {
     let invalid = |why: String| Err(Error::Invalid(why));
     if let Some(name) = &request.name
@@ -273,18 +301,15 @@ fn check(core: &Core, request: &CreatePod) -> Result<()> {
             core.config.runtimes.hypervisors.join(", ")
         ));
     }
-    if request.vcpus == Some(0) {
-        return invalid("a pod needs one virtual CPU or more".to_owned());
-    }
-    if let Some(bytes) = request.memory_bytes.filter(|bytes| *bytes < MIN_MEMORY) {
-        return invalid(format!("a pod needs 16 MiB of memory or more, not {bytes} bytes"));
-    }
     if !matches!(request.network.as_str(), "" | "default" | "none") {
         core.networks.find(&request.network)?;
     }
-    if let Some(text) = &request.egress {
-        text.parse::<Policy>().map_err(|error| Error::Invalid(error.to_string()))?;
-    }
+    check_change(&PodChange {
+        labels: BTreeMap::new(),
+        vcpus: request.vcpus,
+        memory_bytes: request.memory_bytes,
+        egress: request.egress.clone(),
+    })?;
     match request.sysctls.keys().find(|key| !key.starts_with("net.")) {
         Some(key) => invalid(format!("sysctl `{key}` is not the pod's: give it to a container")),
         None => Ok(()),

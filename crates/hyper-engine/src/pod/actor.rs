@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::registry::PodHandle;
-use super::spec::{PodSpec, PodState, PodStatus};
+use super::spec::{PodChange, PodSpec, PodState, PodStatus};
 use super::{PodView, life};
 use crate::container::start;
 use crate::container::state::Exit;
@@ -34,6 +34,10 @@ pub(crate) enum Command {
     Stop(Reply),
     Pause(Reply),
     Unpause(Reply),
+    Update {
+        change: Box<PodChange>,
+        reply: Reply,
+    },
     /// Of a pod that is not up; with `force` of any.
     Remove {
         force: bool,
@@ -163,9 +167,30 @@ impl Actor {
                 let done = self.pause(false).await;
                 let _ = reply.send(done);
             }
+            Command::Update { change, reply } => self.update(*change, reply).await,
             Command::Remove { force, reply } => return self.remove(force, reply).await,
         }
         false
+    }
+
+    async fn update(&mut self, change: PodChange, reply: Reply) {
+        if matches!(self.work, Work::Starting { .. } | Work::Ending { .. }) {
+            self.deferred.push_back(Command::Update { change: Box::new(change), reply });
+            return;
+        }
+        let up = matches!(self.work, Work::Up { .. });
+        let done = match change.over(&self.spec, up) {
+            Err(what) => Err(self.conflict(&format!(
+                "is running, and its guest keeps the {what} that it booted with: stop it, update \
+                 it, and start it"
+            ))),
+            Ok(spec) => self.core.store.set_pod_spec(&spec).await.map(|()| {
+                self.spec = Arc::new(spec);
+                self.publish(self.supervisor());
+                self.event("update");
+            }),
+        };
+        let _ = reply.send(done);
     }
 
     fn start(&mut self, reply: Reply) {
@@ -353,7 +378,8 @@ impl Actor {
                 Command::Start(reply)
                 | Command::Stop(reply)
                 | Command::Pause(reply)
-                | Command::Unpause(reply) => drop(reply.send(missing())),
+                | Command::Unpause(reply)
+                | Command::Update { reply, .. } => drop(reply.send(missing())),
                 // It is gone, as asked.
                 Command::Remove { reply, .. } => drop(reply.send(Ok(()))),
             }
@@ -365,12 +391,15 @@ impl Actor {
         if let Err(error) = self.core.store.set_pod_state(&self.spec.id, &self.state).await {
             tracing::error!(pod = self.spec.id, error = error.chain(), "store the state");
         }
-        let pod = match &self.work {
+        self.publish(self.supervisor());
+        self.event(action);
+    }
+
+    fn supervisor(&self) -> Option<Arc<Pod>> {
+        match &self.work {
             Work::Up { pod, .. } => Some(pod.clone()),
             _ => None,
-        };
-        self.publish(pod);
-        self.event(action);
+        }
     }
 
     fn publish(&self, supervisor: Option<Arc<Pod>>) {

@@ -30,6 +30,47 @@ pub struct CreatePod {
     pub egress: Option<String>,
 }
 
+/// What `update` changes; absent: stays. All but labels is what a guest boots with, so it is for a
+/// pod that does not run.
+#[derive(Debug, Clone, Default)]
+pub struct PodChange {
+    /// Added to those it has; `None` takes one away.
+    pub labels: BTreeMap<String, Option<String>>,
+    pub vcpus: Option<u32>,
+    pub memory_bytes: Option<u64>,
+    pub egress: Option<String>,
+}
+
+impl PodChange {
+    /// What of it a guest that runs has already, in a word.
+    fn of_guest(&self) -> Option<&'static str> {
+        let all = [
+            (self.vcpus.is_some(), "virtual CPUs"),
+            (self.memory_bytes.is_some(), "memory"),
+            (self.egress.is_some(), "egress policy"),
+        ];
+        all.into_iter().find_map(|(asked, what)| asked.then_some(what))
+    }
+
+    /// The pod with the change, or what of it has to wait for its guest's end.
+    pub(crate) fn over(self, spec: &PodSpec, has_guest: bool) -> Result<PodSpec, &'static str> {
+        if let Some(what) = self.of_guest().filter(|_| has_guest) {
+            return Err(what);
+        }
+        let mut spec = spec.clone();
+        for (key, value) in self.labels {
+            match value {
+                None => spec.labels.remove(&key),
+                Some(value) => spec.labels.insert(key, value),
+            };
+        }
+        spec.vcpus = self.vcpus.or(spec.vcpus);
+        spec.memory_bytes = self.memory_bytes.or(spec.memory_bytes);
+        spec.egress = self.egress.or(spec.egress);
+        Ok(spec)
+    }
+}
+
 /// A pod.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -91,4 +132,32 @@ pub struct PodState {
     pub finished_ns: Option<i64>,
     /// Why it ended or did not start, when nobody asked for it.
     pub reason: String,
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn labels(keys: &[&str]) -> BTreeMap<String, String> {
+        keys.iter().map(|key| ((*key).to_owned(), "1".to_owned())).collect()
+    }
+
+    #[test]
+    fn a_guest_keeps_what_it_booted_with_and_labels_come_and_go() {
+        let spec = PodSpec { labels: labels(&["a", "b"]), vcpus: Some(1), ..PodSpec::default() };
+        let change = PodChange {
+            labels: [("a".to_owned(), None), ("c".to_owned(), Some("1".to_owned()))].into(),
+            vcpus: Some(2),
+            ..PodChange::default()
+        };
+        assert_eq!(change.clone().over(&spec, true), Err("virtual CPUs"));
+        let changed = change.over(&spec, false).unwrap();
+        assert_eq!(changed.vcpus, Some(2));
+        assert_eq!(changed.labels, labels(&["b", "c"]));
+        let only = PodChange {
+            labels: [("d".to_owned(), Some(String::new()))].into(),
+            ..PodChange::default()
+        };
+        assert_eq!(only.over(&spec, true).unwrap().labels.len(), 3);
+    }
 }

@@ -15,6 +15,7 @@ pub(super) const TABLE: &str = "
     ) WITHOUT ROWID;
 ";
 const SET_STATE: &str = "UPDATE pod SET state = ?2 WHERE id = ?1";
+const SET_SPEC: &str = "UPDATE pod SET spec = ?2 WHERE id = ?1";
 const DELETE: &str = "DELETE FROM pod WHERE id = ?1";
 
 /// A pod as stored.
@@ -53,6 +54,11 @@ impl Store {
     pub async fn set_pod_state(&self, id: &str, state: &PodState) -> Result<()> {
         let value = Some(self.encode(state)?);
         let change = Change { sql: SET_STATE, id: id.to_owned(), value };
+        self.desk(|desk| desk.change(change)).await
+    }
+
+    pub async fn set_pod_spec(&self, spec: &PodSpec) -> Result<()> {
+        let change = Change { sql: SET_SPEC, id: spec.id.clone(), value: Some(self.encode(spec)?) };
         self.desk(|desk| desk.change(change)).await
     }
 
