@@ -1,10 +1,12 @@
 //! Tables and Go templates, as Docker's `--format` has them.
 
+mod template;
+
 use std::collections::BTreeMap;
 
-use anyhow::{Context, anyhow};
-use gtmpl::{FuncError, Template};
 use serde_json::Value;
+
+pub use template::Format;
 
 /// One column: the header, and the name templates know it by.
 pub type Column = (&'static str, &'static str);
@@ -91,91 +93,6 @@ pub fn print_aligned(lines: impl IntoIterator<Item = Vec<String>>) {
     }
 }
 
-/// A parsed Go template.
-pub struct Format(Template);
-
-impl Format {
-    pub fn parse(text: &str) -> anyhow::Result<Self> {
-        let mut template = Template::default();
-        template.add_func("json", to_json);
-        template.add_func("upper", |arguments| text_function(arguments, str::to_uppercase));
-        template.add_func("lower", |arguments| text_function(arguments, str::to_lowercase));
-        template.add_func("join", join);
-        let text = text.replace("\\t", "\t").replace("\\n", "\n");
-        template.parse(&text).map_err(|error| anyhow!("format `{text}`: {error}"))?;
-        Ok(Self(template))
-    }
-
-    pub fn render(&self, value: &Value) -> anyhow::Result<String> {
-        self.0
-            .render(&gtmpl::Context::from(to_template(value)))
-            .map_err(|error| anyhow!("format: {error}"))
-            .context("evaluate the template")
-    }
-}
-
-fn to_template(value: &Value) -> gtmpl::Value {
-    match value {
-        Value::Null => gtmpl::Value::Nil,
-        Value::Bool(flag) => gtmpl::Value::Bool(*flag),
-        Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
-            (Some(number), _, _) => gtmpl::Value::from(number),
-            (_, Some(number), _) => gtmpl::Value::from(number),
-            (_, _, number) => gtmpl::Value::from(number.unwrap_or_default()),
-        },
-        Value::String(text) => gtmpl::Value::from(text.clone()),
-        Value::Array(items) => gtmpl::Value::Array(items.iter().map(to_template).collect()),
-        Value::Object(fields) => gtmpl::Value::Object(
-            fields.iter().map(|(key, value)| (key.clone(), to_template(value))).collect(),
-        ),
-    }
-}
-
-fn from_template(value: &gtmpl::Value) -> Value {
-    match value {
-        gtmpl::Value::Bool(flag) => Value::Bool(*flag),
-        gtmpl::Value::String(text) => Value::String(text.clone()),
-        gtmpl::Value::Array(items) => items.iter().map(from_template).collect(),
-        gtmpl::Value::Object(fields) | gtmpl::Value::Map(fields) => {
-            let sorted: BTreeMap<_, _> =
-                fields.iter().map(|(key, value)| (key.clone(), from_template(value))).collect();
-            sorted.into_iter().collect::<serde_json::Map<_, _>>().into()
-        }
-        gtmpl::Value::Number(number) => number
-            .as_i64()
-            .map(Value::from)
-            .or_else(|| number.as_u64().map(Value::from))
-            .or_else(|| number.as_f64().map(Value::from))
-            .unwrap_or(Value::Null),
-        _ => Value::Null,
-    }
-}
-
-fn to_json(arguments: &[gtmpl::Value]) -> Result<gtmpl::Value, FuncError> {
-    let value = arguments.first().map_or(Value::Null, from_template);
-    Ok(gtmpl::Value::from(value.to_string()))
-}
-
-fn text_function(
-    arguments: &[gtmpl::Value],
-    change: impl Fn(&str) -> String,
-) -> Result<gtmpl::Value, FuncError> {
-    match arguments.first() {
-        Some(gtmpl::Value::String(text)) => Ok(gtmpl::Value::from(change(text))),
-        _ => Err(FuncError::Generic("the argument is not text".into())),
-    }
-}
-
-fn join(arguments: &[gtmpl::Value]) -> Result<gtmpl::Value, FuncError> {
-    match arguments {
-        [gtmpl::Value::Array(items), gtmpl::Value::String(separator)] => {
-            let words: Vec<String> = items.iter().map(ToString::to_string).collect();
-            Ok(gtmpl::Value::from(words.join(separator)))
-        }
-        _ => Err(FuncError::Generic("join needs a list and a separator".into())),
-    }
-}
-
 /// `3 minutes ago` without the `ago`, as Docker says it.
 pub fn age(seconds: i64) -> String {
     let seconds = seconds.max(0);
@@ -220,21 +137,6 @@ pub fn size(bytes: i64) -> String {
 #[cfg(test)]
 mod test {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn templates_reach_nested_fields() {
-        let format =
-            Format::parse("{{.State.ExitCode}} {{json .Labels}}\\t{{upper .Name}}").unwrap();
-        let value = json!({"State": {"ExitCode": 17}, "Labels": {"a": "b"}, "Name": "x"});
-        assert_eq!(format.render(&value).unwrap(), "17 {\"a\":\"b\"}\tX");
-    }
-
-    #[test]
-    fn bad_template_is_named() {
-        let Err(error) = Format::parse("{{.ID") else { panic!("accepted") };
-        assert!(error.to_string().contains("{{.ID"));
-    }
 
     #[test]
     fn sizes_and_ages_read_like_dockers() {
