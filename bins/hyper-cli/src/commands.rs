@@ -5,6 +5,7 @@ mod build;
 mod changes;
 mod container;
 mod copy;
+mod credentials;
 mod doctor;
 mod events;
 mod exec;
@@ -86,7 +87,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::Port { container, port } => {
             network::port(client, &container, port.as_deref()).await
         }
-        Command::Logout { server } => login::logout(server.as_deref()),
+        Command::Logout { server } => login::logout(server.as_deref()).await,
         Command::System(SystemCommand::Df { verbose, format }) => {
             system::df(client, verbose, format.as_deref()).await
         }

@@ -9,11 +9,15 @@ mod command;
 mod engine;
 mod host;
 mod registry;
+mod terminal;
+mod tokens;
 
 pub use command::{Outcome, run, run_command as run_with};
 pub use engine::Engine;
 pub use host::Host;
 pub use registry::Registry;
+pub use terminal::Terminal;
+pub use tokens::TokenServer;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::{eventually, run};
+use crate::tokens::{ISSUER, SERVICE};
+use crate::{TokenServer, eventually, run};
 
 /// A running registry. Dropped: stopped, and its files go.
 #[derive(Debug)]
@@ -34,6 +35,18 @@ impl Registry {
             let path = dir.join("users");
             std::fs::write(&path, format!("{user}:{hash}\n")).expect("write the users");
             format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", path.display())
+        })
+    }
+
+    /// Starts one that only takes tokens of this server.
+    pub fn start_behind(tokens: &TokenServer) -> Self {
+        Self::start_with(|_| {
+            format!(
+                "auth:\n  token:\n    realm: {}\n    service: {SERVICE}\n    issuer: {ISSUER}\n    \
+                 rootcertbundle: {}\n",
+                tokens.realm(),
+                tokens.certificate().display()
+            )
         })
     }
 

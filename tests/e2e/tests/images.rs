@@ -305,8 +305,13 @@ fn registry_with_a_ca_of_its_own() {
     let own = certs.join(format!("{host}:{}", registry.port()));
     std::fs::create_dir_all(&own).expect("directory");
     std::fs::copy(&certificate, own.join("ca.crt")).expect("copy");
-    let mut engine = engine;
-    engine.kill_daemon();
-    engine.restart();
+    // The running hyperd sees it.
+    engine.hyper(&["pull", &named]).succeeded();
+    // And that it is another one now, or none.
+    std::fs::write(own.join("ca.crt"), "no certificate").expect("write");
+    engine.hyper(&["pull", &named]).exited(1).says(&["ca.crt", "no PEM certificate"]);
+    std::fs::remove_file(own.join("ca.crt")).expect("remove");
+    engine.hyper(&["pull", &named]).exited(1).says(&["certs.d", "ca.crt"]);
+    std::fs::copy(&certificate, own.join("ca.crt")).expect("copy");
     engine.hyper(&["pull", &named]).succeeded();
 }

@@ -24,7 +24,7 @@ const MAX_LINE: usize = 16 << 20;
 pub async fn build(client: &Client, flags: BuildFlags) -> anyhow::Result<i32> {
     let source = Source::open(&flags.path, flags.file.as_deref())?;
     let path = path(&flags, &source.dockerfile_name)?;
-    let credentials = credentials(source.dockerfile_text.as_deref())?;
+    let credentials = credentials(source.dockerfile_text.as_deref()).await?;
     let (sending, chunks) = source.send();
     let sent = client.send(Method::POST, &path, Body::Context(chunks, credentials));
     let answer = async {
@@ -112,7 +112,7 @@ fn path(flags: &BuildFlags, dockerfile: &str) -> anyhow::Result<String> {
 }
 
 /// Credentials for the registries that the Dockerfile's images come from, as `X-Registry-Config` has them.
-fn credentials(dockerfile: Option<&str>) -> anyhow::Result<String> {
+async fn credentials(dockerfile: Option<&str>) -> anyhow::Result<String> {
     let mut all = Map::new();
     for line in dockerfile.unwrap_or_default().lines() {
         let mut words = line.split_whitespace();
@@ -120,7 +120,7 @@ fn credentials(dockerfile: Option<&str>) -> anyhow::Result<String> {
             continue;
         }
         let Some(image) = words.find(|word| !word.starts_with("--")) else { continue };
-        if let Some((server, auth)) = pull::credentials_for(image)? {
+        if let Some((server, auth)) = pull::credentials_for(image).await? {
             all.insert(server, auth);
         }
     }

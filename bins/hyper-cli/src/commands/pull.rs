@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use anyhow::{Context, bail};
 use base64::Engine;
 use bytes::BytesMut;
-use docker_credential::{CredentialRetrievalError, DockerCredential};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::{Method, Response};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::credentials::{Config, DOCKER_HUB};
 use crate::arguments::PullFlags;
 use crate::client::{Body, Client, quote};
 use crate::terminal;
@@ -43,7 +43,7 @@ pub async fn pull(
     if let Some(platform) = platform {
         path.push_str(&format!("&platform={}", quote(platform)));
     }
-    let body = credentials(name)?.map_or(Body::None, Body::Auth);
+    let body = credentials(name).await?.map_or(Body::None, Body::Auth);
     let response = client.send(Method::POST, &path, body).await?;
     show(response, quiet, on_stderr).await.with_context(|| format!("pull `{image}`"))
 }
@@ -73,32 +73,19 @@ pub async fn show(
 
 /// The user's credentials for the image's registry, from `~/.docker/config.json` and its helpers,
 /// as the `X-Registry-Auth` header has them.
-pub fn credentials(name: &str) -> anyhow::Result<Option<String>> {
-    let auth = credentials_for(name)?.map(|(_, auth)| auth.to_string());
+pub async fn credentials(name: &str) -> anyhow::Result<Option<String>> {
+    let auth = credentials_for(name).await?.map(|(_, auth)| auth.to_string());
     Ok(auth.map(|auth| base64::engine::general_purpose::URL_SAFE.encode(auth)))
 }
 
 /// The registry of an image, and the user's credentials for it.
-pub fn credentials_for(name: &str) -> anyhow::Result<Option<(String, Value)>> {
+pub async fn credentials_for(name: &str) -> anyhow::Result<Option<(String, Value)>> {
     let server = match name.split_once('/') {
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
-        _ => "https://index.docker.io/v1/",
+        _ => DOCKER_HUB,
     };
-    let auth = match docker_credential::get_credential(server) {
-        Ok(DockerCredential::UsernamePassword(user, password)) => {
-            json!({"username": user, "password": password, "serveraddress": server})
-        }
-        Ok(DockerCredential::IdentityToken(token)) => {
-            json!({"identitytoken": token, "serveraddress": server})
-        }
-        Err(
-            CredentialRetrievalError::ConfigNotFound
-            | CredentialRetrievalError::ConfigReadError
-            | CredentialRetrievalError::NoCredentialConfigured,
-        ) => return Ok(None),
-        Err(error) => bail!("credentials for `{server}`: {error}"),
-    };
-    Ok(Some((server.to_owned(), auth)))
+    let found = Config::read()?.get(server).await?;
+    Ok(found.map(|found| (server.to_owned(), found.header(server))))
 }
 
 /// `name` and tag or digest; `latest` when there is neither.

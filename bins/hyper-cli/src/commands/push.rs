@@ -20,7 +20,7 @@ pub async fn push(client: &Client, flags: PushFlags) -> anyhow::Result<i32> {
     };
     let path = format!("/images/{}/push?tag={}", quote(name).replace("%2F", "/"), quote(tag));
     // The engine wants the header even when there is nothing in it.
-    let auth = credentials(name)?.unwrap_or_else(|| "e30=".to_owned());
+    let auth = credentials(name).await?.unwrap_or_else(|| "e30=".to_owned());
     let response = client.send(Method::POST, &path, Body::Auth(auth)).await?;
     show(response, flags.quiet, false).await.with_context(|| format!("push `{image}`"))?;
     if flags.quiet {

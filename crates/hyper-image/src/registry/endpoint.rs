@@ -109,10 +109,19 @@ impl Registries {
         uploads: bool,
     ) -> Result<reqwest::Client, Error> {
         let key = ClientKey { host: host.to_owned(), secure, uploads };
-        if let Some(client) = lock(&self.clients).get(&key) {
+        let directories = self.options.certificates.clone();
+        let owned = host.to_owned();
+        // Looked at before it is read: what changes in between is seen the next time.
+        let (stamp, directories) = tokio::task::spawn_blocking(move || {
+            (tls::Stamp::of(&owned, &directories), directories)
+        })
+        .await
+        .map_err(|_| Error::Cancelled)?;
+        if let Some((of, client)) = lock(&self.clients).get(&key)
+            && *of == stamp
+        {
             return Ok(client.clone());
         }
-        let directories = self.options.certificates.clone();
         let owned = host.to_owned();
         let tls = tokio::task::spawn_blocking(move || tls::config(&owned, secure, &directories))
             .await
@@ -133,7 +142,7 @@ impl Registries {
         let client = builder
             .build()
             .map_err(|error| Error::Unreachable { url: host.to_owned(), source: error.into() })?;
-        lock(&self.clients).insert(key, client.clone());
+        lock(&self.clients).insert(key, (stamp, client.clone()));
         Ok(client)
     }
 

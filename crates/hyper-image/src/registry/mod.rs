@@ -104,7 +104,8 @@ impl Retry {
 #[derive(Debug)]
 pub(crate) struct Registries {
     options: RegistryOptions,
-    clients: Mutex<HashMap<ClientKey, reqwest::Client>>,
+    /// With what `certs.d` held when they were made.
+    clients: Mutex<HashMap<ClientKey, (tls::Stamp, reqwest::Client)>>,
     /// Insecure hosts that were found to speak plain HTTP.
     plain: Mutex<std::collections::HashSet<String>>,
     /// Small things to be said to registries after whoever wanted them is gone; they end with this.

@@ -19,6 +19,8 @@ use crate::reference::DEFAULT_REGISTRY;
 
 /// Largest certificate or key file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
+/// Files of one directory that are watched for changes.
+const MAX_FILES: usize = 1000;
 
 /// The configuration for `host` (`host:port` or `docker.io`). Reads files: not for an async thread.
 pub(super) fn config(
@@ -75,6 +77,44 @@ pub(super) fn hint(host: &str, directories: &[PathBuf]) -> String {
     directory.join(host).join("ca.crt").display().to_string()
 }
 
+/// What `certs.d` holds for a host, as far as `stat` tells: another value means that [`config`] is to be asked again.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Stamp(Vec<(PathBuf, Option<FileStamp>)>);
+
+/// Inode, modification time, length.
+type FileStamp = (u64, i64, i64, u64);
+
+impl Stamp {
+    /// Looks, a handful of `stat`s: not for an async thread. What cannot be read is an error of [`config`], not here.
+    pub(super) fn of(host: &str, directories: &[PathBuf]) -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        let mut seen = Vec::new();
+        for directory in places(host, directories) {
+            let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+            let files = entries.take(MAX_FILES).map(|entry| entry.path());
+            seen.extend(files.map(|path| {
+                // Of what a link points to, which is what is read.
+                let found = std::fs::metadata(&path).ok();
+                let found = found.map(|at| (at.ino(), at.mtime(), at.mtime_nsec(), at.len()));
+                (path, found)
+            }));
+        }
+        seen.sort();
+        Self(seen)
+    }
+}
+
+/// The directories with what is for a host.
+fn places(host: &str, directories: &[PathBuf]) -> Vec<PathBuf> {
+    // A host comes from a parsed reference: it has no slash and is not `..`. Be sure nevertheless.
+    if host.contains('/') || host.starts_with('.') {
+        return Vec::new();
+    }
+    let names: &[&str] =
+        if host == DEFAULT_REGISTRY { &[host, "registry-1.docker.io"] } else { &[host] };
+    directories.iter().flat_map(|base| names.iter().map(|name| base.join(name))).collect()
+}
+
 #[derive(Default)]
 struct Files {
     authorities: Vec<PathBuf>,
@@ -84,15 +124,7 @@ struct Files {
 impl Files {
     fn find(host: &str, directories: &[PathBuf]) -> Result<Self, Error> {
         let mut found = Self::default();
-        // A host comes from a parsed reference: it has no slash and is not `..`. Be sure nevertheless.
-        if host.contains('/') || host.starts_with('.') {
-            return Ok(found);
-        }
-        let names: &[&str] =
-            if host == DEFAULT_REGISTRY { &[host, "registry-1.docker.io"] } else { &[host] };
-        for directory in
-            directories.iter().flat_map(|base| names.iter().map(move |name| base.join(name)))
-        {
+        for directory in places(host, directories) {
             let entries = match std::fs::read_dir(&directory) {
                 Ok(entries) => entries,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
@@ -243,5 +275,32 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_stamp_changes_with_what_is_there() {
+        let base = tempfile::tempdir().unwrap();
+        let directories = [base.path().to_owned()];
+        let look = || Stamp::of("reg:5000", &directories);
+        let empty = look();
+        let own = base.path().join("reg:5000");
+        std::fs::create_dir(&own).unwrap();
+        assert_eq!(look(), empty);
+        std::fs::write(own.join("ca.crt"), "a").unwrap();
+        let first = look();
+        assert_ne!(first, empty);
+        assert_eq!(look(), first);
+        // Of the same length, and in its place by a rename.
+        std::fs::write(own.join("new"), "b").unwrap();
+        std::fs::rename(own.join("new"), own.join("ca.crt")).unwrap();
+        assert_ne!(look(), first);
+        std::fs::remove_file(own.join("ca.crt")).unwrap();
+        assert_eq!(look(), empty);
+        assert_eq!(Stamp::of("../reg:5000", &directories), empty);
     }
 }

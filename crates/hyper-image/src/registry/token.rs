@@ -1,6 +1,7 @@
 //! Answers to challenges: Basic, or a token from the realm.
 //!
-//! Source: distribution `docs/content/spec/auth/token.md` (GET with Basic) and `oauth.md` (POST with a refresh token).
+//! Source: distribution `docs/content/spec/auth/token.md` (GET with Basic) and `oauth.md` (POST with a refresh token,
+//! and with user and password where a server does not know the GET).
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{StatusCode, Url};
@@ -20,6 +21,8 @@ use crate::reference::Reference;
 
 /// Largest answer of a token server, in bytes.
 const MAX_ANSWER: u64 = 1 << 20;
+/// What we are called there.
+const CLIENT: &str = "hyper";
 
 #[derive(Deserialize)]
 struct Answer {
@@ -114,7 +117,7 @@ async fn fetch(
             message,
         })
     };
-    let mut url = Url::parse(query.realm)
+    let url = Url::parse(query.realm)
         .map_err(|_| refused(format!("its token server `{}` is not a URL", query.realm)))?;
     // The realm is the registry's word. Credentials never go out in the open because of it.
     let anonymous = *credentials == Credentials::Anonymous;
@@ -134,41 +137,31 @@ async fn fetch(
     };
     let secure = !registries.is_insecure(&host);
     let client = registries.client(&host, secure).await.map_err(Fault::fatal)?;
-    let request = if let Credentials::IdentityToken(token) = credentials {
-        let body = form(&[
-            ("grant_type", "refresh_token"),
-            ("service", query.service),
-            ("scope", query.scope),
-            ("client_id", "hyper"),
-            ("refresh_token", token),
-        ]);
-        client
-            .post(url.clone())
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(body)
-    } else {
-        if !query.service.is_empty() {
-            url.query_pairs_mut().append_pair("service", query.service);
+    let realm = Endpoint { host, mirror: false, secure, client, base: String::new() };
+    let mut request = match credentials {
+        Credentials::IdentityToken(token) => {
+            let secret = [("grant_type", "refresh_token"), ("refresh_token", token)];
+            post(&realm, url.clone(), query, &secret)
         }
-        for scope in query.scope.split(' ').filter(|scope| !scope.is_empty()) {
-            url.query_pairs_mut().append_pair("scope", scope);
-        }
-        if query.offline {
-            url.query_pairs_mut().append_pair("offline_token", "true");
-            url.query_pairs_mut().append_pair("client_id", "hyper");
-        }
-        let request = client.get(url.clone());
-        match basic(credentials) {
-            Some(header) => request.header(AUTHORIZATION, header),
-            None => request,
+        _ => get(&realm, url.clone(), query, credentials),
+    };
+    let mut again = None;
+    if let Credentials::Basic { username, password } = credentials {
+        // A server of OAuth2 alone.
+        let secret = [("grant_type", "password"), ("username", username), ("password", password)];
+        again = Some(post(&realm, url, query, &secret));
+    }
+    let response = loop {
+        let sent = request.timeout(registries.options.retry.silence).send().await;
+        let response =
+            sent.map_err(|error| Fault::request(registries, &realm, query.realm, 0, error))?;
+        let refused =
+            matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
+        match again.take().filter(|_| refused) {
+            Some(other) => request = other,
+            None => break response,
         }
     };
-    let request = request.timeout(registries.options.retry.silence);
-    let realm = Endpoint { host, mirror: false, secure, client, base: String::new() };
-    let response = request
-        .send()
-        .await
-        .map_err(|error| Fault::request(registries, &realm, query.realm, 0, error))?;
     let status = response.status();
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST)
     {
@@ -194,6 +187,47 @@ async fn fetch(
         }
         _ => Err(refused(format!("the token server {} sent no usable token", realm.host))),
     }
+}
+
+/// Asks as most servers want it: by `GET`, with name and password beside it.
+fn get(
+    realm: &Endpoint,
+    mut url: Url,
+    query: &Query<'_>,
+    credentials: &Credentials,
+) -> reqwest::RequestBuilder {
+    if !query.service.is_empty() {
+        url.query_pairs_mut().append_pair("service", query.service);
+    }
+    for scope in query.scope.split(' ').filter(|scope| !scope.is_empty()) {
+        url.query_pairs_mut().append_pair("scope", scope);
+    }
+    if query.offline {
+        url.query_pairs_mut().append_pair("offline_token", "true");
+        url.query_pairs_mut().append_pair("client_id", CLIENT);
+    }
+    let request = realm.client.get(url);
+    match basic(credentials) {
+        Some(header) => request.header(AUTHORIZATION, header),
+        None => request,
+    }
+}
+
+/// Asks by OAuth2.
+fn post(
+    realm: &Endpoint,
+    url: Url,
+    query: &Query<'_>,
+    secret: &[(&str, &str)],
+) -> reqwest::RequestBuilder {
+    let mut fields =
+        vec![("service", query.service), ("scope", query.scope), ("client_id", CLIENT)];
+    if query.offline {
+        fields.push(("access_type", "offline"));
+    }
+    fields.extend_from_slice(secret);
+    let request = realm.client.post(url);
+    request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form(&fields))
 }
 
 fn bearer(token: &str) -> Option<HeaderValue> {
