@@ -75,6 +75,18 @@ impl Agent {
                     Err(failure) => Reply::Error(failure),
                 }
             }
+            Request::ReadFiles { container, what, stream } => {
+                let reading = async {
+                    let known = self.container(&container)?;
+                    let first = known.first.living()?;
+                    files::read(&self.link, &known.directories(), first, &what, stream).await
+                };
+                match reading.await {
+                    Ok(None) => Reply::Done,
+                    Ok(Some(note)) => Reply::Noted { note },
+                    Err(failure) => Reply::Error(failure),
+                }
+            }
             Request::Stats { container } => match self.container(&container) {
                 Ok(known) => Reply::Stats(Box::new(known.cgroup.stats())),
                 Err(failure) => Reply::Error(failure),
@@ -111,11 +123,6 @@ impl Agent {
             Request::DeleteContainer { container } => self.delete(&container).await,
             Request::DeleteExec { process } => {
                 self.container(&process.container)?.forget_exec(&process)
-            }
-            Request::ReadFiles { container, what, stream } => {
-                let known = self.container(&container)?;
-                let first = known.first.living()?;
-                files::read(&self.link, &known.directories(), first, &what, stream).await
             }
             Request::WriteFiles(request) => {
                 let first = self.container(&request.container)?.first.living()?;

@@ -14,7 +14,7 @@
 
 use std::{fs::File, io::Write as _, os::fd::OwnedFd};
 
-use hyper_files::{MAX_DEPTH, changes, path, tree, unpack};
+use hyper_files::{MAX_DEPTH, Omitted, changes, path, tree, unpack};
 use hyper_link::{
     AgentLink, StreamReader, StreamWriter,
     message::{Failure, FailureKind, PathStat, ReadFiles, WriteFiles},
@@ -67,39 +67,50 @@ pub(crate) async fn stat(first: Pid, path: &str) -> Outcome<PathStat> {
         .ok_or_else(|| failure(FailureKind::Internal, format!("look at {path}: no description")))
 }
 
-/// Writes what is asked for to `stream`, which is ended whatever happens.
+/// Writes what is asked for to `stream`, which is ended whatever happens; a line about what it could not hold.
 pub(crate) async fn read(
     link: &AgentLink,
     directories: &Directories,
     first: Pid,
     what: &ReadFiles,
     stream: u32,
-) -> Outcome<()> {
+) -> Outcome<Option<String>> {
     let (_, mut writer) = link.open(stream).map_err(|error| invalid(error.to_string()))?;
     let outcome = async {
         let (ours, theirs) = pipe()?;
-        let helper = Helper::start([null()?, theirs, null()?], || {
+        let (notes, to_notes) = pipe()?;
+        let helper = Helper::start([null()?, theirs, to_notes], || {
             raise_limit()?;
             let out = stdout()?;
-            match what {
+            let omitted = match what {
                 ReadFiles::Tree { path } => {
                     enter(first)?;
                     tree::write(&path::root("/")?, path, out)
                 }
                 ReadFiles::Root => tree::write_root(&path::root(directories.root())?, out),
                 ReadFiles::Changes => changes::write_layer(&layers(directories)?, out),
-                ReadFiles::ChangeList => changes::write_list(&layers(directories)?, out),
-            }
+                ReadFiles::ChangeList => {
+                    changes::write_list(&layers(directories)?, out).map(|()| Omitted::default())
+                }
+            }?;
+            // Less than a pipe holds: it need not be read meanwhile.
+            let note = omitted.note().unwrap_or_default();
+            stderr()?.write_all(note.as_bytes()).doing(|| "tell what was left out".to_owned())
         })?;
         let source = Descriptor::watching(ours, Interest::READABLE);
         pump_out(source.doing(|| "watch a pipe".to_owned())?, &mut writer).await?;
-        helper.finished().await
+        helper.finished().await?;
+        let mut note = String::new();
+        let notes = Descriptor::watching(notes, Interest::READABLE);
+        let notes = notes.doing(|| "watch a pipe".to_owned())?.take(MAX_STAT);
+        { notes }.read_to_string(&mut note).await.doing(|| "read what was left out".to_owned())?;
+        Ok(Some(note).filter(|note| !note.is_empty()))
     };
     match outcome.await {
-        Ok(()) => {
+        Ok(note) => {
             // On a link that has ended nobody waits for it.
             let _ended = writer.shutdown().await;
-            Ok(())
+            Ok(note)
         }
         Err(failure) => {
             writer.reset();
@@ -182,6 +193,11 @@ fn null() -> Outcome<OwnedFd> {
 /// The child's end of the pipe.
 fn stdout() -> Outcome<File> {
     Ok(rustix::io::dup(rustix::stdio::stdout()).doing(|| "use the pipe".to_owned())?.into())
+}
+
+/// The child's end of the pipe for words.
+fn stderr() -> Outcome<File> {
+    Ok(rustix::io::dup(rustix::stdio::stderr()).doing(|| "use the pipe".to_owned())?.into())
 }
 
 fn stdin() -> Outcome<File> {

@@ -125,11 +125,15 @@ impl Running<'_> {
             let command = self.command.clone();
             return Err(BuildError::Command { command, code: outcome.exit_code });
         }
-        tokio::select! {
+        let (layer, note) = tokio::select! {
             biased;
-            () = self.cancel.cancelled() => Err(BuildError::Cancelled),
-            layer = self.engine.changes_layer(id) => Ok(layer?),
+            () = self.cancel.cancelled() => return Err(BuildError::Cancelled),
+            changes = self.engine.changes_layer(id) => changes?,
+        };
+        if let Some(note) = note {
+            self.say(format!(" ---> [Warning] {note}\n")).await?;
         }
+        Ok(layer)
     }
 
     async fn say(&self, text: String) -> Result<(), BuildError> {

@@ -44,8 +44,13 @@ pub(crate) async fn commit(State(app): State<App>, query: Query, body: Body) -> 
         config: Some(config),
         pause: query.flag_or("pause", true),
     };
-    let id = app.engine.commit(container, options).await?;
-    Ok((StatusCode::CREATED, Json(json!({ "Id": id.to_string() }))).into_response())
+    let made = app.engine.commit(container, options).await?;
+    let mut answer = json!({ "Id": made.id.to_string() });
+    // Docker has no place for it; its client takes no notice.
+    if let Some(note) = made.note {
+        answer["Warnings"] = json!([note]);
+    }
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
 /// What the client asks for, with the container's own where it asks for nothing.

@@ -27,12 +27,20 @@ pub struct CommitOptions {
     pub pause: bool,
 }
 
+/// An image made of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    pub id: Digest,
+    /// What the container changed and no layer can hold, in words.
+    pub note: Option<String>,
+}
+
 impl Engine {
-    /// Makes an image of what a container changed; its id.
+    /// Makes an image of what a container changed.
     ///
     /// # Errors
     /// [`Error::NoSuchContainer`], [`Error::Image`], [`Error::Supervisor`].
-    pub async fn commit(&self, reference: &str, options: CommitOptions) -> Result<Digest> {
+    pub async fn commit(&self, reference: &str, options: CommitOptions) -> Result<Committed> {
         let view = self.container(reference)?;
         let engine = self.clone();
         self.detached(async move { engine.commit_view(&view, options).await }).await
@@ -61,11 +69,12 @@ impl Engine {
         Ok(config)
     }
 
-    /// What a container changed since its image, as a layer of the image store.
+    /// What a container changed since its image, as a layer of the image store, and what of it no layer can hold, in
+    /// words.
     ///
     /// # Errors
     /// [`Error::Image`], [`Error::Supervisor`].
-    pub async fn changes_layer(&self, reference: &str) -> Result<NewLayer> {
+    pub async fn changes_layer(&self, reference: &str) -> Result<(NewLayer, Option<String>)> {
         let mut archive = self.changes_archive(reference).await?;
         let wrong = |error| image_error("layer", error);
         let (store, images) = (self.core.images.clone(), self.core.layout.images());
@@ -90,16 +99,16 @@ impl Engine {
                 let ended = piece.is_none();
                 // A writer that is gone says why.
                 if sender.send(piece).await.is_err() || ended {
-                    return Ok::<(), Error>(());
+                    return Ok::<_, Error>(archive.note().map(str::to_owned));
                 }
             }
         };
         let (written, read) = tokio::join!(writing, reading);
-        read?;
-        self.core.images.add_layer(written?).await.map_err(wrong)
+        let note = read?;
+        Ok((self.core.images.add_layer(written?).await.map_err(wrong)?, note))
     }
 
-    async fn commit_view(&self, view: &View, options: CommitOptions) -> Result<Digest> {
+    async fn commit_view(&self, view: &View, options: CommitOptions) -> Result<Committed> {
         let spec = &view.spec;
         let config = match options.config {
             Some(config) => config,
@@ -114,7 +123,7 @@ impl Engine {
         if paused && let Err(error) = self.unpause(&spec.id).await {
             tracing::warn!(container = spec.id, error = error.chain(), "stays paused after commit");
         }
-        let layer = layer?;
+        let (layer, note) = layer?;
         let base = self.image(&spec.image_id)?;
         let now = hyper_stdio::rfc3339_nano(hyper_stdio::now_ns());
         let mut whole = hyper_image::ImageConfig::clone(&base.config);
@@ -140,6 +149,6 @@ impl Engine {
         labels.insert("comment".to_owned(), made.config.comment.clone());
         labels.insert("imageID".to_owned(), made.id.to_string());
         self.core.events.publish(Kind::Container, "commit", &spec.id, labels);
-        Ok(made.id)
+        Ok(Committed { id: made.id, note })
     }
 }

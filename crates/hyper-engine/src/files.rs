@@ -34,6 +34,12 @@ impl Archive {
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         self.download.next().await
     }
+
+    /// What of the files is not in it, in words for people; told when it is at its end, and in the log anyway.
+    #[must_use]
+    pub fn note(&self) -> Option<&str> {
+        self.download.note()
+    }
 }
 
 /// How files are copied into a container.

@@ -22,7 +22,7 @@ use rustix::fs::{Dir, FileType, Stat, fgetxattr};
 
 use crate::failure::Outcome;
 use crate::{
-    BLOCK,
+    BLOCK, Omitted,
     directory::{self, check_depth, is_dots, look},
     pack::{Packer, xattrs},
     wrong, wrong_io,
@@ -51,8 +51,8 @@ pub struct Layers {
     pub image: OwnedFd,
 }
 
-/// Writes the changes as a layer.
-pub fn write_layer(layers: &Layers, out: impl Write) -> Outcome<()> {
+/// Writes the changes as a layer; what was left out of it.
+pub fn write_layer(layers: &Layers, out: impl Write) -> Outcome<Omitted> {
     let mut sink = Layer(Packer::new(out, true));
     walk(layers, &mut sink)?;
     sink.0.finish()
@@ -276,7 +276,12 @@ impl<W: Write> Sink for Layer<W> {
     }
 
     fn other(&mut self, found: &Found<'_>, path: &[u8]) -> Outcome<()> {
-        self.0.entry(found.dir, found.name, path, &found.stat)
+        self.0.entry(found.dir, found.name, path, &found.stat)?;
+        // What it cannot show hides the image's nevertheless.
+        if Omitted::is_such(&found.stat) && found.image.is_some() {
+            return self.whiteout(path);
+        }
+        Ok(())
     }
 
     fn wants(&self, _found: &Found<'_>) -> bool {

@@ -5,7 +5,7 @@
 //!  tree, pack    a path, or the whole root, to tar          path    what is at a path
 //!  changes       what an overlay's upper has, to tar        user    users and groups by name
 //!  unpack        tar to files                               volume  an image's directory to a volume
-//!  directory     steps of a walk
+//!  directory     steps of a walk                omitted what no archive can hold
 //! ```
 //! Invariants: no path or link of the tree leads out of the root that is given, nor a tar's; what
 //! was changed is read through descriptors, never following a link; blocks, so knows no runtime.
@@ -14,6 +14,7 @@
 pub mod changes;
 mod directory;
 pub mod failure;
+mod omitted;
 mod pack;
 pub mod path;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use hyper_link::message::{Failure, FailureKind};
 use rustix::io::Errno;
 
 use failure::failure;
+pub use omitted::Omitted;
 
 /// Bytes taken at a time.
 const BLOCK: usize = 64 << 10;

@@ -26,7 +26,7 @@ use rustix::{
 };
 
 use crate::failure::Outcome;
-use crate::{BLOCK, wrong, wrong_io};
+use crate::{BLOCK, Omitted, wrong, wrong_io};
 
 /// Bytes of names kept to recognise further names of the same file.
 const LINK_BYTES: usize = 32 << 20;
@@ -49,6 +49,7 @@ pub struct Packer<W: Write> {
     name_bytes: usize,
     holes: u64,
     buffer: Vec<u8>,
+    omitted: Omitted,
 }
 
 impl<W: Write> Packer<W> {
@@ -60,6 +61,7 @@ impl<W: Write> Packer<W> {
             name_bytes: 0,
             holes: if sparse { MAX_HOLES } else { 0 },
             buffer: vec![0; BLOCK],
+            omitted: Omitted::default(),
         }
     }
 
@@ -78,7 +80,8 @@ impl<W: Write> Packer<W> {
         self.put(&encode(&Header { path, kind, mode: 0, uid: 0, gid: 0, mtime, xattrs }))
     }
 
-    /// Anything but a directory, as `path`. What has gone meanwhile, and sockets, are left out.
+    /// Anything but a directory, as `path`. What has gone meanwhile is left out, and so are sockets, which are told
+    /// at the end.
     pub fn entry(
         &mut self,
         dir: BorrowedFd<'_>,
@@ -86,6 +89,10 @@ impl<W: Write> Packer<W> {
         path: &[u8],
         stat: &Stat,
     ) -> Outcome<()> {
+        if Omitted::is_such(stat) {
+            self.omitted.add(path);
+            return Ok(());
+        }
         let key = (stat.st_dev, stat.st_ino);
         if stat.st_nlink > 1 {
             if let Some(first) = self.names.get(&key) {
@@ -120,10 +127,11 @@ impl<W: Write> Packer<W> {
         self.put(&encode(&header(path, kind, stat, Vec::new())))
     }
 
-    /// Ends the archive.
-    pub fn finish(mut self) -> Outcome<()> {
+    /// Ends the archive; what it could not hold.
+    pub fn finish(mut self) -> Outcome<Omitted> {
         self.put(&END)?;
-        self.out.flush().map_err(|error| wrong_io("write", b"the archive", &error))
+        self.out.flush().map_err(|error| wrong_io("write", b"the archive", &error))?;
+        Ok(self.omitted)
     }
 
     fn file(&mut self, file: &OwnedFd, path: &[u8]) -> Outcome<()> {

@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Dir, FileType, OFlags, fstat, fstatfs, statat};
 
 use crate::failure::{Doing as _, Outcome, failure};
 use crate::{
+    Omitted,
     directory::{self, check_depth, is_dots, look},
     pack::Packer,
     path::{Wanted, find},
@@ -32,8 +33,8 @@ const KERNEL: [u64; 9] = [
 /// File systems in memory: not part of a copy of what is above them, as Docker has it.
 const MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
-/// Writes what is at `path`, named by its last part.
-pub fn write(root: &impl AsFd, path: &str, out: impl Write) -> Outcome<()> {
+/// Writes what is at `path`, named by its last part; what was left out of it.
+pub fn write(root: &impl AsFd, path: &str, out: impl Write) -> Outcome<Omitted> {
     let wanted = Wanted::parse(path);
     let failed = |error| wrong("find", wanted.whole.as_bytes(), error);
     let found = find(root, &wanted.whole, OFlags::PATH).map_err(failed)?;
@@ -60,7 +61,7 @@ pub fn write(root: &impl AsFd, path: &str, out: impl Write) -> Outcome<()> {
 }
 
 /// Writes the whole of `root`, with names such as `bin/sh`.
-pub fn write_root(root: &impl AsFd, out: impl Write) -> Outcome<()> {
+pub fn write_root(root: &impl AsFd, out: impl Write) -> Outcome<Omitted> {
     let mut packer = Packer::new(out, false);
     walk(root.as_fd(), Vec::new(), &mut packer)?;
     packer.finish()

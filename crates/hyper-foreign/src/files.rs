@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use hyper_files::failure::Outcome;
-use hyper_files::{changes, path, tree, unpack};
+use hyper_files::{Omitted, changes, path, tree, unpack};
 use hyper_link::message::{Failure, WriteFiles};
 use hyper_stdio::attach::{FrameWriter, write_answer};
 use hyper_stdio::transfer::{FOREVER, finish, pump_in, pump_out};
@@ -93,16 +93,18 @@ pub(crate) async fn read(
     finish(&mut writer, outcome).await
 }
 
-fn walk(places: &Places, what: &ReadFiles, out: File) -> Outcome<()> {
+/// A line about what the archive could not hold, if there is something.
+fn walk(places: &Places, what: &ReadFiles, out: File) -> Outcome<Option<String>> {
     let layers = || {
         Ok(changes::Layers { upper: path::root(&places.upper)?, image: path::root(&places.image)? })
     };
-    match what {
+    let omitted = match what {
         ReadFiles::Tree { path } => tree::write(&path::root(&places.inside)?, path, out),
         ReadFiles::Root => tree::write_root(&path::root(&places.merged)?, out),
         ReadFiles::Changes => changes::write_layer(&layers()?, out),
-        ReadFiles::ChangeList => changes::write_list(&layers()?, out),
-    }
+        ReadFiles::ChangeList => changes::write_list(&layers()?, out).map(|()| Omitted::default()),
+    }?;
+    Ok(omitted.note())
 }
 
 /// Carries out [`hyper_task::pod::Call::Write`].
@@ -131,7 +133,8 @@ pub(crate) async fn write(
         biased;
         // It has read all there is, or will read no more.
         early = &mut unpacking => {
-            return finish(&mut writer, early.map_err(io::Error::other)?).await;
+            let early = early.map_err(io::Error::other)?;
+            return finish(&mut writer, early.map(|()| None)).await;
         }
         taken = pump_in(client, &mut sink, FOREVER) => taken,
     };
@@ -139,7 +142,7 @@ pub(crate) async fn write(
     drop(sink);
     let outcome = unpacking.await.map_err(io::Error::other)?;
     taken?;
-    finish(&mut writer, outcome).await
+    finish(&mut writer, outcome.map(|()| None)).await
 }
 
 async fn work<T: Send + 'static>(

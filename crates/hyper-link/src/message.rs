@@ -43,8 +43,8 @@ pub enum Request {
     /// What is behind a path of a container, without following a link at its end; see
     /// [`Reply::Path`].
     StatPath { container: String, path: String },
-    /// Writes files of a container to a stream and ends it. Answered when all of it is written;
-    /// after a failure the stream is reset.
+    /// Writes files of a container to a stream and ends it. Answered when all of it is written, with
+    /// [`Reply::Noted`] if an archive could not hold something; after a failure the stream is reset.
     ReadFiles { container: String, what: ReadFiles, stream: u32 },
     /// Reads a tar archive from a stream to its end and unpacks it in a container.
     WriteFiles(Box<WriteFiles>),
@@ -286,6 +286,10 @@ pub enum Reply {
     },
     Stats(Box<Stats>),
     Path(PathStat),
+    /// As `Done`, with a line for people about what was done.
+    Noted {
+        note: String,
+    },
     Error(Failure),
 }
 

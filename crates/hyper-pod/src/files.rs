@@ -80,7 +80,7 @@ pub(crate) async fn read(
         tokio::select! {
             reply = &mut asked => match reply {
                 // What it has sent is still in the stream.
-                Ok(()) => pumped.await.map(|end| if end == Pumped::Stalled { Err(stalled()) } else { Ok(()) }),
+                Ok(note) => pumped.await.map(|end| if end == Pumped::Stalled { Err(stalled()) } else { Ok(note) }),
                 Err(fault) => Ok(Err(fault)),
             },
             pumped = &mut pumped => match pumped {
@@ -143,12 +143,19 @@ pub(crate) fn process(info: ProcessInfo) -> wire::ProcessInfo {
     }
 }
 
-async fn ask(guest: &Arc<Guest>, container: &str, request: Request) -> Result<(), FileFault> {
-    guest.call(container, request, TRANSFER).await.map(drop).map_err(|error| fault(&error))
+async fn ask(guest: &Arc<Guest>, container: &str, request: Request) -> Told {
+    match guest.call(container, request, TRANSFER).await {
+        Ok(Reply::Noted { note }) => Ok(Some(note)),
+        Ok(_) => Ok(None),
+        Err(error) => Err(fault(&error)),
+    }
 }
 
+/// What the agent says at the end: a line for people, if it has one.
+type Told = Result<Option<String>, FileFault>;
+
 /// The stream has ended: the reply is on its way.
-async fn settle(asked: impl Future<Output = Result<(), FileFault>>) -> Result<(), FileFault> {
+async fn settle(asked: impl Future<Output = Told>) -> Told {
     tokio::time::timeout(IDLE, asked).await.unwrap_or_else(|_| Err(stalled()))
 }
 

@@ -1,7 +1,8 @@
 //! A container's files between a client of the pod socket and who reads or writes them.
 //!
 //! ```text
-//!  read:   source ──► frames of stream 1 ──► client      then the end, or a fault as stream 2
+//!  read:   source ──► frames of stream 1 ──► client      then the end, or a fault as stream 2;
+//!                                                        before the end perhaps a note as stream 3
 //!  write:  client ──► frames ──► sink                    the same
 //! ```
 //! Each side waits for the other. Nothing of the bytes is looked at.
@@ -19,6 +20,8 @@ use crate::attach::{FrameReader, FrameWriter};
 const BLOCK: usize = 64 << 10;
 /// Characters of a fault's message: there are names of files in it, and a frame is bounded.
 const MESSAGE: usize = 4096;
+/// Stream of a line for people about a transfer that went well.
+pub const NOTE: u8 = 3;
 /// For sides that may take as long as they want.
 pub const FOREVER: Duration = Duration::MAX;
 
@@ -87,16 +90,22 @@ pub async fn pump_in(
     }
 }
 
-/// Tells the client how it went, which is the last it hears.
+/// Tells the client how it went, with a line for people if there is one, which is the last it hears.
 ///
 /// # Errors
 /// It is gone.
 pub async fn finish(
     writer: &mut FrameWriter<OwnedWriteHalf>,
-    outcome: Result<(), FileFault>,
+    outcome: Result<Option<String>, FileFault>,
 ) -> io::Result<()> {
     match outcome {
-        Ok(()) => writer.end(1).await?,
+        Ok(note) => {
+            if let Some(note) = note {
+                let note: String = note.chars().take(MESSAGE).collect();
+                writer.send(NOTE, note.as_bytes()).await?;
+            }
+            writer.end(1).await?;
+        }
         Err(mut fault) => {
             fault.message = fault.message.chars().take(MESSAGE).collect();
             writer.send(2, &serde_json::to_vec(&fault)?).await?;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use hyper_stdio::attach::{CallError, FrameReader, FrameWriter};
+use hyper_stdio::transfer::NOTE;
 use hyper_task::pod::{Answer, Call, FaultKind, FileFault, PathStat, ProcessInfo, ReadFiles};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -11,6 +12,8 @@ use crate::{Error, Result};
 
 /// Bytes read from an archive at a time.
 const CHUNK: usize = 64 << 10;
+/// Longest line about a transfer, in characters.
+const MAX_NOTE: usize = 4096;
 
 /// Files on their way out of a container. Dropped, the transfer ends.
 #[derive(Debug)]
@@ -22,6 +25,7 @@ pub(crate) struct Download {
     /// Looked at before it was asked for.
     first: Option<Bytes>,
     ended: bool,
+    note: Option<String>,
 }
 
 impl Download {
@@ -36,8 +40,18 @@ impl Download {
         if self.ended {
             return Ok(None);
         }
-        let frame = self.frames.next().await;
-        match frame.map_err(|e| failure(&self.id, "read its files", chain(&e)))? {
+        let read = "read its files";
+        let mut frame = self.frames.next().await.map_err(|e| failure(&self.id, read, chain(&e)))?;
+        if let Some(told) = frame.take_if(|frame| frame.stream == NOTE) {
+            // Words of a guest, perhaps: one line, and not longer than told.
+            let text = String::from_utf8_lossy(&told.data);
+            let line: String = text.chars().filter(|c| !c.is_control()).take(MAX_NOTE).collect();
+            tracing::warn!(container = self.id, "files of the container {line}");
+            self.note = Some(line);
+            let next = self.frames.next().await;
+            frame = next.map_err(|e| failure(&self.id, read, chain(&e)))?;
+        }
+        match frame {
             Some(frame) if frame.stream == 1 && frame.data.is_empty() => {
                 self.ended = true;
                 Ok(None)
@@ -46,6 +60,11 @@ impl Download {
             Some(frame) => Err(told(&self.id, "read its files", &frame.data)),
             None => Err(broke_off(&self.id, "read its files")),
         }
+    }
+
+    /// What is to be told about it, once it is at its end.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 }
 
@@ -67,7 +86,8 @@ impl Pod {
         let begun = hyper_stdio::attach::transfer(&socket, &Call::Read { what }).await;
         let (frames, wanted) = begun.map_err(|e| refused(&self.id, "read its files", e))?;
         let id = self.id.clone();
-        let mut download = Download { id, frames, _wanted: wanted, first: None, ended: false };
+        let mut download =
+            Download { id, frames, _wanted: wanted, first: None, ended: false, note: None };
         download.first = download.next().await?;
         Ok(download)
     }
