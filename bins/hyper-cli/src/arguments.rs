@@ -12,7 +12,7 @@ mod volume;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use build::BuildFlags;
+pub use build::{BuildFlags, BuilderCommand, BuilderPruneFlags};
 pub use container::{RestartFlags, StatsFlags, TopFlags, UpdateFlags};
 pub use create::{
     CreateFlags, bytes, loose_pairs, nano_cpus, pairs, restart as restart_policy, variable,
@@ -105,6 +105,9 @@ pub enum Command {
     Inspect(InspectFlags),
     /// Build an image from a Dockerfile
     Build(BuildFlags),
+    /// Manage builds
+    #[command(subcommand)]
+    Builder(BuilderCommand),
     /// Download an image from a registry
     Pull(PullFlags),
     /// Upload an image to a registry

@@ -24,7 +24,9 @@ mod session;
 mod system;
 mod volume;
 
-use crate::arguments::{BenchCommand, Cli, Command, ImageCommand, InspectFlags, SystemCommand};
+use crate::arguments::{
+    BenchCommand, BuilderCommand, Cli, Command, ImageCommand, InspectFlags, SystemCommand,
+};
 use crate::client::{Client, ClientError};
 use crate::daemon;
 
@@ -72,7 +74,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::Export(flags) => changes::export(client, flags).await,
         Command::Commit(flags) => changes::commit(client, flags).await,
         Command::Inspect(flags) => inspect::inspect(client, flags).await,
-        Command::Build(flags) => build::build(client, flags).await,
+        Command::Build(flags) | Command::Builder(BuilderCommand::Build(flags)) => {
+            build::build(client, flags).await
+        }
+        Command::Builder(BuilderCommand::Prune(flags)) => build::prune(client, flags).await,
         Command::Pull(flags) => pull::pull_command(client, flags).await,
         Command::Push(flags) => push::push(client, flags).await,
         Command::Tag(flags) => image::tag(client, flags).await,

@@ -121,7 +121,11 @@ impl Builder<'_> {
             self.global.set(name, value);
         }
         let sources = self.request.cache_from.clone();
-        self.cached = cache::Sources::find(self.engine, &sources);
+        let (cached, words) = cache::Sources::find(self.engine, &sources);
+        self.cached = cached;
+        for text in words {
+            self.say(text).await?;
+        }
         let stages = &file.stages[..=last];
         self.steps = stages.iter().map(|stage| 1 + stage.steps.len()).sum::<usize>()
             + usize::from(!self.request.labels.is_empty());

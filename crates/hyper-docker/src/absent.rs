@@ -1,8 +1,7 @@
 //! What Docker has and this engine has not: honest empty lists, and refusals by name.
 
 use axum::http::{Method, Uri};
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{any, get};
 use axum::{Json, Router};
 use serde_json::json;
 
@@ -10,9 +9,7 @@ use crate::app::App;
 use crate::error::ApiError;
 
 pub(crate) fn router() -> Router<App> {
-    let mut router = Router::new()
-        .route("/plugins", get(async || Json(json!([]))))
-        .route("/build/prune", post(prune_builds));
+    let mut router = Router::new().route("/plugins", get(async || Json(json!([]))));
     for path in [
         "/grpc",
         "/session",
@@ -49,8 +46,4 @@ async fn unsupported(method: Method, uri: Uri) -> ApiError {
         _ => "not in this version",
     };
     ApiError::unsupported(format!("{method} {path} is not supported: {why}"))
-}
-
-async fn prune_builds() -> Response {
-    Json(json!({ "CachesDeleted": null, "SpaceReclaimed": 0 })).into_response()
 }

@@ -68,6 +68,7 @@ impl App {
             .route("/images/search", get(image::search))
             .route("/images/{*rest}", any(image::by_name))
             .route("/build", post(build::build))
+            .route("/build/prune", post(build::prune::prune))
             .route("/commit", post(commit::commit))
             .merge(volume::router())
             .merge(absent::router())

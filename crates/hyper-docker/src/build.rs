@@ -6,6 +6,8 @@
 //! ```
 //! A client that goes away cancels its build, and so does the end of hyperd.
 
+pub(crate) mod prune;
+
 use std::collections::{BTreeMap, HashMap};
 
 use axum::body::Body;

@@ -2,7 +2,7 @@
 //!
 //! Names hold slashes, so `/images/{name}/{verb}` is taken apart here.
 
-mod list;
+pub(crate) mod list;
 mod prune;
 
 pub(crate) use list::{Shared, list, summary};

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use axum::body::Body;
+use bytes::Bytes;
+use futures_util::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use hyper_image::{History, ImageConfig, Platform, Progress};
 use serde_json::json;
+use tokio_util::io::StreamReader;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
@@ -21,10 +24,16 @@ pub(crate) async fn import(app: &App, source: &str, query: &Query, body: Body) -
         Ok(wanted) => wanted,
         Err(error) => return with_body(body, |_| async { Err(error) }).await,
     };
-    let body = if source == "-" { body } else { fetch(app, source).await? };
     let engine = app.engine.clone();
-    let work =
-        with_body(body, async move |reader| engine.import(reader, config, name.as_ref()).await);
+    let work = async move |reader| engine.import(reader, config, name.as_ref()).await;
+    let work = if source == "-" {
+        with_body(body, work).boxed()
+    } else {
+        // Of a server's answer nothing more is read than is wanted.
+        let pieces = fetch(app, source).await?;
+        let reader = StreamReader::new(pieces.boxed());
+        work(Box::new(reader)).boxed()
+    };
     // No events: the stream ends with the image's id.
     let (_, events) = Progress::channel();
     respond(
@@ -61,7 +70,10 @@ fn config(source: &str, query: &Query) -> ApiResult<ImageConfig> {
     Ok(config)
 }
 
-async fn fetch(app: &App, source: &str) -> ApiResult<Body> {
+async fn fetch(
+    app: &App,
+    source: &str,
+) -> ApiResult<impl Stream<Item = std::io::Result<Bytes>> + Send + 'static> {
     let bad = |why: String| ApiError::invalid(format!("cannot import `{source}`: {why}"));
     let Some((scheme @ ("http" | "https"), rest)) = source.split_once("://") else {
         return Err(bad("it is neither `-` nor a http or https URL".to_owned()));
@@ -79,5 +91,5 @@ async fn fetch(app: &App, source: &str) -> ApiResult<Body> {
     if !answer.status().is_success() {
         return Err(bad(format!("{scheme} status {}", answer.status())));
     }
-    Ok(Body::from_stream(answer.bytes_stream()))
+    Ok(answer.bytes_stream().map_err(std::io::Error::other))
 }

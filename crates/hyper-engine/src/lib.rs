@@ -43,7 +43,7 @@ mod supervisor;
 mod volume;
 
 pub use attach::{Attached, Attaching};
-pub use commit::CommitOptions;
+pub use commit::{CommitOptions, Committed};
 pub use container::View;
 pub use container::actor::Change as ContainerChange;
 pub use container::create::Created;

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Bu
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
+use crate::transfer::NOTE;
 use crate::{Attachment, Wanted, socket};
 
 /// How long an answer may take.
@@ -173,7 +174,7 @@ pub async fn serve(
     }
 }
 
-/// One frame: stream 0 stdin (empty: its end), 1 stdout, 2 stderr.
+/// One frame: stream 0 stdin (empty: its end), 1 stdout, 2 stderr; of a transfer also [`NOTE`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     pub stream: u8,
@@ -202,7 +203,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(header) = self.buffer.first_chunk::<HEADER>() {
                 let [stream, _, _, _, length @ ..] = *header;
                 let length = u32::from_be_bytes(length) as usize;
-                if stream > 2 || length > MAX_FRAME {
+                if stream > NOTE || length > MAX_FRAME {
                     let what = format!("frame of stream {stream} with {length} bytes");
                     return Err(io::Error::new(io::ErrorKind::InvalidData, what));
                 }
@@ -376,7 +377,7 @@ mod test {
         let too_long = [1, 0, 0, 0, 0, 1, 0, 1];
         let error = FrameReader::new(&too_long[..]).next().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        let other_stream = [3, 0, 0, 0, 0, 0, 0, 0];
+        let other_stream = [4, 0, 0, 0, 0, 0, 0, 0];
         assert!(FrameReader::new(&other_stream[..]).next().await.is_err());
         let cut = [1, 0, 0, 0, 0, 0, 0, 9, b'x'];
         let error = FrameReader::new(&cut[..]).next().await.unwrap_err();

@@ -1,6 +1,6 @@
 //! `hyper build`.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 #[derive(Debug, Args)]
 pub struct BuildFlags {
@@ -45,4 +45,25 @@ pub struct BuildFlags {
     pub iidfile: Option<std::path::PathBuf>,
     /// Directory of the build context; `-`: a Dockerfile or an archive on standard input
     pub path: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BuilderCommand {
+    /// Remove the steps of builds that no image needs
+    Prune(BuilderPruneFlags),
+    /// Build an image from a Dockerfile
+    Build(BuildFlags),
+}
+
+#[derive(Debug, Args)]
+pub struct BuilderPruneFlags {
+    /// As without: steps behind a named image are parts of it
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// until=TIME, id=ID
+    #[arg(long)]
+    pub filter: Vec<String>,
 }

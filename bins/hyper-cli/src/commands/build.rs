@@ -1,8 +1,12 @@
 //! `build`: sends the context, shows what the builder says.
 //!
 //! - [`context`]: the directory as a tar stream, without what `.dockerignore` leaves out.
+//! - [`prune`]: the steps of builds that no image needs.
 
 mod context;
+mod prune;
+
+pub use prune::prune;
 
 use std::io::Write as _;
 

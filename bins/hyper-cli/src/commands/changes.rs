@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 
 use anyhow::{Context, bail};
+use serde_json::Value;
 
 use super::copy;
 use crate::arguments::{CommitFlags, ExportFlags};
@@ -61,6 +62,9 @@ pub async fn commit(client: &Client, flags: CommitFlags) -> anyhow::Result<i32> 
         path.push_str(&format!("&changes={}", quote(change)));
     }
     let answer = client.post(&path, Body::None).await?;
+    for warning in answer["Warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        eprintln!("WARNING: {warning}");
+    }
     println!("{}", answer["Id"].as_str().context("the engine sent no id")?);
     Ok(0)
 }

@@ -42,9 +42,18 @@ impl Done {
 pub(super) struct Sources(Vec<Image>);
 
 impl Sources {
-    /// Those that are here.
-    pub fn find(engine: &Engine, names: &[String]) -> Self {
-        Self(names.iter().filter_map(|name| engine.image(name).ok()).collect())
+    /// Those that are here, and words about the others: nothing is pulled for them.
+    pub fn find(engine: &Engine, names: &[String]) -> (Self, Vec<String>) {
+        let (mut here, mut words) = (Vec::new(), Vec::new());
+        for name in names {
+            match engine.image(name) {
+                Ok(image) => here.push(image),
+                Err(_) => words.push(format!(
+                    "[Warning] --cache-from {name}: no such image here, pull it first\n"
+                )),
+            }
+        }
+        (Self(here), words)
     }
 
     /// The image whose history begins with `history` on the same layers, and goes on with `created_by`.

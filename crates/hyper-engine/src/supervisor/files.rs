@@ -22,7 +22,7 @@ pub(crate) struct Download {
     frames: FrameReader<OwnedReadHalf>,
     /// Open for as long as the bytes are wanted.
     _wanted: FrameWriter<OwnedWriteHalf>,
-    /// Looked at before it was asked for.
+    /// The next piece, read before it was asked for.
     first: Option<Bytes>,
     ended: bool,
     note: Option<String>,
@@ -34,19 +34,19 @@ impl Download {
     /// # Errors
     /// Why it is not all.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        if let Some(first) = self.first.take() {
-            return Ok(Some(first));
-        }
-        if self.ended {
-            return Ok(None);
-        }
+        // The last piece waits for what is said at the end: a client may be gone as soon as it has an archive's end.
+        let following = if self.ended { None } else { self.read().await? };
+        Ok(std::mem::replace(&mut self.first, following))
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>> {
         let read = "read its files";
         let mut frame = self.frames.next().await.map_err(|e| failure(&self.id, read, chain(&e)))?;
         if let Some(told) = frame.take_if(|frame| frame.stream == NOTE) {
             // Words of a guest, perhaps: one line, and not longer than told.
             let text = String::from_utf8_lossy(&told.data);
             let line: String = text.chars().filter(|c| !c.is_control()).take(MAX_NOTE).collect();
-            tracing::warn!(container = self.id, "files of the container {line}");
+            tracing::warn!(container = self.id, "of the files of a container was {line}");
             self.note = Some(line);
             let next = self.frames.next().await;
             frame = next.map_err(|e| failure(&self.id, read, chain(&e)))?;
@@ -88,7 +88,7 @@ impl Pod {
         let id = self.id.clone();
         let mut download =
             Download { id, frames, _wanted: wanted, first: None, ended: false, note: None };
-        download.first = download.next().await?;
+        download.first = download.read().await?;
         Ok(download)
     }
 

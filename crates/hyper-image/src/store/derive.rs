@@ -16,9 +16,9 @@ use flate2::write::GzEncoder;
 use tempfile::NamedTempFile;
 
 use super::catalog::Origin;
-use super::layout;
 use super::quota::Charge;
 use super::{Key, Lease, Store, blocking};
+use super::{layout, sweep};
 use crate::config::ImageConfig;
 use crate::digest::{Digest, Hashing};
 use crate::error::Error;
@@ -136,11 +136,19 @@ impl Store {
         .await?;
         let flight = self.inner.flights.acquire(Key::Layer(diff_id), || {}).await;
         let (inner, held, blob) = (Arc::clone(&self.inner), Arc::clone(&lease), descriptor.digest);
-        blocking(move || {
+        let converted = blocking(move || {
             let _held = (flight, held);
             if inner.has_layer(&diff_id) { Ok(()) } else { inner.convert_stored(blob, diff_id) }
         })
-        .await?;
+        .await;
+        if let Err(error) = converted {
+            // What is no layer is of no use to anybody.
+            drop(lease);
+            let inner = Arc::clone(&self.inner);
+            blocking(move || sweep::forget(&inner.layout, &inner.leases, &inner.catalog(), &blob))
+                .await?;
+            return Err(error);
+        }
         Ok(NewLayer { descriptor, diff_id, _lease: lease })
     }
 

@@ -97,6 +97,19 @@ pub(crate) fn release(
     Ok(removed)
 }
 
+/// Removes a blob that was put and turned out to be of no use, unless something else has it.
+pub(crate) fn forget(
+    layout: &Layout,
+    leases: &Leases,
+    catalog: &Catalog,
+    blob: &Digest,
+) -> Result<(), Error> {
+    if !Reachable::of(catalog).blobs.contains(blob) {
+        discard(layout, leases, blob, &layout.blob(blob))?;
+    }
+    Ok(())
+}
+
 /// Removes one thing unless it is leased or not there.
 fn discard(layout: &Layout, leases: &Leases, digest: &Digest, path: &Path) -> Result<bool, Error> {
     if !path.exists() {

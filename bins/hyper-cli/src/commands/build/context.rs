@@ -247,7 +247,9 @@ fn entry(
         let mut whole = Whole { file: File::open(path)?, left: metadata.len() };
         archive.append_data(&mut header, relative, &mut whole)?;
     } else if kind.is_socket() || kind.is_fifo() {
-        // Nothing that an image could hold: as the docker CLI.
+        // Nothing that an image could hold: as the docker CLI, but not without a word.
+        let what = if kind.is_socket() { "socket" } else { "FIFO" };
+        eprintln!("WARNING: left out of the build context: `{}` is a {what}", relative.display());
     } else {
         bail!("it is a device: add it to .dockerignore");
     }
