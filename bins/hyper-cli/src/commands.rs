@@ -74,9 +74,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<i32> {
         Command::Export(flags) => changes::export(client, flags).await,
         Command::Commit(flags) => changes::commit(client, flags).await,
         Command::Inspect(flags) => inspect::inspect(client, flags).await,
-        Command::Build(flags) | Command::Builder(BuilderCommand::Build(flags)) => {
-            build::build(client, flags).await
-        }
+        Command::Build(flags) => build::build(client, flags).await,
+        Command::Builder(BuilderCommand::Build(flags)) => build::build(client, *flags).await,
         Command::Builder(BuilderCommand::Prune(flags)) => build::prune(client, flags).await,
         Command::Pull(flags) => pull::pull_command(client, flags).await,
         Command::Push(flags) => push::push(client, flags).await,

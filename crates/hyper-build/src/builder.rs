@@ -11,7 +11,7 @@ mod step;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hyper_engine::Engine;
+use hyper_engine::{Engine, ImageHold};
 use hyper_image::{Digest, Image, ImageConfig, Platform};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -68,6 +68,7 @@ pub async fn build(
         stages: Vec::new(),
         files: HashMap::new(),
         cached: cache::Sources::default(),
+        holds: Vec::new(),
         number: 0,
         steps: 0,
         escape: file.escape,
@@ -91,6 +92,8 @@ struct Builder<'b> {
     /// Files of images that were copied from or to, by id.
     files: HashMap<Digest, Arc<Files>>,
     cached: cache::Sources,
+    /// Nobody prunes what the build stands on.
+    holds: Vec<ImageHold>,
     /// Of the step at hand, from 1, and of all.
     number: usize,
     steps: usize,
@@ -153,6 +156,7 @@ impl Builder<'_> {
         self.heading(&stage.from.text).await?;
         let at_from = |error| at_step(&stage.from, error);
         let (mut state, triggers) = self.base(file, stage, at).await.map_err(at_from)?;
+        self.hold(&state);
         match &state.image {
             Some(image) => self.say(format!(" ---> {}\n", image.short())).await?,
             None => self.say(" ---> \n".to_owned()).await?,
@@ -215,6 +219,11 @@ impl Builder<'_> {
             self.say(format!("Successfully tagged {}\n", tag.familiar())).await?;
         }
         Ok(self.engine.image(&id.to_string())?)
+    }
+
+    /// Once more for each step: they are few.
+    fn hold(&mut self, state: &State) {
+        self.holds.extend(state.image.map(|image| self.engine.hold_image(image)));
     }
 
     async fn say(&self, text: String) -> Result<(), BuildError> {

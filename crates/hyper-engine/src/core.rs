@@ -44,6 +44,7 @@ pub(crate) struct Core {
     pub layout: Layout,
     pub store: Store,
     pub images: hyper_image::Store,
+    pub holds: crate::hold::Holds,
     pub launcher: Launcher,
     pub events: Log,
     pub finished: Finished,

@@ -105,6 +105,7 @@ impl Engine {
             config,
             store,
             images,
+            holds: crate::hold::Holds::default(),
             events,
             finished: crate::phases::Finished::default(),
             networks,

@@ -218,6 +218,12 @@ impl Engine {
         self.core.images.usage().await.map_err(|error| image_error("store", error))
     }
 
+    /// Keeps an image from being removed, though no container uses it, until the guard is dropped.
+    #[must_use]
+    pub fn hold_image(&self, image: Digest) -> crate::ImageHold {
+        self.core.holds.hold(image)
+    }
+
     fn image_users(&self) -> Vec<ImageUser> {
         let users = self.core.views().into_iter().filter_map(|view| {
             Some(ImageUser {
@@ -226,7 +232,7 @@ impl Engine {
                 running: view.state.status.is_up(),
             })
         });
-        users.collect()
+        users.chain(self.core.holds.users()).collect()
     }
 
     fn image_event(&self, action: &str, name: &str, image: &Image) {

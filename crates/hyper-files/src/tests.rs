@@ -99,6 +99,20 @@ fn a_tree_goes_out_and_comes_back_the_same() {
 }
 
 #[test]
+fn sockets_are_counted_by_all_their_names_and_are_no_entries() {
+    let from = tempfile::tempdir().unwrap();
+    fs::write(from.path().join("file"), "x").unwrap();
+    let mode = Mode::from_raw_mode(0o600);
+    mknodat(CWD, from.path().join("one"), FileType::Socket, mode, 0).unwrap();
+    fs::hard_link(from.path().join("one"), from.path().join("two")).unwrap();
+    let mut tar = Vec::new();
+    let omitted = tree::write_root(&path::root(from.path()).unwrap(), &mut tar).unwrap();
+    assert_eq!(entries(&tar).into_keys().collect::<Vec<_>>(), ["file"]);
+    let note = omitted.note().unwrap();
+    assert!(note.contains("one") && note.contains("two"), "{note}");
+}
+
+#[test]
 fn names_of_entries_are_dockers() {
     let from = tempfile::tempdir().unwrap();
     fs::create_dir(from.path().join("d")).unwrap();

@@ -284,6 +284,33 @@ fn builder_prune_takes_the_steps_that_no_image_needs() {
 }
 
 #[test]
+fn nothing_is_pruned_from_under_a_build() {
+    let engine = Engine::with_busybox();
+    let directory = context(&[(
+        "Dockerfile",
+        "FROM busybox AS one\nRUN echo made >/made\nFROM busybox\nRUN echo begun; sleep 5\n\
+         COPY --from=one /made /made\n",
+    )]);
+    let path = text(directory.path());
+    let mut command = engine.docker_command(&["build", "-t", "both", &path]);
+    let command = command.stdout(std::process::Stdio::piped());
+    let mut building = command.stderr(std::process::Stdio::null()).spawn().expect("start docker");
+    let mut lines = BufReader::new(building.stdout.take().expect("piped")).lines();
+    while !lines.next().expect("more is said").expect("text").contains("begun") {}
+    let said = engine.docker(&["builder", "prune", "-af"]).succeeded().text();
+    assert!(!said.contains("sha256:"), "{said}");
+    let said = engine.docker(&["image", "prune", "-f"]).succeeded().text();
+    assert!(!said.contains("sha256:"), "{said}");
+    for _ in lines {}
+    assert!(building.wait().expect("wait").success(), "{}", engine.log());
+    let seen = engine.docker(&["run", "--rm", "both", "cat", "/made"]).succeeded().text();
+    assert_eq!(seen, "made");
+    // The first stage is nobody's now.
+    let said = engine.docker(&["builder", "prune", "-f"]).succeeded().text();
+    assert!(said.contains("sha256:"), "{said}");
+}
+
+#[test]
 fn mounts_of_buildkit_are_refused_by_name_with_a_hint() {
     let engine = Engine::start();
     engine.hyper(&["load", "-q", "-i", &text(&image("busybox"))]).succeeded();

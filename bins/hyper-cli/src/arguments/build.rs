@@ -52,7 +52,7 @@ pub enum BuilderCommand {
     /// Remove the steps of builds that no image needs
     Prune(BuilderPruneFlags),
     /// Build an image from a Dockerfile
-    Build(BuildFlags),
+    Build(Box<BuildFlags>),
 }
 
 #[derive(Debug, Args)]

@@ -88,6 +88,7 @@ impl Builder<'_> {
         if let Some(image) = store.made_from(state.image.as_ref(), &done.digest()) {
             state.image = Some(image.id);
             state.config = hyper_image::ImageConfig::clone(&image.config);
+            self.hold(state);
         } else {
             let Some((image, entry)) = self.cached.next(state, &done.created_by) else {
                 return Ok(false);
@@ -139,6 +140,7 @@ impl Builder<'_> {
             .await?;
         state.image = Some(image.id);
         state.config = hyper_image::ImageConfig::clone(&image.config);
+        self.hold(state);
         Ok(())
     }
 }
