@@ -71,15 +71,17 @@ fn serve(dir: &Path) -> u16 {
             }
             let path = first.split(' ').nth(1).unwrap_or("/").trim_start_matches('/').to_owned();
             let whole = path.strip_prefix("cut/").unwrap_or(&path);
+            let last = "Connection: close\r\n";
             let answer = match (fs::read(dir.join(whole)), path.strip_prefix("moved/")) {
-                (_, Some(to)) => {
-                    format!("HTTP/1.1 302 Found\r\nLocation: /{to}\r\nContent-Length: 0\r\n\r\n")
-                        .into_bytes()
-                }
-                (Err(_), _) => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
+                (_, Some(to)) => format!(
+                    "HTTP/1.1 302 Found\r\nLocation: /{to}\r\n{last}Content-Length: 0\r\n\r\n"
+                )
+                .into_bytes(),
+                (Err(_), _) => format!("HTTP/1.1 404 Not Found\r\n{last}Content-Length: 0\r\n\r\n")
+                    .into_bytes(),
                 (Ok(bytes), _) => {
                     let head =
-                        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
+                        format!("HTTP/1.1 200 OK\r\n{last}Content-Length: {}\r\n\r\n", bytes.len());
                     let sent = if path.starts_with("cut/") { bytes.len() / 2 } else { bytes.len() };
                     [head.as_bytes(), &bytes[..sent]].concat()
                 }
