@@ -1,6 +1,7 @@
 //! What of other runtimes works on this host: each is made to run `true` once, in a root of the
 //! host's own directories, because a program that is there may still refuse (cgroups, kernels).
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -12,6 +13,9 @@ use tokio::process::Command;
 /// For a runtime to start, run and remove a container.
 const TRIAL: Duration = Duration::from_secs(20);
 const VERSION: Duration = Duration::from_secs(5);
+/// Of a trial's directory, and after what age it is one that was left.
+const PREFIX: &str = "hyper-probe-";
+const LEFT: Duration = Duration::from_secs(600);
 /// Of what a runtime says when it fails.
 const WORDS: usize = 600;
 
@@ -200,12 +204,30 @@ async fn version_year(program: &str) -> Option<u32> {
     digits[..4].parse().ok()
 }
 
-/// Runs `true`. What it made is removed, whatever happened.
+/// Removes what trials left that were killed.
+fn sweep() {
+    let own = rustix::process::geteuid().as_raw();
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let named = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+        let old = entry.metadata().is_ok_and(|found| {
+            let age = found.modified().ok().and_then(|time| time.elapsed().ok());
+            found.is_dir() && found.uid() == own && age.is_some_and(|age| age > LEFT)
+        });
+        if named && old {
+            // The next one tries again.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Runs `true`. What it made is removed, if only by the next trial.
 async fn trial(program: &Path, flags: &[&str]) -> Finding {
     let begun = Instant::now();
-    let dir = std::env::temp_dir().join(format!("hyper-probe-{}", std::process::id()));
-    let tried = run_true(program, flags, &dir).await;
-    let _ = tokio::fs::remove_dir_all(&dir).await;
+    sweep();
+    let tried = match tempfile::Builder::new().prefix(PREFIX).tempdir() {
+        Ok(dir) => run_true(program, flags, dir.path()).await,
+        Err(error) => Err(format!("make a directory for it: {error}")),
+    };
     match tried {
         Ok(()) => Finding {
             what: "runs a container".to_owned(),
@@ -218,7 +240,7 @@ async fn trial(program: &Path, flags: &[&str]) -> Finding {
 
 async fn run_true(program: &Path, flags: &[&str], dir: &Path) -> Result<(), String> {
     let wrong = |error: std::io::Error| format!("{}: {error}", dir.display());
-    std::fs::create_dir_all(dir.join("rootfs")).map_err(wrong)?;
+    std::fs::create_dir(dir.join("rootfs")).map_err(wrong)?;
     std::fs::write(dir.join("config.json"), bundle().to_string()).map_err(wrong)?;
     let name = format!("hyper-probe-{}", std::process::id());
     let command = |words: &[&str]| {
@@ -251,7 +273,12 @@ fn bundle() -> Value {
     let binds = own.iter().filter(|path| Path::new(path).is_dir()).map(|path| {
         json!({ "destination": path, "type": "bind", "source": path, "options": ["rbind", "ro"] })
     });
-    let mut mounts = vec![json!({ "destination": "/proc", "type": "proc", "source": "proc" })];
+    let mut mounts = vec![
+        json!({ "destination": "/proc", "type": "proc", "source": "proc" }),
+        // crun looks for it in the root.
+        json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "mode=755", "size=64k"] }),
+    ];
     mounts.extend(binds);
     json!({
         "ociVersion": "1.0.2",
