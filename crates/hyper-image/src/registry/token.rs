@@ -3,7 +3,9 @@
 //! Source: distribution `docs/content/spec/auth/token.md` (GET with Basic) and `oauth.md` (POST with a refresh token,
 //! and with user and password where a server does not know the GET).
 
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use std::convert::Infallible;
+
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 
@@ -226,8 +228,13 @@ fn post(
         fields.push(("access_type", "offline"));
     }
     fields.extend_from_slice(secret);
-    let request = realm.client.post(url);
-    request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form(&fields))
+    let form = form(&fields);
+    // A stream cannot be sent twice, so a redirect (307, 308) does not carry the secret elsewhere.
+    let (length, whole) = (form.len(), futures_util::stream::iter([Ok::<_, Infallible>(form)]));
+    let request = realm.client.post(url).header(CONTENT_LENGTH, length);
+    request
+        .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(reqwest::Body::wrap_stream(whole))
 }
 
 fn bearer(token: &str) -> Option<HeaderValue> {

@@ -228,6 +228,31 @@ async fn tokens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_redirected_token_server_does_not_pass_the_secret_on() {
+    let elsewhere = start(image(), |_, _| Reply::ok(r#"{"access_token":"good"}"#)).await;
+    let there = format!("http://{}/token", elsewhere.name("").split('/').next().unwrap());
+    for status in [307, 308] {
+        let there = there.clone();
+        let server = start(image(), move |request, _| {
+            if request.target.starts_with("/token") {
+                return Reply::status(status).header("Location", &there);
+            }
+            let host = request.header("host").unwrap_or_default();
+            let challenge = format!(r#"Bearer realm="http://{host}/token",service="reg""#);
+            Reply::status(401).header("WWW-Authenticate", &challenge)
+        })
+        .await;
+        let error = pull_as(&server, Credentials::IdentityToken("fresh".into())).await.unwrap_err();
+        assert!(
+            matches!(error, Error::Registry { status: told, .. } if told == status),
+            "{error:?}"
+        );
+        assert_eq!(server.requests("/token").len(), 1);
+        assert_eq!(elsewhere.requests("/token").len(), 0, "it never hears of it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn basic() {
     let server = start(image(), |request, reply| match request.header("authorization") {
         Some("Basic dXNlcjpzZWNyZXQ=") => reply,
