@@ -10,7 +10,7 @@
 //! Source: docker/docker-credential-helpers README, "Development".
 
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -224,8 +224,12 @@ impl Config {
         let target = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let aside = target.with_extension(format!("json{}", std::process::id()));
         let text = serde_json::to_string_pretty(&self.content).with_context(what)?;
-        let written = std::fs::File::create(&aside).and_then(|mut file| {
-            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+        // Of a process with our number that was killed here.
+        let _ = std::fs::remove_file(&aside);
+        // Nobody else can open it, not even while it is empty.
+        let mut options = std::fs::OpenOptions::new();
+        let written = options.write(true).create_new(true).mode(0o600).open(&aside);
+        let written = written.and_then(|mut file| {
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&aside, &target)
