@@ -141,7 +141,9 @@ fn modified(text: &str) -> Option<i64> {
     time::OffsetDateTime::parse(&text, &format).ok().map(time::OffsetDateTime::unix_timestamp)
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error with its causes: those of requests say nothing by themselves.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -35,6 +35,7 @@ pub use builder::build;
 pub use change::{ChangeError, change};
 pub use context::{Context, Scratch};
 pub use error::BuildError;
+pub use fetch::chain;
 pub use hyper_dockerfile::{Dockerfile, DockerfileError};
 pub use request::{Event, Request};
 pub use run::sweep;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hyper_engine::spec::HostSpec;
-use hyper_image::{Auth, Digest, Reference};
+use hyper_image::{Credentials, Digest, Reference};
 
 use crate::context::Context;
 
@@ -35,7 +35,7 @@ pub struct Request {
     /// Network, limits and so on of `RUN`s.
     pub host: HostSpec,
     /// Credentials by registry.
-    pub auth: BTreeMap<String, Auth>,
+    pub auth: BTreeMap<String, Credentials>,
 }
 
 /// What happens.

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use hyper_build::{BuildError, Context, Dockerfile, Event, Request, Scratch};
 use hyper_engine::spec::HostSpec;
-use hyper_image::{Auth, Image, Reference};
+use hyper_image::{Credentials, Image, Reference};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -111,7 +111,7 @@ struct Asked {
     keep: bool,
     quiet: bool,
     host: HostSpec,
-    auth: BTreeMap<String, Auth>,
+    auth: BTreeMap<String, Credentials>,
 }
 
 impl Asked {
@@ -227,7 +227,7 @@ fn host(query: &Query) -> ApiResult<HostSpec> {
 }
 
 /// `X-Registry-Config`: credentials of every registry the client knows.
-fn credentials(headers: &HeaderMap) -> ApiResult<BTreeMap<String, Auth>> {
+fn credentials(headers: &HeaderMap) -> ApiResult<BTreeMap<String, Credentials>> {
     let Some(value) = headers.get("x-registry-config") else { return Ok(BTreeMap::new()) };
     let bad = || ApiError::invalid("invalid X-Registry-Config: not base64 of a JSON object");
     let bytes = value.as_bytes();
@@ -235,7 +235,7 @@ fn credentials(headers: &HeaderMap) -> ApiResult<BTreeMap<String, Auth>> {
     let all: Option<HashMap<String, Value>> =
         serde_json::from_slice(&decoded).map_err(|_| bad())?;
     let one = |(registry, auth): (String, Value)| {
-        let auth = Auth::from_header(&URL_SAFE.encode(auth.to_string())).map_err(|e| {
+        let auth = Credentials::from_header(&URL_SAFE.encode(auth.to_string())).map_err(|e| {
             ApiError::invalid(format!("X-Registry-Config of {registry}: {}", e.chain()))
         })?;
         Ok((registry, auth))

@@ -3,7 +3,7 @@
 //! Names hold slashes, so `/images/{name}/{verb}` is taken apart here.
 
 pub(crate) mod list;
-mod prune;
+pub(crate) mod prune;
 
 pub(crate) use list::{Shared, list, summary};
 pub(crate) use prune::prune;

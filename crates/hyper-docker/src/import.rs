@@ -70,12 +70,6 @@ fn config(source: &str, query: &Query) -> ApiResult<ImageConfig> {
     Ok(config)
 }
 
-/// An error with its causes: those of requests say nothing by themselves.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
 async fn fetch(
     app: &App,
     source: &str,
@@ -91,7 +85,7 @@ async fn fetch(
     let asked = tokio::time::timeout(DEADLINE, client.get(source).send()).await;
     let answer = match asked {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return Err(bad(chain(&error.without_url()))),
+        Ok(Err(error)) => return Err(bad(hyper_build::chain(&error.without_url()))),
         Err(_) => return Err(bad(format!("no answer in {} s", DEADLINE.as_secs()))),
     };
     if !answer.status().is_success() {

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse as _;
-use hyper_image::{Auth, Digest, Event, Image, LayerState, Progress, Reference};
+use hyper_image::{Credentials, Digest, Event, Image, LayerState, Progress, Reference};
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -41,10 +41,10 @@ pub(crate) async fn create(
 }
 
 /// Credentials of the request.
-pub(crate) fn auth(headers: &HeaderMap) -> ApiResult<Auth> {
-    let Some(value) = headers.get("x-registry-auth") else { return Ok(Auth::default()) };
-    let text = value.to_str().map_err(|_| ApiError::invalid("invalid X-Registry-Auth"))?;
-    Auth::from_header(text).map_err(|e| ApiError::invalid(e.chain()))
+pub(crate) fn auth(headers: &HeaderMap) -> ApiResult<Credentials> {
+    let Some(value) = headers.get("x-registry-auth") else { return Ok(Credentials::default()) };
+    let text = value.to_str().map_err(|_| ApiError::invalid("invalid X-Registry-Credentials"))?;
+    Credentials::from_header(text).map_err(|e| ApiError::invalid(e.chain()))
 }
 
 fn reference(query: &Query) -> ApiResult<Reference> {

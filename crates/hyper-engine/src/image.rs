@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures_util::Stream;
 use hyper_image::{
-    Auth, Credentials, Digest, Image, ImageConfig, ImageUser, Loaded, Platform, Progress, Pushed,
+    Credentials, Digest, Image, ImageConfig, ImageUser, Loaded, Platform, Progress, Pushed,
     Reference, Removed, Usage, VerifyReport,
 };
 use tokio::io::AsyncRead;
@@ -44,7 +44,7 @@ impl Engine {
         &self,
         reference: &Reference,
         platform: Option<&str>,
-        auth: &Auth,
+        credentials: &Credentials,
         progress: Progress,
     ) -> Result<Image> {
         let name = reference.familiar();
@@ -53,8 +53,12 @@ impl Engine {
             Some(text) => text.parse::<Platform>().map_err(|e| wrong(e.into()))?,
             None => Platform::host(),
         };
-        let image =
-            self.core.images.pull(reference, &platform, auth, progress).await.map_err(wrong)?;
+        let image = self
+            .core
+            .images
+            .pull(reference, &platform, credentials, progress)
+            .await
+            .map_err(wrong)?;
         self.image_event("pull", &name, &image);
         Ok(image)
     }
@@ -75,13 +79,14 @@ impl Engine {
     pub async fn push(
         &self,
         reference: &Reference,
-        auth: &Auth,
+        credentials: &Credentials,
         progress: Progress,
     ) -> Result<Pushed> {
         let name = reference.familiar();
         let image = self.image(&name)?;
         let wrong = |error| image_error(&name, error);
-        let pushed = self.core.images.push(reference, auth, progress).await.map_err(wrong)?;
+        let pushed =
+            self.core.images.push(reference, credentials, progress).await.map_err(wrong)?;
         self.image_event("push", &name, &image);
         Ok(pushed)
     }

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use hyper_image::{Auth, Event, LayerState, Options, Platform, Progress, Reference, Store};
+use hyper_image::{Credentials, Event, LayerState, Options, Platform, Progress, Reference, Store};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -25,8 +25,8 @@ async fn main() -> anyhow::Result<()> {
                 [platform] => platform.parse()?,
                 _ => Platform::host(),
             };
-            let auth = Auth::DockerConfig(None);
-            let image = store.pull(&reference, &platform, &auth, Progress::new(show)).await;
+            let nobody = Credentials::Anonymous;
+            let image = store.pull(&reference, &platform, &nobody, Progress::new(show)).await;
             println!("{}", image.map_err(|error| anyhow::anyhow!(error.chain()))?.id);
         }
         ("load", [path]) => {

@@ -160,7 +160,7 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// Stored or given credentials cannot be read.
+    /// Given credentials cannot be read.
     #[error("cannot get credentials for {registry}: {reason}")]
     Credentials {
         /// Whose.

@@ -41,7 +41,7 @@ mod trust;
 mod unpack;
 
 pub use config::{ContainerConfig, Empty, Healthcheck, History, ImageConfig, RootFs};
-pub use credentials::{Auth, Credentials};
+pub use credentials::Credentials;
 pub use digest::{Digest, DigestError};
 pub use error::{Error, ErrorKind};
 pub use image::{Image, ImageUser, Loaded, Pushed, Removed, Rootfs};

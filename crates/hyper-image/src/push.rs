@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use crate::credentials::Auth;
+use crate::credentials::Credentials;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::Pushed;
@@ -33,7 +33,7 @@ struct Context {
 pub(crate) async fn push(
     inner: Arc<Inner>,
     reference: &Reference,
-    auth: &Auth,
+    credentials: &Credentials,
     progress: Progress,
 ) -> Result<Pushed, Error> {
     if reference.digest().is_some() {
@@ -48,9 +48,9 @@ pub(crate) async fn push(
     mounts.sort();
     mounts.dedup();
     progress.send(Event::Pushing { reference: reference.clone(), layers: held.layers.clone() });
-    let credentials = auth.credentials(reference.registry()).await?;
     let (registries, access) = (Arc::clone(&inner.registries), Access::Push { mounts });
-    let repository = Repository::new(registries, reference.clone(), credentials, access).await?;
+    let repository =
+        Repository::new(registries, reference.clone(), credentials.clone(), access).await?;
     let repository = Arc::new(repository);
     let context = Context { inner, repository, progress, _lease: lease };
 

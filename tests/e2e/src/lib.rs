@@ -5,6 +5,7 @@
 //! are those of `make build`. Images are made from Debian packages by `images/build`.
 #![forbid(unsafe_code)]
 
+mod building;
 mod command;
 mod engine;
 mod host;
@@ -12,6 +13,7 @@ mod registry;
 mod terminal;
 mod tokens;
 
+pub use building::{build, context};
 pub use command::{Outcome, run, run_command as run_with};
 pub use engine::Engine;
 pub use host::Host;
@@ -19,7 +21,7 @@ pub use registry::Registry;
 pub use terminal::Terminal;
 pub use tokens::TokenServer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -36,6 +38,17 @@ pub fn runtimes() -> Vec<&'static str> {
 pub fn root() -> PathBuf {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).expect("tests/e2e lies in the checkout").to_owned()
+}
+
+/// A path as an argument.
+pub fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Runs a program that must succeed within three minutes; what it printed.
+#[track_caller]
+pub fn tool(program: &str, arguments: &[&str]) -> String {
+    run(program, arguments, Duration::from_secs(180)).succeeded().text()
 }
 
 /// A program of `make build`.

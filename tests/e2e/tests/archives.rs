@@ -5,37 +5,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::time::Duration;
 
-use hyper_e2e::{Engine, Outcome, image, run};
-use tempfile::TempDir;
-
-const MINUTE: Duration = Duration::from_secs(60);
-
-#[track_caller]
-fn tool(program: &str, arguments: &[&str]) -> String {
-    run(program, arguments, MINUTE).succeeded().text()
-}
-
-fn text(path: &Path) -> String {
-    path.display().to_string()
-}
-
-fn context(files: &[(&str, &str)]) -> TempDir {
-    let directory = tempfile::tempdir().expect("directory");
-    for (name, content) in files {
-        fs::write(directory.path().join(name), content).expect("write");
-    }
-    directory
-}
-
-#[track_caller]
-fn build(engine: &Engine, directory: &TempDir, flags: &[&str]) -> Outcome {
-    let path = text(directory.path());
-    let arguments: Vec<&str> =
-        ["build"].iter().chain(flags).copied().chain([path.as_str()]).collect();
-    engine.docker(&arguments)
-}
+use hyper_e2e::{Engine, Outcome, build, context, image, text, tool};
 
 /// Blobs of the store, and its temporary files.
 fn files_of(engine: &Engine) -> Vec<String> {

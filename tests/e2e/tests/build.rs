@@ -1,36 +1,12 @@
 //! Building images as users do, with both clients; every RUN in a pod of its own.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use hyper_e2e::{Engine, Host, Outcome, eventually, run};
+use hyper_e2e::{Engine, Host, Outcome, build, context, eventually, run, text};
 use tempfile::TempDir;
-
-/// A directory with files.
-fn context(files: &[(&str, &str)]) -> TempDir {
-    let directory = tempfile::tempdir().expect("directory");
-    for (name, text) in files {
-        let path = directory.path().join(name);
-        fs::create_dir_all(path.parent().expect("a file")).expect("directory");
-        fs::write(path, text).expect("write");
-    }
-    directory
-}
-
-fn text(path: &Path) -> String {
-    path.display().to_string()
-}
-
-/// `docker build` with the classic builder.
-#[track_caller]
-fn build(engine: &Engine, directory: &TempDir, more: &[&str]) -> Outcome {
-    let path = text(directory.path());
-    let arguments: Vec<&str> =
-        ["build"].into_iter().chain(more.iter().copied()).chain([path.as_str()]).collect();
-    engine.docker(&arguments)
-}
 
 #[track_caller]
 fn in_image(engine: &Engine, image: &str, script: &str) -> String {

@@ -4,16 +4,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use hyper_e2e::{Engine, Registry, image, run};
+use hyper_e2e::{Engine, Registry, image, tool};
 use serde_json::Value;
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// Runs a program that must succeed.
-#[track_caller]
-fn tool(program: &str, arguments: &[&str]) -> String {
-    run(program, arguments, 3 * MINUTE).succeeded().text()
-}
 
 /// An engine, and a registry whose `a:1` it has pulled.
 fn pulled() -> (Registry, Engine, String) {

@@ -6,15 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use hyper_e2e::{Engine, Registry, eventually, image, run};
+use hyper_e2e::{Engine, Registry, eventually, image, tool};
 use serde_json::{Value, json};
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-#[track_caller]
-fn tool(program: &str, arguments: &[&str]) -> String {
-    run(program, arguments, 3 * MINUTE).succeeded().text()
-}
 
 fn shell(script: &str) -> String {
     tool("bash", &["-ec", script])

@@ -5,14 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use hyper_e2e::{Engine, Registry, image, run, run_with};
+use hyper_e2e::{Engine, Registry, image, run_with, tool};
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-#[track_caller]
-fn tool(program: &str, arguments: &[&str]) -> String {
-    run(program, arguments, 3 * MINUTE).succeeded().text()
-}
 
 /// An OCI layout with an image of `layers` layers of 1 MiB of noise each; returned as an archive.
 fn many_layers(dir: &Path, layers: u32) -> PathBuf {

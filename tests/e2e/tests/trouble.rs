@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use hyper_e2e::{Engine, eventually, image, run, runtimes};
+use hyper_e2e::{Engine, eventually, image, run, runtimes, text};
 
 /// A small file system of the test's own; unmounted when dropped.
 struct SmallDisk {
@@ -33,10 +33,6 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = run("umount", &["-l", &text(&self.path())], Duration::from_secs(30));
     }
-}
-
-fn text(path: &Path) -> String {
-    path.display().to_string()
 }
 
 #[test]

@@ -37,21 +37,52 @@ const TOKEN: &str = "<token>";
 
 /// What is shown to a registry.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Stored {
-    pub username: String,
-    pub password: String,
-    /// Stands for name and password.
-    pub token: Option<String>,
+pub enum Stored {
+    Password {
+        username: String,
+        password: String,
+    },
+    /// Exchanged at the registry's token server; of a user, if the file tells whose it is.
+    Identity {
+        username: String,
+        token: String,
+    },
+    /// Shown as it is. `login` gets none; some write it into the file.
+    Registry(String),
 }
 
 impl Stored {
     /// As the header `X-Registry-Auth` has it.
     pub fn header(&self, server: &str) -> Value {
-        match &self.token {
-            Some(token) => json!({ "identitytoken": token, "serveraddress": server }),
-            None => json!({
-                "username": self.username, "password": self.password, "serveraddress": server
-            }),
+        match self {
+            Self::Password { username, password } => {
+                json!({ "username": username, "password": password, "serveraddress": server })
+            }
+            Self::Identity { token, .. } => {
+                json!({ "identitytoken": token, "serveraddress": server })
+            }
+            Self::Registry(token) => json!({ "registrytoken": token, "serveraddress": server }),
+        }
+    }
+
+    /// As the file has it.
+    fn entry(&self) -> Value {
+        match self {
+            Self::Password { username, password } => {
+                json!({ "auth": STANDARD.encode(format!("{username}:{password}")) })
+            }
+            Self::Identity { username, token } => {
+                json!({ "auth": STANDARD.encode(format!("{username}:")), "identitytoken": token })
+            }
+            Self::Registry(token) => json!({ "registrytoken": token }),
+        }
+    }
+
+    /// As a helper has it: a name and a secret.
+    fn pair(&self) -> (&str, &str) {
+        match self {
+            Self::Password { username, password } => (username, password),
+            Self::Identity { token, .. } | Self::Registry(token) => (TOKEN, token),
         }
     }
 }
@@ -104,12 +135,8 @@ impl Config {
     }
 
     pub async fn store(mut self, server: &str, stored: &Stored) -> anyhow::Result<()> {
-        let Stored { username, password, token } = stored;
         if let Some(helper) = self.helper(server) {
-            let (name, secret) = match token {
-                Some(token) => (TOKEN, token),
-                None => (username.as_str(), password),
-            };
+            let (name, secret) = stored.pair();
             let input = json!({ "ServerURL": server, "Username": name, "Secret": secret });
             helper.told("store", &input.to_string()).await?;
             // Docker's client lists what helpers have by empty entries.
@@ -121,13 +148,7 @@ impl Config {
              helper to remove this warning.",
             self.path.display()
         );
-        let entry = match token {
-            Some(token) => {
-                json!({ "auth": STANDARD.encode(format!("{username}:")), "identitytoken": token })
-            }
-            None => json!({ "auth": STANDARD.encode(format!("{username}:{password}")) }),
-        };
-        self.auths()?.insert(server.to_owned(), entry);
+        self.auths()?.insert(server.to_owned(), stored.entry());
         self.write()
     }
 
@@ -173,6 +194,7 @@ impl Config {
             username: String,
             password: String,
             identitytoken: String,
+            registrytoken: String,
         }
         let Some(auths) = self.content.get("auths").and_then(Value::as_object) else {
             return Ok(None);
@@ -188,7 +210,7 @@ impl Config {
         let entry: Entry = serde_json::from_value(found.clone())
             .map_err(|_| anyhow::anyhow!("they are not strings"))
             .with_context(unusable)?;
-        let Entry { auth, mut username, mut password, identitytoken } = entry;
+        let Entry { auth, mut username, mut password, identitytoken, registrytoken } = entry;
         if !auth.is_empty() {
             let decoded = STANDARD.decode(auth.trim()).ok();
             let text = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
@@ -200,9 +222,15 @@ impl Config {
             username = name.to_owned();
             password = secret.trim_end_matches('\0').to_owned();
         }
-        let token = Some(identitytoken).filter(|token| !token.is_empty());
-        let nothing = username.is_empty() && token.is_none();
-        Ok((!nothing).then_some(Stored { username, password, token }))
+        Ok(if !registrytoken.is_empty() {
+            Some(Stored::Registry(registrytoken))
+        } else if !identitytoken.is_empty() {
+            Some(Stored::Identity { username, token: identitytoken })
+        } else if !username.is_empty() {
+            Some(Stored::Password { username, password })
+        } else {
+            None
+        })
     }
 
     fn auths(&mut self) -> anyhow::Result<&mut Map<String, Value>> {
@@ -285,12 +313,8 @@ impl Helper {
         };
         Ok(match username.as_str() {
             "" => None,
-            TOKEN => Some(Stored {
-                username: String::new(),
-                password: String::new(),
-                token: Some(secret),
-            }),
-            _ => Some(Stored { username, password: secret, token: None }),
+            TOKEN => Some(Stored::Identity { username: String::new(), token: secret }),
+            _ => Some(Stored::Password { username, password: secret }),
         })
     }
 
@@ -369,16 +393,18 @@ mod test {
             DOCKER_HUB: { "auth": "dTpwOnE=" },
             "http://old.example/v1/": { "username": "a", "password": "b" },
             "localhost:5000": { "auth": "dTo=", "identitytoken": "t" },
-            "helped": {}, "odd": { "auth": "hunter2" }, "worse": { "auth": 7 },
+            "cloud": { "registrytoken": "r" }, "helped": {}, "odd": { "auth": "hunter2" }, "worse": { "auth": 7 },
         }}));
         let plain = |username: &str, password: &str| {
-            Some(Stored { username: username.into(), password: password.into(), token: None })
+            Some(Stored::Password { username: username.into(), password: password.into() })
         };
         assert_eq!(config.entry(DOCKER_HUB).unwrap(), plain("u", "p:q"));
         assert_eq!(config.entry("docker.io").unwrap(), plain("u", "p:q"));
         assert_eq!(config.entry("old.example").unwrap(), plain("a", "b"));
         let token = config.entry("localhost:5000").unwrap().unwrap().header("localhost:5000");
         assert_eq!(token, json!({ "identitytoken": "t", "serveraddress": "localhost:5000" }));
+        let token = config.entry("cloud").unwrap().unwrap().header("cloud");
+        assert_eq!(token, json!({ "registrytoken": "r", "serveraddress": "cloud" }));
         assert_eq!(config.entry("localhost:5001").unwrap(), None);
         assert_eq!(config.entry("helped").unwrap(), None);
         for name in ["odd", "worse"] {

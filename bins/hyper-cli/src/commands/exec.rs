@@ -8,7 +8,7 @@ use super::session::follow_size;
 use crate::arguments::ExecFlags;
 use crate::client::{Body, Client, quote};
 use crate::streams::{self, Wanted};
-use crate::terminal::{self, RawMode};
+use crate::terminal::{self, Mode};
 
 pub async fn exec(client: &Client, flags: ExecFlags) -> anyhow::Result<i32> {
     if flags.tty && flags.interactive && !flags.detach && !terminal::stdin_is_terminal() {
@@ -49,7 +49,7 @@ pub async fn exec(client: &Client, flags: ExecFlags) -> anyhow::Result<i32> {
     }
     let options = json!({"Detach": false, "Tty": flags.tty});
     let hijacked = client.hijack(&start, Body::Json(options)).await.map_err(refused)?;
-    let raw = if flags.tty && flags.interactive { RawMode::enter() } else { None };
+    let raw = if flags.tty && flags.interactive { Mode::raw() } else { None };
     let size = flags.tty.then(|| follow_size(client, format!("/exec/{id}")));
     let wanted = Wanted { stdin: flags.interactive, stdout: true, stderr: true };
     let copied = streams::copy(hijacked, wanted).await;

@@ -3,13 +3,12 @@
 use std::io::{BufRead as _, Read as _, Write as _};
 
 use anyhow::{Context as _, bail};
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde_json::json;
 
 use super::credentials::{Config, DOCKER_HUB, Stored};
 use crate::arguments::LoginFlags;
 use crate::client::{Body, Client};
-use crate::terminal;
+use crate::terminal::{self, Mode};
 
 /// What a shell makes of an end by SIGINT.
 const INTERRUPTED: i32 = 130;
@@ -37,7 +36,10 @@ pub async fn login(client: &Client, flags: LoginFlags) -> anyhow::Result<i32> {
     let body = json!({ "username": username, "password": password, "serveraddress": server });
     let answer = client.post("/auth", Body::Json(body)).await.context("login")?;
     let token = answer["IdentityToken"].as_str().filter(|token| !token.is_empty());
-    let credentials = Stored { username, password, token: token.map(str::to_owned) };
+    let credentials = match token {
+        Some(token) => Stored::Identity { username, token: token.to_owned() },
+        None => Stored::Password { username, password },
+    };
     config.store(&server, &credentials).await?;
     println!("{}", answer["Status"].as_str().unwrap_or("Login Succeeded"));
     Ok(0)
@@ -70,17 +72,24 @@ async fn ask(prompt: &'static str, echo: bool) -> anyhow::Result<String> {
     if !terminal::stdin_is_terminal() {
         bail!("login: there is no terminal to ask on: use --username and --password-stdin");
     }
-    let hidden = (!echo).then(Hidden::begin).transpose()?;
+    let hidden = if echo { None } else { Some(Mode::hidden().context("hide what is typed")?) };
     // Said when nothing that is typed shows any more.
     eprint!("{prompt}");
     std::io::stderr().flush().context("ask")?;
+    let shown = move || {
+        if let Some(hidden) = hidden {
+            drop(hidden);
+            // The newline that was not shown.
+            eprintln!();
+        }
+    };
     let reading = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line).map(|count| (count, line))
     });
     tokio::select! {
         read = reading => {
-            drop(hidden);
+            shown();
             let (count, line) = read.context("read the answer")?.context("read the answer")?;
             if count == 0 {
                 bail!("login: the input ended before an answer");
@@ -88,33 +97,10 @@ async fn ask(prompt: &'static str, echo: bool) -> anyhow::Result<String> {
             Ok(line.trim_end_matches(['\n', '\r']).to_owned())
         }
         _ = tokio::signal::ctrl_c() => {
-            drop(hidden);
+            shown();
             // The thread that reads cannot be ended.
             std::process::exit(INTERRUPTED)
         }
-    }
-}
-
-/// Nothing that is typed shows, until dropped.
-struct Hidden(Termios);
-
-impl Hidden {
-    fn begin() -> anyhow::Result<Self> {
-        let stdin = std::io::stdin();
-        let saved = tcgetattr(&stdin).context("the terminal's modes")?;
-        let mut hidden = saved.clone();
-        hidden.local_modes.remove(LocalModes::ECHO);
-        tcsetattr(&stdin, OptionalActions::Now, &hidden).context("hide what is typed")?;
-        Ok(Self(saved))
-    }
-}
-
-impl Drop for Hidden {
-    fn drop(&mut self) {
-        // The terminal may be gone already; there is nobody left to tell.
-        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0);
-        // The newline that was not shown.
-        eprintln!();
     }
 }
 

@@ -9,7 +9,7 @@ use super::{RunFailed, pull};
 use crate::arguments::{AttachFlags, CreateFlags, CreateOnlyFlags, RunFlags};
 use crate::client::{Body, Client, ClientError, quote};
 use crate::streams::{self, Wanted};
-use crate::terminal::{self, RawMode};
+use crate::terminal::{self, Mode};
 
 pub async fn run(client: &Client, flags: RunFlags) -> anyhow::Result<i32> {
     let create = &flags.create;
@@ -97,7 +97,7 @@ impl Session<'_> {
         if begin_it {
             begin(client, id).await?;
         }
-        let raw = if self.tty && self.stdin { RawMode::enter() } else { None };
+        let raw = if self.tty && self.stdin { Mode::raw() } else { None };
         let size = self.tty.then(|| follow_size(client, format!("/containers/{id}")));
         let wanted = Wanted { stdin: self.stdin, stdout: true, stderr: true };
         let copied = streams::copy(hijacked, wanted).await;

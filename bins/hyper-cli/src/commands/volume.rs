@@ -1,11 +1,8 @@
 //! `volume`: make, list, look at, remove, prune.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead as _, Write as _};
-
-use anyhow::Context as _;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 use super::container::{filters, report};
 use crate::arguments::{
@@ -13,6 +10,7 @@ use crate::arguments::{
 };
 use crate::client::{Body, Client, ClientError, quote};
 use crate::output::{self, Format};
+use crate::terminal;
 
 pub async fn run(client: &Client, command: VolumeCommand) -> anyhow::Result<i32> {
     match command {
@@ -110,14 +108,8 @@ async fn remove(client: &Client, force: bool, volumes: Vec<String>) -> anyhow::R
 async fn prune(client: &Client, flags: VolumePruneFlags) -> anyhow::Result<i32> {
     if !flags.force {
         let what = if flags.all { "all" } else { "anonymous" };
-        print!(
-            "WARNING! This will remove {what} local volumes not used by at least one container.\n\
-             Are you sure you want to continue? [y/N] "
-        );
-        std::io::stdout().flush().context("ask")?;
-        let mut answer = String::new();
-        std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
-        if !matches!(answer.trim(), "y" | "Y") {
+        if !terminal::confirms(&format!("{what} local volumes not used by at least one container"))?
+        {
             println!("Total reclaimed space: 0B");
             return Ok(0);
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hyper_image::{Auth, Image, ImageConfig, Progress, Reference};
+use hyper_image::{Credentials, Image, ImageConfig, Progress, Reference};
 
 use super::{Builder, State};
 use crate::BuildError;
@@ -120,7 +120,7 @@ impl Builder<'_> {
         })
     }
 
-    fn auth(&self, reference: &Reference) -> Auth {
+    fn auth(&self, reference: &Reference) -> Credentials {
         let registry = reference.registry();
         let docker = registry == hyper_image::DEFAULT_REGISTRY;
         let same = |key: &str| {

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::image::list::{created, until};
+use crate::image::prune::remove;
 use crate::request::Query;
 
 /// How much of the cache is to stay, in several ages of the API.
@@ -30,38 +31,27 @@ pub(crate) async fn prune(State(app): State<App>, query: Query) -> ApiResult {
     let filters = query.filters(&["until", "id"])?;
     let until = until(&filters)?;
     let ids = filters.values("id");
-    let used: Vec<String> =
-        app.engine.containers().iter().map(|view| view.spec.image_id.clone()).collect();
-    let before = app.engine.image_usage().await?.disk_bytes;
-    let mut deleted = Vec::new();
-    for image in app.engine.images() {
-        let id = image.id.to_string();
-        let is_wanted = |wanted: &String| {
-            let hex = wanted.strip_prefix("sha256:").unwrap_or(wanted);
+    let pruned = remove(&app, |image| {
+        let is_asked_for = |asked: &String| {
+            let hex = asked.strip_prefix("sha256:").unwrap_or(asked);
             !hex.is_empty() && image.id.hex().starts_with(hex)
         };
-        if image.step.is_none()
-            || image.intermediate
-            || !image.is_dangling()
-            || !image.repo_digests.is_empty()
-            || used.contains(&id)
-            || until.is_some_and(|limit| created(&image) >= limit)
-            || (!ids.is_empty() && !ids.iter().any(is_wanted))
-        {
-            continue;
-        }
-        match app.engine.remove_image(&id, false).await {
-            Ok(removed) => deleted.extend(removed.into_iter().filter_map(|one| match one {
-                Removed::Deleted(digest) => Some(digest.to_string()),
-                Removed::Untagged(_) => None,
-            })),
-            // In use meanwhile.
-            Err(error) => tracing::debug!(image = id, error = error.chain(), "build prune"),
-        }
-    }
-    let after = app.engine.image_usage().await?.disk_bytes;
+        image.step.is_some()
+            && !image.intermediate
+            && image.is_dangling()
+            && image.repo_digests.is_empty()
+            && until.is_none_or(|limit| created(image) < limit)
+            && (ids.is_empty() || ids.iter().any(is_asked_for))
+    })
+    .await?;
+    let deleted: Vec<String> = pruned
+        .removed
+        .into_iter()
+        .filter_map(|one| match one {
+            Removed::Deleted(digest) => Some(digest.to_string()),
+            Removed::Untagged(_) => None,
+        })
+        .collect();
     let deleted = if deleted.is_empty() { json!(null) } else { json!(deleted) };
-    let answer =
-        json!({ "CachesDeleted": deleted, "SpaceReclaimed": before.saturating_sub(after) });
-    Ok(Json(answer).into_response())
+    Ok(Json(json!({ "CachesDeleted": deleted, "SpaceReclaimed": pruned.bytes })).into_response())
 }

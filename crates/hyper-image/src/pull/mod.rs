@@ -16,7 +16,7 @@ use std::sync::Arc;
 use layers::{Context, Layer, fetch_all, missing_bytes};
 
 use crate::config::ImageConfig;
-use crate::credentials::Auth;
+use crate::credentials::Credentials;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::Rootfs;
@@ -32,15 +32,14 @@ pub(crate) async fn pull(
     inner: Arc<Inner>,
     reference: &Reference,
     platform: &Platform,
-    auth: &Auth,
+    credentials: &Credentials,
     progress: Progress,
 ) -> Result<Digest, Error> {
     let reference = reference.clone().or_latest();
     progress.send(Event::Resolving { reference: reference.clone() });
-    let credentials = auth.credentials(reference.registry()).await?;
     let registries = Arc::clone(&inner.registries);
     let repository =
-        Repository::new(registries, reference.clone(), credentials, Access::Pull).await?;
+        Repository::new(registries, reference.clone(), credentials.clone(), Access::Pull).await?;
     let lease = Arc::new(inner.leases.lease());
     let held = Arc::clone(&lease);
     let context =

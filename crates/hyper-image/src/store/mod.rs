@@ -45,7 +45,7 @@ use tokio::io::AsyncRead;
 
 use crate::archive;
 use crate::config::ImageConfig;
-use crate::credentials::{Auth, Credentials};
+use crate::credentials::Credentials;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::{Image, ImageUser, Loaded, Pushed, Removed, Rootfs};
@@ -127,10 +127,11 @@ impl Store {
         &self,
         reference: &Reference,
         platform: &Platform,
-        auth: &Auth,
+        credentials: &Credentials,
         progress: Progress,
     ) -> Result<Image, Error> {
-        let id = pull::pull(Arc::clone(&self.inner), reference, platform, auth, progress).await?;
+        let id =
+            pull::pull(Arc::clone(&self.inner), reference, platform, credentials, progress).await?;
         self.image(&id)
     }
 
@@ -154,10 +155,10 @@ impl Store {
     pub async fn push(
         &self,
         reference: &Reference,
-        auth: &Auth,
+        credentials: &Credentials,
         progress: Progress,
     ) -> Result<Pushed, Error> {
-        push::push(Arc::clone(&self.inner), reference, auth, progress).await
+        push::push(Arc::clone(&self.inner), reference, credentials, progress).await
     }
 
     /// Writes images as one archive that is both a docker-archive and an OCI layout: tags, all tags of a repository, or

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hyper_image::{
-    Auth, Credentials, Digest, Error, LayerState, Platform, Progress, Reference, Store,
-};
+use hyper_image::{Credentials, Digest, Error, LayerState, Platform, Progress, Reference, Store};
 use serde_json::json;
 
 use crate::lab::handmade::{Image, Layer, file, gzip, noise, symlink, tar};
@@ -60,7 +58,10 @@ async fn broken_connection_is_resumed() {
     let store = open(root.path()).await;
     let recorder = Recorder::default();
     let name: Reference = server.name("app:1").parse().unwrap();
-    store.pull(&name, &Platform::host(), &Auth::default(), recorder.progress()).await.unwrap();
+    store
+        .pull(&name, &Platform::host(), &Credentials::default(), recorder.progress())
+        .await
+        .unwrap();
     // More failures than attempts: each of them made progress.
     assert_eq!(recorder.count(|state| matches!(state, LayerState::Retrying { .. })), 4);
     let layer = format!("/blobs/{}", Digest::of(&image().layers[0].blob));
@@ -204,7 +205,7 @@ async fn pull_as(server: &Server, credentials: Credentials) -> Result<hyper_imag
     let root = tempfile::tempdir().unwrap();
     let store = open(root.path()).await;
     let name: Reference = server.name("app:1").parse().unwrap();
-    store.pull(&name, &Platform::host(), &Auth::Given(credentials), Progress::none()).await
+    store.pull(&name, &Platform::host(), &credentials, Progress::none()).await
 }
 
 fn user(password: &str) -> Credentials {
@@ -263,18 +264,6 @@ async fn basic() {
     for bad in [Credentials::Anonymous, user("wrong")] {
         assert!(matches!(pull_as(&server, bad).await, Err(Error::Unauthorized { .. })));
     }
-    // From the Docker client's file.
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("config.json");
-    let auths =
-        json!({"auths": {format!("127.0.0.1:{}", server.port): {"auth": "dXNlcjpzZWNyZXQ="}}});
-    std::fs::write(&config, auths.to_string()).unwrap();
-    let store = open(&directory.path().join("store")).await;
-    let name: Reference = server.name("app:1").parse().unwrap();
-    store
-        .pull(&name, &Platform::host(), &Auth::DockerConfig(Some(config)), Progress::none())
-        .await
-        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -294,7 +283,7 @@ async fn one_fetch_for_many_pulls() {
         let (store, name, progress) = (store.clone(), server.name("app:1"), recorder.progress());
         tokio::spawn(async move {
             store
-                .pull(&name.parse().unwrap(), &Platform::host(), &Auth::default(), progress)
+                .pull(&name.parse().unwrap(), &Platform::host(), &Credentials::default(), progress)
                 .await
                 .unwrap()
                 .id

@@ -3,9 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hyper_image::{
-    Auth, Credentials, Digest, Error, LayerState, Platform, Progress, Reference, Store,
-};
+use hyper_image::{Credentials, Digest, Error, LayerState, Platform, Progress, Reference, Store};
 use serde_json::json;
 
 use crate::lab::handmade::{Image, Layer, MANIFEST, file, noise, tar};
@@ -32,7 +30,12 @@ fn good(request: &Request, size: usize) -> Reply {
     }
 }
 
-async fn push(store: &Store, source: &Server, name: &str, auth: &Auth) -> Result<Digest, Error> {
+async fn push(
+    store: &Store,
+    source: &Server,
+    name: &str,
+    auth: &Credentials,
+) -> Result<Digest, Error> {
     let id = pull(store, &source.name("app:1")).await.unwrap().id;
     let name: Reference = name.parse().unwrap();
     store.tag(&id, &name).await.unwrap();
@@ -58,7 +61,7 @@ async fn broken_upload_is_gone_on_with() {
     let id = pull(&store, &source.name("app:1")).await.unwrap().id;
     let name: Reference = registry.name("app:2").parse().unwrap();
     store.tag(&id, &name).await.unwrap();
-    let pushed = store.push(&name, &Auth::default(), recorder.progress()).await.unwrap();
+    let pushed = store.push(&name, &Credentials::default(), recorder.progress()).await.unwrap();
     assert_eq!(pushed.digest, Digest::of(&image().manifest));
     let patches: Vec<Request> = registry
         .requests("/uploads/")
@@ -89,7 +92,7 @@ async fn registry_that_stays_broken_is_given_up() {
         let root = tempfile::tempdir().unwrap();
         let store = open(root.path()).await;
         let name = registry.name("app:1");
-        let error = push(&store, &source, &name, &Auth::default()).await.unwrap_err();
+        let error = push(&store, &source, &name, &Credentials::default()).await.unwrap_err();
         assert!(
             matches!(&error, Error::Registry { status: found, .. } if *found == status),
             "{method}: {error:?}"
@@ -110,7 +113,7 @@ async fn hostile_location_is_refused() {
         let root = tempfile::tempdir().unwrap();
         let store = open(root.path()).await;
         let name = registry.name("app:1");
-        let error = push(&store, &source, &name, &Auth::default()).await.unwrap_err();
+        let error = push(&store, &source, &name, &Credentials::default()).await.unwrap_err();
         assert!(matches!(error, Error::Malformed { .. }), "{location}: {error:?}");
     }
 }
@@ -150,8 +153,7 @@ async fn token_for_a_push_is_asked_for_once_and_kept_from_other_hosts() {
     .await;
     let root = tempfile::tempdir().unwrap();
     let store = open(root.path()).await;
-    let auth =
-        Auth::Given(Credentials::Basic { username: "user".into(), password: "secret".into() });
+    let auth = Credentials::Basic { username: "user".into(), password: "secret".into() };
     push(&store, &source, &registry.name("app:1"), &auth).await.unwrap();
     let tokens = registry.requests("/token");
     assert_eq!(tokens.len(), 1);
@@ -182,9 +184,10 @@ async fn index_is_pushed_if_all_of_it_is_here() {
         (registry.name("multi:1").parse().unwrap(), registry.name("copy:1").parse().unwrap());
     for (platform, whole) in [("linux/amd64", false), ("linux/arm64", true)] {
         let platform: Platform = platform.parse().unwrap();
-        let image = store.pull(&name, &platform, &Auth::default(), Progress::none()).await.unwrap();
+        let image =
+            store.pull(&name, &platform, &Credentials::default(), Progress::none()).await.unwrap();
         store.tag(&image.id, &copy).await.unwrap();
-        let pushed = store.push(&copy, &Auth::default(), Progress::none()).await.unwrap();
+        let pushed = store.push(&copy, &Credentials::default(), Progress::none()).await.unwrap();
         assert_eq!(pushed.digest, if whole { index } else { image.manifest }, "{platform}");
     }
     // Both platforms can be had from there.
@@ -192,7 +195,10 @@ async fn index_is_pushed_if_all_of_it_is_here() {
     let other_store = open(other.path()).await;
     for platform in ["linux/amd64", "linux/arm64"] {
         let platform = platform.parse().unwrap();
-        other_store.pull(&copy, &platform, &Auth::default(), Progress::none()).await.unwrap();
+        other_store
+            .pull(&copy, &platform, &Credentials::default(), Progress::none())
+            .await
+            .unwrap();
     }
     assert_sound(&other_store, other.path()).await;
 }
@@ -220,7 +226,7 @@ async fn tagged_name_keeps_the_manifest_it_was_pulled_with() {
     for (name, digest) in [("a:1", digests[0]), ("z:1", digests[1])] {
         let target: Reference = registry.name("app:1").parse().unwrap();
         store.tag_from(&source.name(name), &target).await.unwrap();
-        let pushed = store.push(&target, &Auth::default(), Progress::none()).await.unwrap();
+        let pushed = store.push(&target, &Credentials::default(), Progress::none()).await.unwrap();
         assert_eq!(pushed.digest, digest, "{name}");
     }
 }

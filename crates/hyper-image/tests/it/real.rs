@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use hyper_image::{
-    Auth, Digest, Error, Event, LayerState, Platform, Progress, Reference, Removed, Store,
+    Credentials, Digest, Error, Event, LayerState, Platform, Progress, Reference, Removed, Store,
 };
 use serde_json::json;
 
@@ -24,7 +24,8 @@ async fn pull_gzip_and_zstd() {
     let store = open(root.path()).await;
     let recorder = Recorder::default();
     let name: Reference = registry.name("team/app:gz").parse().unwrap();
-    let image = store.pull(&name, &amd64(), &Auth::default(), recorder.progress()).await.unwrap();
+    let image =
+        store.pull(&name, &amd64(), &Credentials::default(), recorder.progress()).await.unwrap();
 
     assert_eq!(image.repo_tags, [registry.name("team/app:gz")]);
     assert!(image.repo_digests[0].starts_with(&registry.name("team/app@sha256:")), "{image:?}");
@@ -53,7 +54,7 @@ async fn pull_gzip_and_zstd() {
 
     // Again: nothing is fetched.
     let recorder = Recorder::default();
-    store.pull(&name, &amd64(), &Auth::default(), recorder.progress()).await.unwrap();
+    store.pull(&name, &amd64(), &Credentials::default(), recorder.progress()).await.unwrap();
     assert_eq!(recorder.count(|state| *state == LayerState::Exists), 2);
     assert_eq!(recorder.count(|state| matches!(state, LayerState::Downloading { .. })), 0);
     assert!(matches!(recorder.events().last(), Some(Event::Done { up_to_date: true, .. })));
@@ -148,7 +149,7 @@ async fn index_by_platform() {
     let pull_for = |platform: &str| {
         let (store, name, platform) =
             (store.clone(), name.clone(), platform.parse::<Platform>().unwrap());
-        async move { store.pull(&name, &platform, &Auth::default(), Progress::none()).await }
+        async move { store.pull(&name, &platform, &Credentials::default(), Progress::none()).await }
     };
     let error = pull_for("linux/s390x").await.unwrap_err();
     assert!(matches!(error, Error::NoPlatform { .. }));

@@ -1,28 +1,17 @@
 //! `builder prune`: the steps of builds that no image needs.
 
-use std::io::{BufRead as _, Write as _};
-
-use anyhow::Context as _;
 use serde_json::Value;
 
 use crate::arguments::BuilderPruneFlags;
 use crate::client::{Body, Client};
 use crate::commands::container::filters;
 use crate::output;
+use crate::terminal;
 
 pub async fn prune(client: &Client, flags: BuilderPruneFlags) -> anyhow::Result<i32> {
-    if !flags.force {
-        print!(
-            "WARNING! This will remove all steps of builds that no image needs.\n\
-             Are you sure you want to continue? [y/N] "
-        );
-        std::io::stdout().flush().context("ask")?;
-        let mut answer = String::new();
-        std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
-        if !matches!(answer.trim(), "y" | "Y") {
-            println!("Total reclaimed space: 0B");
-            return Ok(0);
-        }
+    if !flags.force && !terminal::confirms("all steps of builds that no image needs")? {
+        println!("Total reclaimed space: 0B");
+        return Ok(0);
     }
     let filters = filters(&flags.filter)?.unwrap_or_default();
     let all = u8::from(flags.all);

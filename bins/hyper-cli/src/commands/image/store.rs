@@ -1,10 +1,7 @@
 //! `tag history image prune image verify image referrers`: names, steps, and what the store holds.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, Write};
-
-use anyhow::Context;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -12,6 +9,7 @@ use super::super::container::filters;
 use crate::arguments::{HistoryFlags, ImagePruneFlags, TagFlags};
 use crate::client::{Body, Client, quote};
 use crate::output;
+use crate::terminal;
 
 /// Longest command shown in a table.
 const COMMAND: usize = 45;
@@ -85,11 +83,7 @@ pub async fn prune(client: &Client, flags: ImagePruneFlags) -> anyhow::Result<i3
         } else {
             "all dangling images"
         };
-        print!("WARNING! This will remove {what}.\nAre you sure you want to continue? [y/N] ");
-        std::io::stdout().flush().context("ask")?;
-        let mut answer = String::new();
-        std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
-        if !matches!(answer.trim(), "y" | "Y") {
+        if !terminal::confirms(what)? {
             println!("Total reclaimed space: 0B");
             return Ok(0);
         }

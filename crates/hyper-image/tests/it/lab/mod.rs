@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper_image::{
-    Auth, Error, Event, Image, LayerState, Options, Platform, Progress, Reference, Retry, Rootfs,
-    Store,
+    Credentials, Error, Event, Image, LayerState, Options, Platform, Progress, Reference, Retry,
+    Rootfs, Store,
 };
 
 /// Runs a command that must succeed; returns what it printed.
@@ -44,7 +44,7 @@ pub async fn open(root: &Path) -> Store {
 pub async fn pull(store: &Store, reference: &str) -> Result<Image, Error> {
     let (reference, platform): (Reference, Platform) =
         (reference.parse().unwrap(), "linux/amd64".parse().unwrap());
-    store.pull(&reference, &platform, &Auth::default(), Progress::none()).await
+    store.pull(&reference, &platform, &Credentials::default(), Progress::none()).await
 }
 
 /// Collects the events of a pull or load.

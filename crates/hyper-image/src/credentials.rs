@@ -1,12 +1,9 @@
 //! Who asks a registry.
 //!
-//! Secrets are never shown: `Debug` hides them, errors name only the registry.
-
-mod docker;
-mod helper;
+//! Secrets are never shown: `Debug` hides them, errors name only the registry. They come with each request: the store
+//! reads nobody's configuration and asks no helper, which is the client's business.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
@@ -33,23 +30,7 @@ pub enum Credentials {
     RegistryToken(String),
 }
 
-/// Where credentials come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Auth {
-    /// These, whatever the registry.
-    Given(Credentials),
-    /// `config.json` of the Docker client and the credential helpers it names: this file, or `$DOCKER_CONFIG`, or
-    /// `~/.docker/config.json`. A file that is not there means anonymous.
-    DockerConfig(Option<PathBuf>),
-}
-
-impl Default for Auth {
-    fn default() -> Self {
-        Self::Given(Credentials::Anonymous)
-    }
-}
-
-impl Auth {
+impl Credentials {
     /// From the value of an `X-Registry-Auth` header; an empty one is anonymous.
     ///
     /// Source: Docker Engine API, "Authentication".
@@ -83,30 +64,18 @@ impl Auth {
         let header: Option<Header> = serde_json::from_slice(&bytes)
             .map_err(|_| malformed("it is not the JSON of credentials"))?;
         let header = header.unwrap_or_default();
-        let credentials = if !header.registrytoken.is_empty() {
-            Credentials::RegistryToken(header.registrytoken)
+        Ok(if !header.registrytoken.is_empty() {
+            Self::RegistryToken(header.registrytoken)
         } else if !header.identitytoken.is_empty() {
-            Credentials::IdentityToken(header.identitytoken)
+            Self::IdentityToken(header.identitytoken)
         } else if !header.username.is_empty() {
-            Credentials::Basic { username: header.username, password: header.password }
+            Self::Basic { username: header.username, password: header.password }
         } else if !header.auth.is_empty() {
             basic(&header.auth)
                 .ok_or_else(|| malformed("its `auth` is not base64 of user:password"))?
         } else {
-            Credentials::Anonymous
-        };
-        Ok(Self::Given(credentials))
-    }
-
-    /// The credentials for a registry (`docker.io`, `localhost:5000`).
-    ///
-    /// # Errors
-    /// [`Error::Credentials`] if a file or helper fails; [`Error::ClientFile`] if the file cannot be read.
-    pub async fn credentials(&self, registry: &str) -> Result<Credentials, Error> {
-        match self {
-            Self::Given(credentials) => Ok(credentials.clone()),
-            Self::DockerConfig(path) => docker::lookup(path.as_deref(), registry).await,
-        }
+            Self::Anonymous
+        })
     }
 }
 
@@ -136,25 +105,24 @@ impl fmt::Debug for Credentials {
 mod test {
     use super::*;
 
-    fn header(json: &str) -> Auth {
-        Auth::from_header(&URL_SAFE.encode(json)).unwrap()
+    fn header(json: &str) -> Credentials {
+        Credentials::from_header(&URL_SAFE.encode(json)).unwrap()
     }
 
     #[test]
     fn headers() {
-        assert_eq!(header("{}"), Auth::default());
-        assert_eq!(header("null"), Auth::default());
-        assert_eq!(Auth::from_header("").unwrap(), Auth::default());
-        let basic =
-            Auth::Given(Credentials::Basic { username: "u".into(), password: "p:q".into() });
+        assert_eq!(header("{}"), Credentials::default());
+        assert_eq!(header("null"), Credentials::default());
+        assert_eq!(Credentials::from_header("").unwrap(), Credentials::default());
+        let basic = Credentials::Basic { username: "u".into(), password: "p:q".into() };
         assert_eq!(header(r#"{"username":"u","password":"p:q","serveraddress":"x"}"#), basic);
         assert_eq!(header(&format!(r#"{{"auth":"{}"}}"#, STANDARD.encode("u:p:q"))), basic);
         assert_eq!(
             header(r#"{"identitytoken":"t","username":"u"}"#),
-            Auth::Given(Credentials::IdentityToken("t".into()))
+            Credentials::IdentityToken("t".into())
         );
-        assert!(Auth::from_header("%%%").is_err());
-        assert!(Auth::from_header(&URL_SAFE.encode("[1")).is_err());
+        assert!(Credentials::from_header("%%%").is_err());
+        assert!(Credentials::from_header(&URL_SAFE.encode("[1")).is_err());
     }
 
     #[test]
