@@ -21,7 +21,7 @@ use std::time::Duration;
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
-use hyper_shim::{TaskClient, TaskError};
+use hyper_shim::{Refusal, TaskClient, TaskError};
 use hyper_stdio::Wanted;
 use hyper_stdio::attach::{FrameReader, FrameWriter};
 use hyper_task::pod::{Answer, Call, ExitRecord, NetworkCounters, Phases, PodReport};
@@ -36,6 +36,8 @@ use crate::{Error, ProgramFault, Result};
 
 /// Where hyperd keeps [`Address`] in the bundle.
 pub(crate) const ADDRESS_FILE: &str = "hyperd-address.json";
+/// The call that changes limits.
+const UPDATE: &str = "Update";
 /// For answers that need no work in the guest.
 const QUICK: Duration = Duration::from_secs(10);
 /// For a guest to boot under emulation on a busy host.
@@ -284,7 +286,7 @@ impl Pod {
             resources: Some(any).into(),
             ..Default::default()
         };
-        self.tell("Update", &request, QUICK).await
+        self.tell(UPDATE, &request, QUICK).await
     }
 
     /// Adds a process, not yet running; `process` is the OCI `process` object.
@@ -478,9 +480,13 @@ impl Pod {
     {
         self.task.call(method, request, within).await.map_err(|error| match error {
             TaskError::Deadline(within) => deadline(&self.id, method, within),
-            TaskError::Refused { message } => match program_fault(&message) {
-                Some(fault) => Error::Program { fault, message },
-                None => failure(&self.id, method, message),
+            TaskError::Refused { why, message } => match (program_fault(&message), why) {
+                (Some(fault), _) => Error::Program { fault, message },
+                (None, Refusal::Argument) => Error::Invalid(message),
+                (None, Refusal::Unsupported) => Error::Unsupported(message),
+                // Whoever asks for a change is told the state; others look for themselves.
+                (None, Refusal::State) if method == UPDATE => Error::Conflict(message),
+                (None, _) => failure(&self.id, method, message),
             },
             TaskError::Gone(why) => failure(&self.id, method, why),
         })

@@ -202,7 +202,7 @@ impl Container {
             return Err(ForeignError::NotFound { what: "container", id: self.id() });
         };
         client.call(method, request, Some(within)).await.map_err(|error| match error {
-            TaskError::Refused { message } => ForeignError::Refused(in_short(&message)),
+            TaskError::Refused { message, .. } => ForeignError::Refused(in_short(&message)),
             other => self.trouble(method, other.to_string()),
         })
     }

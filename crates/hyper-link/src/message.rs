@@ -32,6 +32,9 @@ pub enum Request {
     Freeze { container: String, frozen: bool },
     /// Changes the limits of a container; the OCI `linux.resources` object.
     Update { container: String, resources: serde_json::Value },
+    /// Bounds the memory of all containers together, in bytes; 0: no bound but the guest's memory.
+    /// What they use beyond it is reclaimed first; [`FailureKind::Conflict`] when that is not enough.
+    LimitContainers { memory_bytes: u64 },
     /// The container's processes, with their ids in the guest.
     Processes { container: String },
     /// Counters of a container's cgroup, and of the guest as a whole.
@@ -68,6 +71,7 @@ impl Request {
             Self::Resize { .. } => "resize",
             Self::Freeze { .. } => "freeze",
             Self::Update { .. } => "update",
+            Self::LimitContainers { .. } => "limit_containers",
             Self::Processes { .. } => "processes",
             Self::Stats { .. } => "stats",
             Self::DeleteContainer { .. } => "delete_container",

@@ -42,8 +42,8 @@ impl CpuWish {
     }
 }
 
-/// Of all containers of a pod.
-fn together(wishes: &[CpuWish]) -> CpuShare {
+/// Of all containers of a pod, which may be given `most` together.
+fn together(wishes: &[CpuWish], most: CpuWish) -> CpuShare {
     let weight = match wishes.iter().any(|wish| wish.shares.is_some()) {
         false => WEIGHT,
         true => {
@@ -53,6 +53,10 @@ fn together(wishes: &[CpuWish]) -> CpuShare {
     };
     let quotas: Option<u64> = wishes.iter().map(|wish| wish.quota_us).sum();
     let quota = quotas.filter(|_| !wishes.is_empty());
+    let quota = match (quota, most.quota_us) {
+        (Some(quota), Some(most)) => Some(quota.min(most)),
+        (quota, most) => quota.or(most),
+    };
     CpuShare { weight, quota: quota.map(|quota| (quota.saturating_add(OVERHEAD_US), PERIOD_US)) }
 }
 
@@ -67,7 +71,8 @@ impl Actor {
             .filter(|container| container.in_guest)
             .map(|container| container.cpu)
             .collect();
-        let share = together(&wishes);
+        let sandbox = self.containers.values().find(|container| container.sandbox);
+        let share = together(&wishes, sandbox.map(|sandbox| sandbox.cpu).unwrap_or_default());
         if std::mem::replace(&mut self.cpu, share) == share {
             return;
         }
@@ -89,13 +94,17 @@ mod test {
     fn containers_add_up() {
         let wish = |cpu: Value| CpuWish::default().changed_by(&json!({ "cpu": cpu }));
         let free = CpuWish::default();
-        assert_eq!(together(&[free, free]), CpuShare::default());
+        assert_eq!(together(&[free, free], free), CpuShare::default());
         let half = wish(json!({ "quota": 25_000, "period": 50_000, "shares": 512 }));
-        assert_eq!(together(&[half]), CpuShare { weight: 50, quota: Some((60_000, PERIOD_US)) });
-        assert_eq!(together(&[half, half]).quota, Some((110_000, PERIOD_US)));
-        assert_eq!(together(&[half, free]), CpuShare { weight: 150, quota: None });
+        assert_eq!(
+            together(&[half], free),
+            CpuShare { weight: 50, quota: Some((60_000, PERIOD_US)) }
+        );
+        assert_eq!(together(&[half, half], free).quota, Some((110_000, PERIOD_US)));
+        assert_eq!(together(&[half, free], free), CpuShare { weight: 150, quota: None });
+        assert_eq!(together(&[half, free], half).quota, Some((60_000, PERIOD_US)), "the pod's");
         let lifted = half.changed_by(&json!({ "cpu": { "quota": -1 } }));
-        assert_eq!(together(&[lifted]), CpuShare { weight: 50, quota: None });
+        assert_eq!(together(&[lifted], free), CpuShare { weight: 50, quota: None });
         assert_eq!(half.changed_by(&json!({ "pids": {} })), half);
     }
 }

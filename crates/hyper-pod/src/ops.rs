@@ -14,6 +14,7 @@ use crate::create::blocking;
 use crate::guest::Guest;
 use crate::pod::{Command, PodEvent, ProcessReport};
 use crate::record::{Reply, State};
+use crate::resize;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -234,14 +235,26 @@ impl Actor {
         });
     }
 
+    /// Limits of a container; the sandbox's are those of all containers of its pod together.
     fn update(&mut self, id: String, resources: serde_json::Value, reply: Reply<()>) {
-        let guest = match self.container(&id).map(|_| ()).and_then(|()| self.up()) {
-            Ok(guest) => guest,
+        let request = self.container(&id).map(|container| container.sandbox);
+        let request = request.and_then(|whole| Ok((whole, self.up()?)));
+        let request = request.and_then(|(whole, guest)| match whole {
+            true => Ok((resize::request(&guest, &self.settings, &resources)?, guest)),
+            false => {
+                let (container, resources) = (id.clone(), resources.clone());
+                Ok((Some(Request::Update { container, resources }), guest))
+            }
+        });
+        let (request, guest) = match request {
+            Ok(asked) => asked,
             Err(error) => return answer(reply, Err(error)),
         };
         self.spawn(async move {
-            let request = Request::Update { container: id.clone(), resources: resources.clone() };
-            let result = guest.call(&id, request, DEADLINE).await.map(drop);
+            let result = match request {
+                Some(request) => guest.call(&id, request, DEADLINE).await.map(drop),
+                None => Ok(()),
+            };
             Input::Updated { container: id, resources, result, reply }
         });
     }

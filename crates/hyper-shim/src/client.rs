@@ -22,10 +22,21 @@ pub enum TaskError {
     Deadline(Duration),
     /// The supervisor's own words.
     #[error("{message}")]
-    Refused { message: String },
+    Refused { why: Refusal, message: String },
     /// The connection is broken: the supervisor has ended, or is ending.
     #[error("{0}")]
     Gone(String),
+}
+
+/// What the caller can do about a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Ask in another state.
+    State,
+    /// Ask for something else.
+    Argument,
+    Unsupported,
+    Other,
 }
 
 /// One connection.
@@ -88,7 +99,15 @@ impl TaskClient {
             Ok(answer) => R::parse_from_bytes(&answer.payload).map_err(|e| gone(&e)),
             Err(ttrpc::Error::RpcStatus(status)) => match (status.code(), within) {
                 (ttrpc::Code::DEADLINE_EXCEEDED, Some(within)) => Err(TaskError::Deadline(within)),
-                _ => Err(TaskError::Refused { message: status.message }),
+                (code, _) => {
+                    let why = match code {
+                        ttrpc::Code::FAILED_PRECONDITION => Refusal::State,
+                        ttrpc::Code::INVALID_ARGUMENT => Refusal::Argument,
+                        ttrpc::Code::UNIMPLEMENTED => Refusal::Unsupported,
+                        _ => Refusal::Other,
+                    };
+                    Err(TaskError::Refused { why, message: status.message })
+                }
             },
             Err(error) => Err(gone(&error)),
         }

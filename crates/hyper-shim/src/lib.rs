@@ -11,5 +11,5 @@
 mod client;
 mod program;
 
-pub use client::{TaskClient, TaskError};
+pub use client::{Refusal, TaskClient, TaskError};
 pub use program::{Address, Program};

@@ -169,7 +169,7 @@ fn the_container_that_others_joined_may_end_before_them() {
 }
 
 #[test]
-fn a_pod_that_does_not_run_is_changed_and_one_that_runs_only_gets_labels() {
+fn a_pod_is_changed_and_boots_with_it() {
     let engine = Engine::with_busybox();
     for runtime in runtimes() {
         let name = format!("grows-{runtime}");
@@ -201,6 +201,43 @@ fn a_pod_that_does_not_run_is_changed_and_one_that_runs_only_gets_labels() {
     engine.hyper(&["pod", "create", "small"]).succeeded();
     engine.hyper(&["pod", "update", "--memory", "1m", "small"]).exited(1).says(&["16 MiB"]);
     engine.hyper(&["pod", "update", "--egress", "some", "small"]).exited(1).says(&["some"]);
+}
+
+#[test]
+fn a_pod_that_runs_is_given_less_memory_and_what_it_frees_goes_back_to_the_host() {
+    const MIB: u64 = 1 << 20;
+    let engine = Engine::with_busybox();
+    for runtime in runtimes() {
+        let name = format!("sized-{runtime}");
+        let create = ["pod", "create", "--runtime", runtime, "--memory", "256m", "--network"];
+        engine.hyper(&[&create[..], &["none", &name]].concat()).succeeded();
+        let fill = "dd if=/dev/zero of=/t/fill bs=1M count=120 2>&1";
+        let args = ["run", "-d", "--pod", &name, "--tmpfs", "/t:size=200m", "busybox"];
+        engine.hyper(&[&args[..], &["sleep", "600"]].concat()).succeeded();
+        let inside = |script: &str| engine.hyper(&["pod", "exec", &name, "sh", "-c", script]);
+        let update = |memory: &str| engine.hyper(&["pod", "update", "--memory", memory, &name]);
+        let held = || {
+            let bytes = pod_field(&engine, &name, "{{.report.hypervisor_resident_bytes}}");
+            bytes.parse::<u64>().unwrap() / MIB
+        };
+        let at_first = held();
+        inside(fill).succeeded();
+        let full = held();
+        assert!(full > at_first + 100, "{runtime}: {at_first} MiB, then {full}");
+        update("128m").exited(1).says(&["the containers use", "cannot be reclaimed"]);
+        update("300m").exited(1).says(&["booted with", "stop it"]);
+        inside("rm /t/fill").succeeded();
+        eventually("the host has the memory back", 2 * SOON, || held() < full - 100);
+        update("128m").succeeded();
+        let outcome = inside(fill);
+        assert_eq!(outcome.code, 137, "{runtime}: it has no room for that: {}", outcome.stderr);
+        inside("rm /t/fill").succeeded();
+        update("256m").succeeded();
+        inside(fill).succeeded();
+        update("20m").exited(1).says(&["for itself"]);
+        assert_eq!(pod_field(&engine, &name, "{{.memory_bytes}}"), (256 * MIB).to_string());
+        engine.hyper(&["pod", "rm", "-f", &name]).succeeded();
+    }
 }
 
 #[test]

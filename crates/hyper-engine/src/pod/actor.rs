@@ -178,19 +178,28 @@ impl Actor {
             self.deferred.push_back(Command::Update { change: Box::new(change), reply });
             return;
         }
-        let up = matches!(self.work, Work::Up { .. });
-        let done = match change.over(&self.spec, up) {
-            Err(what) => Err(self.conflict(&format!(
-                "is running, and its guest keeps the {what} that it booted with: stop it, update \
-                 it, and start it"
-            ))),
-            Ok(spec) => self.core.store.set_pod_spec(&spec).await.map(|()| {
-                self.spec = Arc::new(spec);
-                self.publish(self.supervisor());
-                self.event("update");
-            }),
-        };
-        let _ = reply.send(done);
+        let _ = reply.send(self.change(change).await);
+    }
+
+    /// The guest first: what it refuses is not stored.
+    async fn change(&mut self, change: PodChange) -> Result<()> {
+        if let Work::Up { pod, .. } = &self.work {
+            if change.egress.is_some() {
+                return Err(self.conflict(
+                    "is running, and keeps the egress policy that it was started with: stop it, \
+                     update it, and start it",
+                ));
+            }
+            if let Some(resources) = change.resources() {
+                pod.update(&resources).await?;
+            }
+        }
+        let spec = change.over(&self.spec);
+        self.core.store.set_pod_spec(&spec).await?;
+        self.spec = Arc::new(spec);
+        self.publish(self.supervisor());
+        self.event("update");
+        Ok(())
     }
 
     fn start(&mut self, reply: Reply) {

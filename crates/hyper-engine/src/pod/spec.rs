@@ -10,6 +10,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Of a CPU quota, in microseconds.
+const PERIOD_US: u64 = 100_000;
 
 /// What a client asks for. Empty and `None`: the engine's default.
 #[derive(Debug, Clone, Default)]
@@ -30,8 +34,8 @@ pub struct CreatePod {
     pub egress: Option<String>,
 }
 
-/// What `update` changes; absent: stays. All but labels is what a guest boots with, so it is for a
-/// pod that does not run.
+/// What `update` changes; absent: stays. A guest that runs can be given less than it booted with,
+/// and up to that again more.
 #[derive(Debug, Clone, Default)]
 pub struct PodChange {
     /// Added to those it has; `None` takes one away.
@@ -42,21 +46,21 @@ pub struct PodChange {
 }
 
 impl PodChange {
-    /// What of it a guest that runs has already, in a word.
-    fn of_guest(&self) -> Option<&'static str> {
-        let all = [
-            (self.vcpus.is_some(), "virtual CPUs"),
-            (self.memory_bytes.is_some(), "memory"),
-            (self.egress.is_some(), "egress policy"),
-        ];
-        all.into_iter().find_map(|(asked, what)| asked.then_some(what))
+    /// What of it concerns a guest that runs: OCI `linux.resources` of the pod's sandbox.
+    pub(crate) fn resources(&self) -> Option<Value> {
+        let mut resources = json!({});
+        if let Some(bytes) = self.memory_bytes {
+            resources["memory"] = json!({ "limit": bytes });
+        }
+        if let Some(vcpus) = self.vcpus {
+            let quota = u64::from(vcpus) * PERIOD_US;
+            resources["cpu"] = json!({ "quota": quota, "period": PERIOD_US });
+        }
+        resources.as_object().is_some_and(|all| !all.is_empty()).then_some(resources)
     }
 
-    /// The pod with the change, or what of it has to wait for its guest's end.
-    pub(crate) fn over(self, spec: &PodSpec, has_guest: bool) -> Result<PodSpec, &'static str> {
-        if let Some(what) = self.of_guest().filter(|_| has_guest) {
-            return Err(what);
-        }
+    /// The pod with the change.
+    pub(crate) fn over(self, spec: &PodSpec) -> PodSpec {
         let mut spec = spec.clone();
         for (key, value) in self.labels {
             match value {
@@ -67,7 +71,7 @@ impl PodChange {
         spec.vcpus = self.vcpus.or(spec.vcpus);
         spec.memory_bytes = self.memory_bytes.or(spec.memory_bytes);
         spec.egress = self.egress.or(spec.egress);
-        Ok(spec)
+        spec
     }
 }
 
@@ -143,21 +147,17 @@ mod test {
     }
 
     #[test]
-    fn a_guest_keeps_what_it_booted_with_and_labels_come_and_go() {
+    fn labels_come_and_go_and_a_guest_is_told_only_of_what_is_its() {
         let spec = PodSpec { labels: labels(&["a", "b"]), vcpus: Some(1), ..PodSpec::default() };
         let change = PodChange {
             labels: [("a".to_owned(), None), ("c".to_owned(), Some("1".to_owned()))].into(),
-            vcpus: Some(2),
             ..PodChange::default()
         };
-        assert_eq!(change.clone().over(&spec, true), Err("virtual CPUs"));
-        let changed = change.over(&spec, false).unwrap();
-        assert_eq!(changed.vcpus, Some(2));
-        assert_eq!(changed.labels, labels(&["b", "c"]));
-        let only = PodChange {
-            labels: [("d".to_owned(), Some(String::new()))].into(),
-            ..PodChange::default()
-        };
-        assert_eq!(only.over(&spec, true).unwrap().labels.len(), 3);
+        assert_eq!(change.resources(), None);
+        let change = PodChange { vcpus: Some(2), ..change };
+        let quota = json!({ "cpu": { "quota": 200_000, "period": 100_000 } });
+        assert_eq!(change.resources(), Some(quota));
+        let changed = change.over(&spec);
+        assert_eq!((changed.vcpus, changed.labels), (Some(2), labels(&["b", "c"])));
     }
 }
