@@ -9,6 +9,7 @@ use hyper_link::{
 use serde::Deserialize as _;
 
 use crate::{
+    cgroup,
     container::{Container, aside, check_id},
     failure::{Doing as _, Outcome, failure},
     files, names,
@@ -119,6 +120,9 @@ impl Agent {
                 let resources = Resources::deserialize(resources)
                     .doing_as(FailureKind::InvalidArgument, || "read linux.resources".to_owned())?;
                 aside(move || cgroup.apply(&resources)).await
+            }
+            Request::LimitContainers { memory_bytes } => {
+                aside(move || cgroup::limit_containers(memory_bytes)).await
             }
             Request::DeleteContainer { container } => self.delete(&container).await,
             Request::DeleteExec { process } => {

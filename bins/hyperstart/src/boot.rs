@@ -3,7 +3,7 @@
 //! The initramfs stays where the kernel put it; a tmpfs becomes the root on top of it, because
 //! `pivot_root` refuses to leave an initramfs and containers need it.
 
-use std::{fs, io, path::Path};
+use std::{fs, io};
 
 use rustix::{
     fs::{Mode, symlink},
@@ -76,7 +76,7 @@ pub(crate) fn boot() -> io::Result<Boot> {
     }
     // The agent is the last process to be ended for want of memory; makers reset it.
     kernel_file::put("/proc/self/oom_score_adj", "-1000")?;
-    cgroup::delegate(Path::new(cgroup::ROOT))?;
+    cgroup::prepare()?;
     network::loopback_up()?;
     keep_less_back()?;
     read_command_line()

@@ -1,7 +1,7 @@
 //! A jail in the words of the port.
 
-use hyper_hypervisor::{CpuShare, VmError, VmUsage};
-use hyper_jail::{JailError, JailSpec, Jailed};
+use hyper_hypervisor::{CpuShare, IoLimit, VmError, VmUsage};
+use hyper_jail::{IoRates, JailError, JailSpec, Jailed};
 
 use crate::chain;
 
@@ -30,6 +30,23 @@ pub fn refused(hypervisor: &'static str) -> impl FnOnce(JailError) -> VmError {
 /// Bounds the CPU time of all in the jail.
 pub fn set_cpu(hypervisor: &'static str, jailed: &Jailed, share: CpuShare) -> Result<(), VmError> {
     jailed.set_cpu(share.weight, share.quota).map_err(refused(hypervisor))
+}
+
+/// Bounds what all in the jail read from and write to devices of the host.
+pub fn set_io(
+    hypervisor: &'static str,
+    jailed: &Jailed,
+    limits: &[IoLimit],
+) -> Result<(), VmError> {
+    limits.iter().try_for_each(|limit| {
+        let rates = IoRates {
+            read_bytes: limit.read_bytes,
+            write_bytes: limit.write_bytes,
+            read_operations: limit.read_operations,
+            write_operations: limit.write_operations,
+        };
+        jailed.set_io(limit.device, rates).map_err(refused(hypervisor))
+    })
 }
 
 /// What all in the jail use on the host.

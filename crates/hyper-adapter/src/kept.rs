@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hyper_hypervisor::{Carrier, CpuShare, Disk, Vm, VmError, VmExit, VmUsage};
+use hyper_hypervisor::{Carrier, CpuShare, Disk, IoLimit, Vm, VmError, VmExit, VmUsage};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -105,6 +105,11 @@ impl<G: Guest> Vm for Kept<G> {
     async fn set_cpu(&self, share: CpuShare) -> Result<(), VmError> {
         let process = self.guest.process();
         jail::set_cpu(process.name.hypervisor, &process.jailed, share)
+    }
+
+    async fn set_io(&self, limits: &[IoLimit]) -> Result<(), VmError> {
+        let process = self.guest.process();
+        jail::set_io(process.name.hypervisor, &process.jailed, limits)
     }
 
     async fn usage(&self) -> Result<VmUsage, VmError> {

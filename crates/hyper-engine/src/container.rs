@@ -19,6 +19,7 @@ pub(crate) mod restart;
 pub mod spec;
 pub(crate) mod start;
 pub mod state;
+pub(crate) mod throttle;
 
 use std::sync::Arc;
 

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::container::spec::{Limits, Seccomp, Security, Spec};
+use crate::container::throttle;
 use crate::volume::Backing;
 use crate::{Result, id};
 
@@ -81,11 +82,16 @@ pub fn hostname(spec: &Spec) -> &str {
 pub(crate) fn document(spec: &Spec, surroundings: &Surroundings) -> Result<Value> {
     let security = &spec.host.security;
     let caps = capabilities::resolve(security.privileged, &security.cap_add, &security.cap_drop)?;
+    let mut resources = resources(&spec.host.limits, security.privileged);
+    let block_io = throttle::block_io(&spec.host.throttles);
+    if !block_io.is_null() {
+        resources["blockIO"] = block_io;
+    }
     let mut linux = json!({
         "namespaces": (["mount", "uts", "ipc", "pid", "cgroup"])
             .map(|kind| json!({ "type": kind })),
         "cgroupsPath": format!("/hyper/{}", spec.id),
-        "resources": resources(&spec.host.limits, security.privileged),
+        "resources": resources,
         "maskedPaths": masked(security),
         "readonlyPaths": read_only(security),
         "sysctl": spec.host.sysctls,

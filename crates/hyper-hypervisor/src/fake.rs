@@ -281,6 +281,11 @@ impl Vm for FakeVm {
         Ok(())
     }
 
+    async fn set_io(&self, _: &[crate::IoLimit]) -> Result<(), VmError> {
+        // It reads no disks.
+        Ok(())
+    }
+
     async fn usage(&self) -> Result<VmUsage, VmError> {
         usage::process_usage(self.life.pid)
             .await

@@ -72,6 +72,11 @@ pub trait Vm: Send + Sync {
     /// Bounds the CPU time of the hypervisor with all of its guest, from now on.
     async fn set_cpu(&self, share: CpuShare) -> Result<(), VmError>;
 
+    /// Bounds what the hypervisor with all of its guest reads from and writes to devices of the
+    /// host, from now on; those not named stay as they are. The guest can bound its processes
+    /// better, since it knows which wrote what; this holds for a guest that does not.
+    async fn set_io(&self, limits: &[IoLimit]) -> Result<(), VmError>;
+
     /// What the hypervisor process uses on the host.
     async fn usage(&self) -> Result<VmUsage, VmError>;
 
@@ -117,6 +122,17 @@ impl Default for CpuShare {
     fn default() -> Self {
         Self { weight: 100, quota: None }
     }
+}
+
+/// Bounds for one block device of the host, each per second; `None`: no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoLimit {
+    /// Major and minor number of a whole disk.
+    pub device: (u32, u32),
+    pub read_bytes: Option<u64>,
+    pub write_bytes: Option<u64>,
+    pub read_operations: Option<u64>,
+    pub write_operations: Option<u64>,
 }
 
 /// What a hypervisor process uses on the host.

@@ -5,11 +5,14 @@
 //! same mount table. Limits whose controller is missing are told, not an error; a limit that the
 //! kernel refuses is an error.
 
+mod io;
+
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{Error as IoError, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use self::io::IoRates;
 use crate::spec::Limits;
 
 /// Parent of jails for which the adapter named none; removed with its last jail.
@@ -56,7 +59,7 @@ pub struct Doors {
 pub struct CgroupError {
     pub doing: &'static str,
     pub object: String,
-    pub source: io::Error,
+    pub source: IoError,
     pub hint: &'static str,
 }
 
@@ -88,7 +91,7 @@ impl Cgroups {
     pub fn create(&mut self, limits: &Limits) -> Result<Vec<String>, CgroupError> {
         let mut missing = Vec::new();
         let mut made = Vec::new();
-        for place in &self.places {
+        for place in self.places.iter().filter(|place| !place.is_lazy()) {
             match place.make() {
                 Ok(()) => made.push(place.clone()),
                 Err(error) if error.source.kind() == ErrorKind::ResourceBusy => {
@@ -242,9 +245,9 @@ impl Cgroups {
     ///
     /// # Errors
     /// No freezer, or the write failed.
-    pub fn freeze(&self, stop: bool) -> io::Result<()> {
+    pub fn freeze(&self, stop: bool) -> std::io::Result<()> {
         let (path, v2) =
-            self.freezer_file().ok_or_else(|| io::Error::from(ErrorKind::Unsupported))?;
+            self.freezer_file().ok_or_else(|| IoError::from(ErrorKind::Unsupported))?;
         let word = match (v2, stop) {
             (true, true) => "1",
             (true, false) => "0",
@@ -258,9 +261,9 @@ impl Cgroups {
     ///
     /// # Errors
     /// No freezer, or it cannot be read.
-    pub fn is_frozen(&self) -> io::Result<bool> {
+    pub fn is_frozen(&self) -> std::io::Result<bool> {
         let (path, v2) =
-            self.freezer_file().ok_or_else(|| io::Error::from(ErrorKind::Unsupported))?;
+            self.freezer_file().ok_or_else(|| IoError::from(ErrorKind::Unsupported))?;
         if v2 {
             let events = fs::read_to_string(path.with_file_name("cgroup.events"))?;
             Ok(events.lines().any(|line| line == "frozen 1"))
@@ -291,9 +294,7 @@ impl Cgroups {
 
     /// Processes of the jail, as this process numbers them; `None` without a cgroup.
     pub fn processes(&self) -> Option<Vec<u32>> {
-        let place = self.places.iter().find(|place| place.dir.is_dir())?;
-        let text = fs::read_to_string(place.dir.join("cgroup.procs")).ok()?;
-        Some(text.lines().filter_map(|line| line.parse().ok()).collect())
+        self.places.iter().find(|place| place.dir.is_dir()).map(Place::processes)
     }
 
     /// CPU time of all processes of the jail, ended ones included.
@@ -394,7 +395,7 @@ impl Place {
         for level in levels {
             let has = fs::read_to_string(level.join("cgroup.controllers")).unwrap_or_default();
             let on = fs::read_to_string(level.join("cgroup.subtree_control")).unwrap_or_default();
-            for controller in ["memory", "pids", "cpu"] {
+            for controller in ["memory", "pids", "cpu", "io"] {
                 let is_in = |list: &str| list.split_whitespace().any(|word| word == controller);
                 if is_in(&has) && !is_in(&on) {
                     // Refused where processes sit in the parent; then the limit is reported
@@ -404,6 +405,16 @@ impl Place {
                 }
             }
         }
+    }
+
+    /// Made only when it is needed, see [`Cgroups::set_io`].
+    fn is_lazy(&self) -> bool {
+        !self.hierarchy.v2 && self.hierarchy.controllers == ["blkio"]
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        let text = fs::read_to_string(self.dir.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     fn has(&self, controller: &str) -> bool {
@@ -442,7 +453,7 @@ fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
         match kind {
             "cgroup2" => found.push(Hierarchy { root, v2: true, controllers: Vec::new() }),
             "cgroup" => {
-                let wanted = ["memory", "pids", "cpu", "cpuacct", "freezer"];
+                let wanted = ["memory", "pids", "cpu", "cpuacct", "freezer", "blkio"];
                 let controllers: Vec<String> = options
                     .split(',')
                     .filter(|option| wanted.contains(option))
@@ -482,13 +493,14 @@ mod tests {
 31 29 0:27 / /sys/fs/cgroup/cpuacct rw - cgroup cgroup rw,cpuacct
 33 29 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
 35 29 0:31 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer
+36 29 0:32 / /sys/fs/cgroup/blkio rw - cgroup cgroup rw,blkio
 39 29 0:35 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
 ";
 
     #[test]
     fn a_hybrid_host_gives_v2_and_the_v1_controllers_that_v2_lacks() {
         let roots: Vec<_> = hierarchies(HYBRID).into_iter().map(|found| found.root).collect();
-        let want: Vec<PathBuf> = ["cpu", "memory", "unified"]
+        let want: Vec<PathBuf> = ["cpu", "memory", "blkio", "unified"]
             .iter()
             .map(|name| Path::new("/sys/fs/cgroup").join(name))
             .collect();

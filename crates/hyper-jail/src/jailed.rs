@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, IoRates};
 use crate::spawn::{Keeper, start, unexpected};
 use crate::spec::Bind;
 use crate::wire::{self, LookedUp, Order, Report};
@@ -248,6 +248,23 @@ impl Jailed {
                 name: self.leash.name.clone(),
                 what: "bound its CPU time",
                 hint: "no cgroup with the controller cpu that we may use".to_owned(),
+            }),
+        }
+    }
+
+    /// Bounds what the jail reads from and writes to the block device `device` (major, minor).
+    ///
+    /// # Errors
+    /// [`JailError::Unsupported`] when this host has no cgroup for it; the kernel's.
+    pub fn set_io(&self, device: (u32, u32), rates: IoRates) -> Result<(), JailError> {
+        let set = self.leash.cgroups.as_ref().map(|cgroups| cgroups.set_io(device, rates));
+        match set {
+            Some(Ok(true)) => Ok(()),
+            Some(Err(error)) => Err(self.leash.io("bound its disk transfers", error.source)),
+            Some(Ok(false)) | None => Err(JailError::Unsupported {
+                name: self.leash.name.clone(),
+                what: "bound its disk transfers",
+                hint: "no cgroup with the controller io (or blkio) that we may use".to_owned(),
             }),
         }
     }

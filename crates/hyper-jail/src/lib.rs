@@ -41,6 +41,7 @@ mod usage;
 #[doc(hidden)]
 pub mod wire;
 
+pub use cgroup::IoRates;
 pub use error::JailError;
 pub use grants::request;
 pub use jailed::{JailExit, Jailed, Outcome};

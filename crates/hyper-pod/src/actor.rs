@@ -112,6 +112,8 @@ pub(crate) struct Actor {
     pub hypervisor_pid: u32,
     /// What the hypervisor has been given.
     pub cpu: CpuShare,
+    /// What its disks are held to on the host.
+    pub io: BTreeMap<(u32, u32), [Option<u64>; 4]>,
 }
 
 impl Actor {
@@ -131,6 +133,7 @@ impl Actor {
             shutdown: None,
             hypervisor_pid: 0,
             cpu: CpuShare::default(),
+            io: BTreeMap::new(),
         }
     }
 

@@ -29,6 +29,7 @@ use crate::choose::choose;
 use crate::cpu::CpuWish;
 use crate::exit::reserve_exit;
 use crate::guest::{Guest, watch};
+use crate::io::IoWish;
 use crate::mounts::copy_instead;
 use crate::network::{Network, wire};
 use crate::pod::{CreateRequest, ExecRequest, Pod, PodEvent};
@@ -85,6 +86,7 @@ impl Actor {
             network: Vec::new(),
             sandbox: false,
             cpu: CpuWish::default(),
+            io: IoWish::default(),
             in_guest: false,
             rootfs: request.rootfs.clone(),
             deleting: Vec::new(),
@@ -104,7 +106,9 @@ impl Actor {
             Err(error) => return self.create_failed(&id, error),
         };
         if let Ok(container) = self.container(&id) {
-            container.cpu = container.cpu.changed_by(&prepared.spec.value["linux"]["resources"]);
+            let resources = &prepared.spec.value["linux"]["resources"];
+            container.cpu = container.cpu.changed_by(resources);
+            container.io = IoWish::from_resources(resources);
             container.sandbox = prepared.spec.sandbox;
             if let Some(root) = &prepared.root {
                 container.owned.clone_from(&root.owned);
@@ -218,6 +222,7 @@ impl Actor {
         };
         let before = std::mem::replace(&mut container.init.state, State::Created);
         self.share_cpu();
+        self.share_io();
         self.tell(event);
         if let State::Creating(reply) = before {
             answer(reply, Ok(pid));

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use crate::cpu::CpuWish;
+use crate::io::IoWish;
 use crate::stdio::{Channels, Running, Uris};
 use crate::{PodError, RootfsMount};
 
@@ -125,6 +126,7 @@ pub(crate) struct Container {
     /// It stands for its pod, see [`crate::spec::Spec::sandbox`].
     pub sandbox: bool,
     pub cpu: CpuWish,
+    pub io: IoWish,
     /// The agent knows it.
     pub in_guest: bool,
     /// As given, for the event.

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::{Mutex as StdMutex, PoisonError};
 
 use async_trait::async_trait;
-use hyper_adapter::{blocking, refused, set_cpu, usage};
-use hyper_hypervisor::{Carrier, CpuShare, Disk, Vm, VmError, VmExit, VmUsage};
+use hyper_adapter::{blocking, refused, set_cpu, set_io, usage};
+use hyper_hypervisor::{Carrier, CpuShare, Disk, IoLimit, Vm, VmError, VmExit, VmUsage};
 use hyper_jail::Jailed;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
@@ -77,6 +77,10 @@ impl Vm for UmlVm {
 
     async fn set_cpu(&self, share: CpuShare) -> Result<(), VmError> {
         set_cpu(NAME, &self.jail, share)
+    }
+
+    async fn set_io(&self, limits: &[IoLimit]) -> Result<(), VmError> {
+        set_io(NAME, &self.jail, limits)
     }
 
     async fn usage(&self) -> Result<VmUsage, VmError> {

@@ -1,8 +1,10 @@
 //! Settings of `docker run`, each seen from inside the container.
 
-use std::time::Duration;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use hyper_e2e::{Engine, eventually, runtimes};
+use hyper_e2e::{Engine, eventually, runtimes, tool};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -42,6 +44,56 @@ fn limits_are_enforced_in_the_guest() {
     engine.docker(&warned).succeeded().says(&["no swap"]);
     let warned = ["create", "--oom-kill-disable", "-m", "64m", "busybox"];
     engine.docker(&warned).succeeded().says(&["OomKillDisable is discarded"]);
+}
+
+/// The disk of the host that `directory` is on, e.g. `/dev/vda`.
+fn disk_of(directory: &Path) -> String {
+    let number = std::fs::metadata(directory).unwrap().dev();
+    let (major, minor) = ((number >> 8) & 0xfff, (number & 0xff) | ((number >> 12) & 0xfff00));
+    let own = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).expect("a disk");
+    let disk = if own.join("partition").exists() { own.parent().unwrap() } else { &own };
+    format!("/dev/{}", disk.file_name().unwrap().to_str().unwrap())
+}
+
+/// What the host's cgroups (v1 or v2) say of write bounds.
+fn bounds_on_host() -> String {
+    let script = "cat $(find /sys/fs/cgroup -path '*hyper*' '(' -name io.max -o -name \
+                  blkio.throttle.write_bps_device ')') 2>/dev/null";
+    tool("sh", &["-c", script])
+}
+
+#[test]
+fn disk_transfers_are_held_to_their_rates_in_the_guest_and_on_the_host() {
+    let engine = Engine::with_busybox();
+    let disk = disk_of(engine.dir());
+    for runtime in runtimes() {
+        let name = format!("slow-{runtime}");
+        let flag = format!("{disk}:4mb");
+        let begin = ["run", "-d", "--name", &name, "--runtime", runtime];
+        let bound = ["--device-write-bps", &flag, "busybox", "sleep", "600"];
+        engine.docker(&[&begin[..], &bound[..]].concat()).succeeded();
+        let inside =
+            |script: &str| engine.docker(&["exec", &name, "sh", "-c", script]).succeeded().text();
+        let said = inside("cat /sys/fs/cgroup/io.max");
+        assert!(said.contains("wbps=4194304"), "{runtime}: {said}");
+        assert!(bounds_on_host().contains("4194304"), "{runtime}: {}", bounds_on_host());
+        let start = Instant::now();
+        inside("dd if=/dev/zero of=/f bs=1M count=16 conv=fsync 2>/dev/null");
+        // Twice as fast as it should be, so that no burst at the begin counts.
+        assert!(start.elapsed() > Duration::from_secs(2), "{runtime}: {:?}", start.elapsed());
+        let shown = engine.inspect(&name, "{{json .HostConfig.BlkioDeviceWriteBps}}");
+        assert_eq!(shown, format!(r#"[{{"Path":"{disk}","Rate":4194304}}]"#));
+        engine.docker(&["rm", "-f", &name]).succeeded();
+    }
+    for (flags, words) in [
+        (["--device-read-bps", "/dev/null:1mb"], ["/dev/null", "no block device"]),
+        (["--device-write-iops", "/dev/no-such:10"], ["/dev/no-such", "No such file"]),
+        (["--blkio-weight", "500"], ["BlkioWeight", "--device-write-bps"]),
+    ] {
+        let outcome = engine.hyper(&[&["create"], &flags[..], &["busybox"]].concat());
+        outcome.exited(125).says(&words);
+    }
+    engine.hyper(&["create", "--device-read-bps", "/dev/x", "busybox"]).exited(1).says(&["RATE"]);
 }
 
 #[test]
@@ -150,7 +202,7 @@ fn init_reaps_and_forwards() {
     // As any user, with a terminal, and stopped in time: without one, sh ignores the signal.
     let user = ["run", "-d", "--init", "--name", "nobody", "-t", "-u", "33", "--cap-drop", "ALL"];
     engine.docker(&[&user[..], &["busybox", "sleep", "600"]].concat()).succeeded();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     engine.docker(&["stop", "-t", "60", "nobody"]).succeeded();
     assert!(begun.elapsed() < Duration::from_secs(30), "the stop signal reaches it");
     assert_eq!(engine.inspect("nobody", "{{.State.ExitCode}}"), "143");

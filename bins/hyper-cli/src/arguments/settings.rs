@@ -30,6 +30,18 @@ pub struct SettingFlags {
     /// 10 to 1000
     #[arg(long)]
     pub blkio_weight: Option<u16>,
+    /// Bytes per second read from the disk that holds the containers, e.g. /dev/sda:10mb
+    #[arg(long, value_name = "DEVICE:RATE")]
+    pub device_read_bps: Vec<String>,
+    /// Bytes per second written to it
+    #[arg(long, value_name = "DEVICE:RATE")]
+    pub device_write_bps: Vec<String>,
+    /// Reads per second from it
+    #[arg(long, value_name = "DEVICE:RATE")]
+    pub device_read_iops: Vec<String>,
+    /// Writes per second to it
+    #[arg(long, value_name = "DEVICE:RATE")]
+    pub device_write_iops: Vec<String>,
     #[arg(long, allow_hyphen_values = true)]
     pub oom_score_adj: Option<i32>,
     #[arg(long)]
@@ -140,6 +152,18 @@ impl SettingFlags {
                 host[key] = json!(value);
             }
         }
+        for (key, flag, list) in [
+            ("BlkioDeviceReadBps", "device-read-bps", &self.device_read_bps),
+            ("BlkioDeviceWriteBps", "device-write-bps", &self.device_write_bps),
+            ("BlkioDeviceReadIOps", "device-read-iops", &self.device_read_iops),
+            ("BlkioDeviceWriteIOps", "device-write-iops", &self.device_write_iops),
+        ] {
+            if !list.is_empty() {
+                let all: anyhow::Result<Vec<Value>> =
+                    list.iter().map(|one| throttle(flag, one)).collect();
+                host[key] = json!(all?);
+            }
+        }
         if self.oom_kill_disable {
             host["OomKillDisable"] = json!(true);
         }
@@ -187,6 +211,17 @@ impl SettingFlags {
 }
 
 /// `1m30s`, `500ms`, `1.5h`: nanoseconds.
+/// `DEVICE:RATE` as Docker's `ThrottleDevice`; bytes have units, operations none.
+fn throttle(flag: &str, text: &str) -> anyhow::Result<Value> {
+    let wrong = || format!("--{flag} `{text}`: DEVICE:RATE is wanted, e.g. /dev/sda:10mb");
+    let (path, rate) = text.rsplit_once(':').with_context(wrong)?;
+    let rate = match flag.ends_with("bps") {
+        true => bytes(rate).with_context(wrong)?,
+        false => rate.parse().with_context(wrong)?,
+    };
+    Ok(json!({ "Path": path, "Rate": rate }))
+}
+
 fn nanos(text: &str) -> anyhow::Result<i64> {
     let mut rest = text;
     let mut total = 0.0;

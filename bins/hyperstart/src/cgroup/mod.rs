@@ -1,7 +1,8 @@
 //! The cgroup (v2) of a container: limits, freezing, killing, counting.
 //!
-//! The agent stays in the root cgroup; each container has one below it, in which its processes are
-//! born. A container with a cgroup namespace may make cgroups of its own further down.
+//! The agent stays in the root cgroup; below it is the one of all containers, and in that one for
+//! each, in which its processes are born. A container with a cgroup namespace may make cgroups of
+//! its own further down.
 
 mod devices;
 mod stats;
@@ -13,16 +14,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hyper_link::message::FailureKind;
 use rustix::fs::{Mode, OFlags, open};
 
 use crate::{
-    failure::{Doing as _, Outcome, invalid, unsupported},
+    failure::{Doing as _, Outcome, failure, invalid, unsupported},
     kernel_file,
     oci::spec::{Cpu, Memory, Resources},
 };
 
 /// Where cgroup2 is mounted.
 pub(crate) const ROOT: &str = "/sys/fs/cgroup";
+/// What all containers are in, below [`ROOT`].
+const CONTAINERS: &str = "containers";
 /// How long freezing may take.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long killed processes may take to end.
@@ -34,7 +38,7 @@ const POLL: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 /// The list of controllers cannot be read. One that cannot be passed on is left out.
-pub(crate) fn delegate(directory: &Path) -> io::Result<()> {
+fn delegate(directory: &Path) -> io::Result<()> {
     let controllers = fs::read_to_string(directory.join("cgroup.controllers"))?;
     let words: Vec<String> =
         controllers.split_whitespace().map(|name| format!("+{name}")).collect();
@@ -48,6 +52,42 @@ pub(crate) fn delegate(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes the cgroup that all containers are in.
+///
+/// # Errors
+/// It cannot be made.
+pub(crate) fn prepare() -> io::Result<()> {
+    delegate(Path::new(ROOT))?;
+    fs::create_dir(containers())?;
+    delegate(&containers())
+}
+
+/// Bounds the memory of all containers together; 0: no bound. What they use beyond it is reclaimed;
+/// where that is not enough nothing changes. Waits: not on the agent's thread.
+pub(crate) fn limit_containers(memory_bytes: u64) -> Outcome<()> {
+    let all = Cgroup { path: containers() };
+    if memory_bytes == 0 {
+        return all.set("memory.max", "max");
+    }
+    let used = || all.get("memory.current").map(|text| text.trim().parse().unwrap_or(0_u64));
+    let beyond = used()?.saturating_sub(memory_bytes);
+    if beyond > 0 {
+        // It fails where less than that could be reclaimed: what counts is what is left.
+        let _some = kernel_file::put(&all.path.join("memory.reclaim"), &beyond.to_string());
+    }
+    let left = used()?;
+    if left > memory_bytes {
+        return Err(failure(
+            FailureKind::Conflict,
+            format!(
+                "the containers use {left} bytes of memory that cannot be reclaimed, more than the \
+                 {memory_bytes} they are to be left with"
+            ),
+        ));
+    }
+    all.set("memory.max", &memory_bytes.to_string())
+}
+
 /// A container's cgroup.
 #[derive(Debug, Clone)]
 pub(crate) struct Cgroup {
@@ -57,7 +97,7 @@ pub(crate) struct Cgroup {
 impl Cgroup {
     /// Makes the cgroup of container `id`, without limits.
     pub(crate) fn create(id: &str) -> Outcome<Self> {
-        let path = Path::new(ROOT).join(id);
+        let path = containers().join(id);
         fs::create_dir(&path).doing(|| format!("make cgroup {}", path.display()))?;
         Ok(Self { path })
     }
@@ -94,6 +134,37 @@ impl Cgroup {
                 return Err(invalid(format!("linux.resources.unified: {file} is no cgroup file")));
             }
             self.set(file, value)?;
+        }
+        Ok(())
+    }
+
+    /// Holds reads and writes of each of `disks`, device nodes, to the rates of `resources`.
+    pub(crate) fn throttle<'a>(
+        &self,
+        resources: &Resources,
+        disks: impl Iterator<Item = &'a str>,
+    ) -> Outcome<()> {
+        let Some(wanted) = &resources.block_io else { return Ok(()) };
+        let rates = [
+            ("rbps", &wanted.throttle_read_bps_device),
+            ("wbps", &wanted.throttle_write_bps_device),
+            ("riops", &wanted.throttle_read_iops_device),
+            ("wiops", &wanted.throttle_write_iops_device),
+        ];
+        let mut words = String::new();
+        for (key, rates) in rates {
+            // Docker's 0 is no bound.
+            if let Some(rate) = rates.iter().map(|one| one.rate).filter(|rate| *rate > 0).min() {
+                words.push_str(&format!(" {key}={rate}"));
+            }
+        }
+        if words.is_empty() {
+            return Ok(());
+        }
+        for disk in disks.filter(|disk| !disk.is_empty()) {
+            let number = rustix::fs::stat(disk).doing(|| format!("look at disk {disk}"))?.st_rdev;
+            let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+            self.set("io.max", &format!("{major}:{minor}{words}"))?;
         }
         Ok(())
     }
@@ -250,6 +321,10 @@ impl Cgroup {
             outcome => outcome.doing(|| format!("set {file}={value} in {}", self.path.display())),
         }
     }
+}
+
+fn containers() -> PathBuf {
+    Path::new(ROOT).join(CONTAINERS)
 }
 
 /// Opens the cgroup directory `path` for [`crate::sys::fork`].

@@ -150,6 +150,7 @@ impl Container {
             // Only now, so that little memory or CPU does not hold the setting up itself up.
             cgroup.apply(&spec.linux.resources)?;
             cgroup.restrict_devices(&spec.linux.resources)?;
+            cgroup.throttle(&spec.linux.resources, disks(request, &spec))?;
             let process = ProcessId { container: id.clone(), exec: None };
             let strikes = Rc::new(Strikes {
                 container: id.clone(),
@@ -364,6 +365,14 @@ impl Strikes {
             }
         });
     }
+}
+
+/// Device nodes of all disks that a container reads or writes.
+fn disks<'a>(request: &'a CreateContainer, spec: &'a Spec) -> impl Iterator<Item = &'a str> {
+    let root = &request.rootfs;
+    let root = std::iter::once(&root.image).chain(&root.layers).chain(&root.upper);
+    let volumes = spec.mounts.iter().filter(|mount| mount.kind == "ext4");
+    root.map(|disk| disk.device.as_str()).chain(volumes.map(|mount| mount.source.as_str()))
 }
 
 async fn release(id: &str, cgroup: &Cgroup) -> Outcome<()> {

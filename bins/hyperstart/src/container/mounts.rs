@@ -37,10 +37,8 @@ use crate::{
 /// Longest injected file.
 const MAX_FILE: usize = 1 << 20;
 /// File systems that need nothing of the host beyond what the guest already has.
-const GUEST_FILE_SYSTEMS: [&str; 11] = [
-    "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2", "virtiofs", "9p", "hostfs", "ext4",
-    "erofs",
-];
+const GUEST_FILE_SYSTEMS: [&str; 9] =
+    ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2", "virtiofs", "ext4", "erofs"];
 
 /// Devices of every container: name, major, minor. `config-linux.md`, "Default Devices".
 const DEVICES: [(&str, u32, u32); 6] = [

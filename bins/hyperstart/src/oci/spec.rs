@@ -197,8 +197,23 @@ pub(crate) struct Pids {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct BlockIo {
     pub(crate) weight: Option<u64>,
+    pub(crate) throttle_read_bps_device: Vec<Throttle>,
+    pub(crate) throttle_write_bps_device: Vec<Throttle>,
+    #[serde(rename = "throttleReadIOPSDevice")]
+    pub(crate) throttle_read_iops_device: Vec<Throttle>,
+    #[serde(rename = "throttleWriteIOPSDevice")]
+    pub(crate) throttle_write_iops_device: Vec<Throttle>,
+}
+
+/// A rate for a device of the host, whose number says nothing here: it is that of the files behind
+/// the container's disks.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Throttle {
+    pub(crate) rate: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -10,7 +10,9 @@ use axum::response::IntoResponse as _;
 use bollard_stubs::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, ResourcesUlimits,
 };
-use hyper_engine::spec::{CreateRequest, HostSpec, Limits, Log, Seccomp, Security, Ulimit};
+use hyper_engine::spec::{
+    CreateRequest, HostSpec, Limits, Log, Seccomp, Security, Throttle, Transfer, Ulimit,
+};
 use serde_json::json;
 
 use super::{mounts, network, policy, refuse};
@@ -95,6 +97,7 @@ fn host_spec(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<HostSpe
         publish_all: flag(host.publish_all_ports),
         annotations,
         limits: limits(host),
+        throttles: throttles(host)?,
         security: security(host)?,
         log: log(host.log_config.as_ref())?,
         mounts: mounts::mounts(host)?,
@@ -152,6 +155,26 @@ fn limits(host: &HostConfig) -> Limits {
         cpu_quota_us: number(host.cpu_quota),
         pids: number(host.pids_limit),
     }
+}
+
+fn throttles(host: &HostConfig) -> ApiResult<Vec<Throttle>> {
+    let mut all = Vec::new();
+    for (what, list) in [
+        (Transfer::ReadBytes, &host.blkio_device_read_bps),
+        (Transfer::WriteBytes, &host.blkio_device_write_bps),
+        (Transfer::ReadOperations, &host.blkio_device_read_iops),
+        (Transfer::WriteOperations, &host.blkio_device_write_iops),
+    ] {
+        for one in list.iter().flatten() {
+            let path = one.path.clone().unwrap_or_default();
+            let rate = one.rate.unwrap_or_default();
+            let rate = u64::try_from(rate).ok().filter(|rate| *rate > 0).ok_or_else(|| {
+                ApiError::invalid(format!("invalid rate {rate} for device `{path}`: 1 or more"))
+            })?;
+            all.push(Throttle { what, path, rate, ..Throttle::default() });
+        }
+    }
+    Ok(all)
 }
 
 fn security(host: &HostConfig) -> ApiResult<Security> {

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::IntoResponse as _;
-use hyper_engine::spec::{HostSpec, Spec};
+use hyper_engine::spec::{HostSpec, Spec, Transfer};
 use hyper_engine::{MASKED, READ_ONLY, Status, View};
 use serde_json::{Map, Value, json};
 
@@ -75,6 +75,11 @@ pub(super) fn wall(app: &App, spec: &Spec) -> Value {
     let runtimes = &app.engine.config().runtimes;
     let name = if spec.host.runtime.is_empty() { &runtimes.default } else { &spec.host.runtime };
     json!({ "Runtime": name, "Wall": runtimes.wall(name) })
+}
+
+fn throttles(host: &HostSpec, what: Transfer) -> Value {
+    let all = host.throttles.iter().filter(|one| one.what == what);
+    all.map(|one| json!({ "Path": one.path, "Rate": one.rate })).collect()
 }
 
 fn none_if_empty(list: &[String]) -> Value {
@@ -210,10 +215,10 @@ fn host_config(spec: &Spec, default_runtime: &str) -> Value {
         "CgroupParent": "",
         "BlkioWeight": 0,
         "BlkioWeightDevice": [],
-        "BlkioDeviceReadBps": [],
-        "BlkioDeviceWriteBps": [],
-        "BlkioDeviceReadIOps": [],
-        "BlkioDeviceWriteIOps": [],
+        "BlkioDeviceReadBps": throttles(host, Transfer::ReadBytes),
+        "BlkioDeviceWriteBps": throttles(host, Transfer::WriteBytes),
+        "BlkioDeviceReadIOps": throttles(host, Transfer::ReadOperations),
+        "BlkioDeviceWriteIOps": throttles(host, Transfer::WriteOperations),
         "CpuPeriod": limits.cpu_period_us,
         "CpuQuota": limits.cpu_quota_us,
         "CpuRealtimePeriod": 0,

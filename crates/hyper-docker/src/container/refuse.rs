@@ -2,8 +2,6 @@
 //!
 //! Docker's clients send every field; only a value that asks for something is refused.
 
-use std::collections::HashMap;
-
 use bollard_stubs::models::{HostConfig, HostConfigCgroupnsModeEnum};
 
 use crate::error::{ApiError, ApiResult};
@@ -101,20 +99,16 @@ fn devices(host: &HostConfig) -> ApiResult<()> {
         let driver = request.driver.as_deref().unwrap_or_default();
         no("HostConfig.DeviceRequests", driver, NO_DEVICES)?;
     }
-    let throttles: HashMap<&str, bool> = HashMap::from([
+    let weights = [
         ("BlkioWeight", host.blkio_weight.unwrap_or_default() != 0),
         ("BlkioWeightDevice", some(host.blkio_weight_device.as_ref()).is_some()),
-        ("BlkioDeviceReadBps", some(host.blkio_device_read_bps.as_ref()).is_some()),
-        ("BlkioDeviceWriteBps", some(host.blkio_device_write_bps.as_ref()).is_some()),
-        ("BlkioDeviceReadIOps", some(host.blkio_device_read_iops.as_ref()).is_some()),
-        ("BlkioDeviceWriteIOps", some(host.blkio_device_write_iops.as_ref()).is_some()),
-    ]);
-    match throttles.into_iter().find(|(_, asked)| *asked) {
+    ];
+    match weights.into_iter().find(|(_, asked)| *asked) {
         Some((option, _)) => no(
             &format!("HostConfig.{option}"),
             "…",
-            "a guest's disks are its own, not devices of the host, and its kernel has no \
-                 weights for them: use --cpus and --memory",
+            "a guest's disks have no scheduler that weighs: bound them with --device-read-bps, \
+             --device-write-bps, --device-read-iops, --device-write-iops",
         ),
         None => Ok(()),
     }

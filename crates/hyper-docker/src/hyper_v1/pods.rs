@@ -220,13 +220,15 @@ pub(crate) async fn unpause(State(app): State<App>, Path(id): Path<String>) -> A
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// `POST /hyper/v1/pods/{id}/update`: a guest that runs keeps what it booted with.
+/// `POST /hyper/v1/pods/{id}/update`: a guest that runs cannot grow beyond what it booted with.
 #[utoipa::path(post, path = "/hyper/v1/pods/{id}/update", tag = "pods", request_body = PodUpdate,
     params(("id" = String, Path, description = "id, start of an id, or name")),
     responses((status = 204, description = "changed"),
         (status = 400, description = "a value that has to be changed"),
         (status = 404, description = "no such pod"),
-        (status = 409, description = "it runs, and would have to boot again")))]
+        (status = 409, description = "it runs, and would have to boot again, or to give away memory \
+            that its containers hold"),
+        (status = 501, description = "it runs, and cannot grow")))]
 pub(crate) async fn update(
     State(app): State<App>,
     Path(id): Path<String>,

@@ -10,7 +10,7 @@ use super::actor::{Actor, Begin, QUEUE, attributes};
 use super::spec::HealthCheck;
 use super::spec::{CreateRequest, HostSpec, Limits, Log, Spec};
 use super::state::State;
-use super::{View, health, mounts, restart, spec};
+use super::{View, health, mounts, restart, spec, throttle};
 use crate::attach::Slot;
 use crate::core::{Core, Handle, image_error};
 use crate::event::Kind;
@@ -43,6 +43,7 @@ pub(crate) async fn create(core: &Arc<Core>, mut request: CreateRequest) -> Resu
     let image = resolve_image(core, &request)?;
     join(core, &mut request.host)?;
     check_host(core, &request.host)?;
+    bound_transfers(core, &mut request.host).await?;
     let name = request.name.clone();
     let (mut spec, warnings) = merge(request, &image)?;
     check_spec(&spec)?;
@@ -72,6 +73,20 @@ pub(crate) async fn create(core: &Arc<Core>, mut request: CreateRequest) -> Resu
     drop(volumes);
     core.events.publish(Kind::Container, "create", &id, labels);
     Ok(Created { id, warnings })
+}
+
+async fn bound_transfers(core: &Core, host: &mut HostSpec) -> Result<()> {
+    if host.throttles.is_empty() {
+        return Ok(());
+    }
+    let mut throttles = std::mem::take(&mut host.throttles);
+    let directory = core.layout.containers();
+    host.throttles = crate::core::blocking(move || {
+        throttle::resolve(&mut throttles, &directory)?;
+        Ok(throttles)
+    })
+    .await?;
+    Ok(())
 }
 
 /// Starts the task of a container and makes it known.

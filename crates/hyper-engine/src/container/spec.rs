@@ -103,6 +103,7 @@ pub struct HostSpec {
     pub pod_init: bool,
     pub annotations: BTreeMap<String, String>,
     pub limits: Limits,
+    pub throttles: Vec<Throttle>,
     pub security: Security,
     pub log: Log,
     /// Directories, files and volumes; complete once the container is made.
@@ -239,6 +240,30 @@ pub struct Limits {
     pub cpu_quota_us: i64,
     /// ≤ 0: none.
     pub pids: i64,
+}
+
+/// What a [`Throttle`] bounds, each per second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transfer {
+    #[default]
+    ReadBytes,
+    WriteBytes,
+    ReadOperations,
+    WriteOperations,
+}
+
+/// A bound on what a container's disks transfer to and from the disk of the host that they are on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Throttle {
+    pub what: Transfer,
+    /// Block device of the host, as given.
+    pub path: String,
+    /// Per second.
+    pub rate: u64,
+    /// Major and minor number of the whole disk; known once the container is made.
+    pub device: (u32, u32),
 }
 
 /// What the processes may do in their guest.
