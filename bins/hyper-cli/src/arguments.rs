@@ -3,6 +3,7 @@
 mod build;
 mod container;
 mod create;
+mod given;
 mod image;
 mod mount;
 mod network;
@@ -17,6 +18,7 @@ pub use container::{RestartFlags, StatsFlags, TopFlags, UpdateFlags};
 pub use create::{
     CreateFlags, bytes, loose_pairs, nano_cpus, pairs, restart as restart_policy, variable,
 };
+pub use given::{MAX_BYTES as MAX_GIVEN_BYTES, read as read_given};
 pub use image::{
     HistoryFlags, ImageCommand, ImagePruneFlags, ImportFlags, LoginFlags, PushFlags, SaveFlags,
     SystemCommand, TagFlags,

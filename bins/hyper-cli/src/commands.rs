@@ -22,6 +22,7 @@ mod push;
 mod run;
 mod session;
 mod system;
+mod uri;
 mod volume;
 
 use crate::arguments::{

@@ -11,6 +11,7 @@
 pub(crate) mod attach;
 pub(crate) mod create;
 pub(crate) mod files;
+pub(crate) mod given;
 pub(crate) mod inspect;
 pub(crate) mod lifecycle;
 pub(crate) mod list;

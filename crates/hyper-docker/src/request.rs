@@ -244,18 +244,36 @@ pub(crate) async fn json<T: DeserializeOwned>(body: Body) -> ApiResult<T> {
     }
 }
 
+/// A JSON body that is read as two things, each of which knows fields that the other does not.
+pub(crate) async fn both<A: DeserializeOwned, B: DeserializeOwned>(
+    body: Body,
+) -> ApiResult<(A, B)> {
+    let bytes = bytes(body).await?;
+    match parsed(&bytes)? {
+        Some(first) => Ok((first, serde_json::from_slice(&bytes).map_err(|e| invalid_json(&e))?)),
+        None => Err(ApiError::invalid("invalid JSON: the request has no body")),
+    }
+}
+
 /// As [`json`], for requests whose body may be absent.
 pub(crate) async fn json_or_none<T: DeserializeOwned>(body: Body) -> ApiResult<Option<T>> {
-    let bytes = axum::body::to_bytes(body, MAX_BODY)
+    parsed(&bytes(body).await?)
+}
+
+async fn bytes(body: Body) -> ApiResult<axum::body::Bytes> {
+    axum::body::to_bytes(body, MAX_BODY)
         .await
-        .map_err(|e| ApiError::invalid(format!("cannot read the request's body: {e}")))?;
+        .map_err(|e| ApiError::invalid(format!("cannot read the request's body: {e}")))
+}
+
+fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<Option<T>> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
     // Syntax first: an error of the type then never hides a missing brace.
-    let value: Value = serde_json::from_slice(&bytes).map_err(|e| invalid_json(&e))?;
+    let value: Value = serde_json::from_slice(bytes).map_err(|e| invalid_json(&e))?;
     drop(value);
-    serde_json::from_slice(&bytes).map(Some).map_err(|e| invalid_json(&e))
+    serde_json::from_slice(bytes).map(Some).map_err(|e| invalid_json(&e))
 }
 
 fn invalid_json(error: &serde_json::Error) -> ApiError {

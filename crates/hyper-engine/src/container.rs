@@ -5,6 +5,7 @@
 //! - [`actor`]: the one task that changes either; everyone else reads the published [`View`].
 //! - [`create`]: from a request to a spec.
 //! - [`mounts`]: from wishes to the volumes and directories it has.
+//! - [`given`], [`secrets`]: files and secrets that it is given, and where their contents are.
 //! - [`start`]: from a spec to a running pod.
 //! - [`restart`]: whether and when it is started again.
 //! - [`health`]: whether it does what it is for.
@@ -12,10 +13,12 @@
 
 pub(crate) mod actor;
 pub(crate) mod create;
+pub mod given;
 pub mod health;
 pub(crate) mod lending;
 pub(crate) mod mounts;
 pub(crate) mod restart;
+pub(crate) mod secrets;
 pub mod spec;
 pub(crate) mod start;
 pub mod state;

@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::attach::Attached;
 use crate::container::actor::attributes;
+use crate::container::secrets;
 use crate::container::state::Status;
 use crate::core::Core;
 use crate::event::Kind;
@@ -123,6 +124,9 @@ pub(crate) async fn start(
     detached: bool,
 ) -> Result<Option<Attached>> {
     let (view, pod) = running(core, &exec.container)?;
+    let spec = secrets::with_environment(core, &view.spec).await?;
+    let process = oci::exec_process(&spec, &exec.spec)?;
+    drop(spec);
     let mut first = false;
     exec.state.send_if_modified(|state| {
         first = !state.started;
@@ -132,7 +136,6 @@ pub(crate) async fn start(
     if !first {
         return Err(Error::Conflict(format!("exec {} has already been started", exec.id)));
     }
-    let process = oci::exec_process(&view.spec, &exec.spec)?;
     match run(&pod, exec, &process, detached).await {
         Ok((mut attached, pid)) => {
             let over = attached.as_mut().map(Attached::over);

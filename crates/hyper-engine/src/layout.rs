@@ -11,6 +11,7 @@
 //! EXEC_ROOT/                     a tmpfs: gone after a reboot
 //!   events.sock                  supervisors publish here
 //!   pods/ID/                     the bundle of a running container
+//!   secrets/ID/                  what a container was given as secrets
 //!   netns/ID                     the network namespace of a running container's pod
 //!   networks/ID.json, pod-ID.json  names that resolvers know, per network and per pod
 //!   rules                        there: the packet filter has a table of ours
@@ -92,6 +93,16 @@ impl Layout {
     #[must_use]
     pub fn bundle(&self, id: &str) -> PathBuf {
         self.pods().join(id)
+    }
+
+    #[must_use]
+    pub fn secrets(&self) -> PathBuf {
+        self.exec_root.join("secrets")
+    }
+
+    #[must_use]
+    pub fn secrets_of(&self, id: &str) -> PathBuf {
+        self.secrets().join(id)
     }
 
     #[must_use]

@@ -42,6 +42,8 @@ pub(crate) struct Surroundings {
     pub shares_pod: bool,
     /// Files of the host that appear in the container: host path, container path.
     pub files: Vec<(PathBuf, &'static str)>,
+    /// Files and directories that were made for the container.
+    pub given: Vec<crate::container::secrets::Placed>,
     /// What the volumes that the container mounts are.
     pub volumes: BTreeMap<String, Backing>,
     /// The container has never run: empty volumes take what the image has.

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::container::actor::Command;
 use crate::container::state::{Event, Exit, Status};
-use crate::container::{create, restart, start};
+use crate::container::{create, restart, secrets, start};
 use crate::core::Core;
 use crate::phases;
 use crate::pod::spec::PodStatus;
@@ -75,6 +75,7 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<()> {
                 .map_err(Error::file("remove", directory))?;
         }
     }
+    secrets::sweep(core, |id| known.contains(id)).await;
     while let Some(done) = work.join_next().await {
         done.map_err(|_| Error::ShuttingDown)??;
     }

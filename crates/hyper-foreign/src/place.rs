@@ -42,6 +42,15 @@ pub(crate) fn make(place: &Path) -> Result<()> {
     std::fs::write(&log, "").map_err(file("write", log))
 }
 
+/// Writes a file that is its owner's business only: an environment may hold secrets. Small, and in
+/// memory: it does not block.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write as _;
+    let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).clone();
+    let written = options.open(path).and_then(|mut out| out.write_all(bytes));
+    written.map_err(file("write", path))
+}
+
 /// For a `delete` that knows only the bundle.
 pub(crate) fn remember(place: &Path, image: &RootfsImage) -> Result<()> {
     let path = place.join(IMAGE);

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use hyper_files::user;
-use hyper_task::mount::{COPY_UP, DISK_KIND, LIVE};
+use hyper_task::mount::{COPY, COPY_UP, DISK_KIND, LIVE};
 use serde_json::{Value, json};
 
 use crate::ForeignError;
@@ -60,7 +60,7 @@ pub(crate) fn for_runtime(mut spec: Value, root: &Path) -> Result<(Value, Vec<Co
         let source = mount["source"].as_str().map(PathBuf::from);
         if let Some(options) = mount["options"].as_array_mut() {
             let copy_up = options.iter().any(|option| option == COPY_UP);
-            options.retain(|option| option != COPY_UP && option != LIVE);
+            options.retain(|option| option != COPY_UP && option != LIVE && option != COPY);
             if let (true, Some(directory)) = (copy_up, source) {
                 volumes.push(CopyUp { target, directory });
             }

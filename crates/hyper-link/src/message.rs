@@ -180,15 +180,50 @@ pub struct GuestDisk {
     pub bytes: u64,
 }
 
-/// A regular file put into a container's root, below it whatever symlinks say.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A regular file, or a directory of some, put over a container's root, below it whatever symlinks
+/// say. Its bytes are in the guest's memory and on no disk.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct FileInjection {
     /// Absolute path in the container.
     pub path: String,
-    /// Contents, base64. At most 1 MiB decoded.
+    /// Contents, base64. At most 1 MiB decoded. Of a directory: empty.
     pub content: String,
     pub mode: u32,
+    #[serde(default)]
+    pub uid: u32,
+    #[serde(default)]
+    pub gid: u32,
     pub read_only: bool,
+    /// It is a directory, with exactly these files.
+    #[serde(default)]
+    pub entries: Option<Vec<FileEntry>>,
+}
+
+/// A file in an injected directory.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Below the directory, of plain names: `a/b`. Directories above it are made.
+    pub path: String,
+    /// As [`FileInjection::content`].
+    pub content: String,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Without the contents, which may be secret.
+impl std::fmt::Debug for FileInjection {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = out.debug_struct("FileInjection");
+        debug.field("path", &self.path).field("entries", &self.entries).finish_non_exhaustive()
+    }
+}
+
+/// Without the contents, which may be secret.
+impl std::fmt::Debug for FileEntry {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("FileEntry").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// Stream ids, chosen by the supervisor, for a process's stdio; see `Mux`.

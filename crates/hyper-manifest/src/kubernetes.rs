@@ -3,7 +3,9 @@
 //! Source: kubernetes.io, API reference "Pod v1 core". The fields here are those that are honoured,
 //! and those that are refused with a reason; every other field is unknown, and an error.
 
+mod environment;
 mod expand;
+mod files;
 mod probe;
 mod translate;
 
@@ -209,12 +211,85 @@ pub struct Volume {
     pub empty_dir: Option<EmptyDir>,
     #[serde(default)]
     pub host_path: Option<HostPath>,
-    /// Refused: no file system of its own yet; use `env` from it.
     #[serde(default)]
-    pub config_map: Option<serde_json::Value>,
-    /// Refused: see `configMap`.
+    pub config_map: Option<ConfigMapVolume>,
     #[serde(default)]
-    pub secret: Option<serde_json::Value>,
+    pub secret: Option<SecretVolume>,
+    #[serde(default)]
+    pub projected: Option<Projected>,
+}
+
+/// Files from a `ConfigMap` of the manifest, read-only.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct ConfigMapVolume {
+    pub name: String,
+    /// Only these keys; none: all.
+    pub items: Vec<KeyToPath>,
+    /// Default: 0644
+    pub default_mode: Option<FileMode>,
+    pub optional: bool,
+}
+
+/// Files from a `Secret` of the manifest, read-only, in memory only.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct SecretVolume {
+    pub secret_name: String,
+    /// Only these keys; none: all.
+    pub items: Vec<KeyToPath>,
+    /// Default: 0644
+    pub default_mode: Option<FileMode>,
+    pub optional: bool,
+}
+
+/// Files of several in one directory.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Projected {
+    pub sources: Vec<Projection>,
+    /// Default: 0644
+    pub default_mode: Option<FileMode>,
+}
+
+/// Exactly one of `configMap` and `secret`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Projection {
+    pub config_map: Option<ProjectedKeys>,
+    pub secret: Option<ProjectedKeys>,
+    /// Refused.
+    pub service_account_token: Option<serde_json::Value>,
+    /// Refused.
+    #[serde(rename = "downwardAPI")]
+    pub downward_api: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProjectedKeys {
+    pub name: String,
+    /// Only these keys; none: all.
+    pub items: Vec<KeyToPath>,
+    pub optional: bool,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyToPath {
+    pub key: String,
+    /// Below the volume.
+    pub path: String,
+    #[serde(default)]
+    pub mode: Option<FileMode>,
+}
+
+/// `0400`, which is octal, or a decimal number as in JSON
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum FileMode {
+    Number(u32),
+    Text(String),
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

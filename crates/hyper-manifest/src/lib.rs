@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! text ──▶ documents ──▶ Pod | UserPod ──▶ Plan: one body for the pod, one per container
+//!                          └─▶ URIs, read by the caller ──▲
 //! ```
 //! Invariants
 //! - What is not understood, or cannot be honoured, is an error that names the field; nothing is
@@ -16,6 +17,8 @@ mod kubernetes;
 mod plan;
 mod quantity;
 mod userpod;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use plan::{ContainerPlan, Plan, Pull};
 
@@ -31,20 +34,42 @@ pub enum ManifestError {
     NoPod,
 }
 
-/// The pods of a manifest file, in order. `place` names it in errors.
-///
-/// # Errors
-/// [`ManifestError`].
-pub fn plans(place: &str, text: &str) -> Result<Vec<Plan>, ManifestError> {
-    let documents = document::split(place, text)?;
-    let mut plans = Vec::new();
-    for pod in &documents.pods {
-        plans.push(kubernetes::plan(place, pod, &documents)?);
+/// The documents of one file or of several, which may refer to each other.
+#[derive(Default)]
+pub struct Manifest {
+    documents: document::Documents,
+}
+
+impl Manifest {
+    /// Adds the documents of a file; `place` names it in errors.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn add(&mut self, place: &str, text: &str) -> Result<(), ManifestError> {
+        document::split(place, text, &mut self.documents)
     }
-    for pod in &documents.user_pods {
-        plans.push(userpod::plan(place, pod)?);
+
+    /// What has to be read for [`Self::plans`].
+    #[must_use]
+    pub fn uris(&self) -> BTreeSet<String> {
+        let pods = self.documents.user_pods.iter();
+        pods.flat_map(|(_, pod)| userpod::uris(pod)).map(str::to_owned).collect()
     }
-    if plans.is_empty() { Err(ManifestError::NoPod) } else { Ok(plans) }
+
+    /// The pods in order, Kubernetes' first; `fetched` has the contents of all [`Self::uris`].
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn plans(&self, fetched: &BTreeMap<String, Vec<u8>>) -> Result<Vec<Plan>, ManifestError> {
+        let mut plans = Vec::new();
+        for (place, pod) in &self.documents.pods {
+            plans.push(kubernetes::plan(place, pod, &self.documents)?);
+        }
+        for (place, pod) in &self.documents.user_pods {
+            plans.push(userpod::plan(place, pod, fetched)?);
+        }
+        if plans.is_empty() { Err(ManifestError::NoPod) } else { Ok(plans) }
+    }
 }
 
 /// Names and JSON schemas of the two kinds of manifest.
@@ -62,6 +87,9 @@ pub(crate) type FieldResult<T> = Result<T, (String, String)>;
 pub(crate) fn wrong<T>(field: impl Into<String>, why: impl Into<String>) -> FieldResult<T> {
     Err((field.into(), why.into()))
 }
+
+#[cfg(test)]
+mod given_tests;
 
 #[cfg(test)]
 mod test {

@@ -3,6 +3,7 @@
 //! Its unknown fields were ignored, and so were some that it knew (`restartPolicy`, `sysctl`): here
 //! they are honoured, or refused by name.
 
+mod files;
 mod translate;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
+pub(crate) use files::{Fetched, uris};
 pub(crate) use translate::{base64, plan};
 
 /// A pod.
@@ -34,8 +36,8 @@ pub struct UserPod {
     pub dns_options: Vec<String>,
     pub dns_search: Vec<String>,
     pub containers: Vec<UserContainer>,
-    /// Refused: give them by volumes, or in the image.
-    pub files: Vec<Value>,
+    /// Put into containers that refer to them.
+    pub files: Vec<UserFile>,
     pub volumes: Vec<UserVolume>,
     /// Refused: the pod's network is the engine's to make.
     pub interfaces: Vec<Value>,
@@ -81,8 +83,7 @@ pub struct UserContainer {
     pub entrypoint: Vec<String>,
     pub ports: Vec<UserPort>,
     pub volumes: Vec<VolumeReference>,
-    /// Refused: see the pod's `files`.
-    pub files: Vec<Value>,
+    pub files: Vec<FileReference>,
     pub user: Option<User>,
     pub labels: BTreeMap<String, String>,
     #[serde(rename = "StopSignal")]
@@ -141,6 +142,35 @@ pub struct UserVolume {
     pub cache: String,
     /// Refused.
     pub option: Option<Value>,
+}
+
+/// A file that a container gets, writable; what it writes there is gone with its next start.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct FileReference {
+    /// Where it is in the container.
+    pub path: String,
+    /// One of the pod's files.
+    pub filename: String,
+    /// Octal; default: 0755
+    pub perm: String,
+    /// Number, or `root`
+    pub user: String,
+    /// Number, or `root`
+    pub group: String,
+    /// The file itself, instead of a name.
+    pub detail: Option<UserFile>,
+}
+
+#[derive(Debug, Default, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UserFile {
+    pub name: String,
+    /// `raw` or `base64`, of `content` and of what the URI has
+    pub encoding: String,
+    /// `file://`, `http://` or `https://`, read by the client; at most 1 MiB
+    pub uri: String,
+    pub content: String,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper_hypervisor::{Disk, Extent};
-use hyper_link::message::{FileInjection, SHARED};
-use hyper_task::mount::{DISK_KIND, LIVE};
+use hyper_link::message::{FileEntry, FileInjection, SHARED};
+use hyper_task::mount::{COPY, DISK_KIND, LIVE};
 use serde_json::{Value, json};
 
 use crate::PodError;
@@ -22,8 +22,12 @@ use crate::spec::Spec;
 
 /// Largest injected file in bytes.
 const MAX_FILE: u64 = 1 << 20;
-/// All injected files of a container: one message to the agent carries them, as base64.
-const MAX_FILES: u64 = 2 << 20;
+/// All injected files of a container: one message to the agent carries them, as base64. Above what
+/// the engine takes from a client by as much as its own files may have.
+const MAX_FILES: u64 = (2 << 20) + (256 << 10);
+/// Of an injected directory, and directories above a file in it.
+const MAX_ENTRIES: usize = 4096;
+const MAX_DEPTH: usize = 32;
 /// Kinds that a guest kernel mounts by itself.
 /// Files that the engine above makes for a container, copied unless it says otherwise.
 const COPIED: [&str; 3] = ["/etc/resolv.conf", "/etc/hostname", "/etc/hosts"];
@@ -148,6 +152,10 @@ fn bind(mount: &Value, name: String) -> Result<Bind, PodError> {
         )));
     }
     let read_only = options(mount).any(|option| option == "ro");
+    if options(mount).any(|option| option == COPY) {
+        let (file, bytes) = given(source, destination, read_only)?;
+        return Ok(Bind::File(file, bytes));
+    }
     let live = options(mount).any(|option| option == LIVE);
     if COPIED.contains(&destination) && kind.is_file() && !live {
         let (file, bytes) = copied(source, destination, read_only)?;
@@ -173,13 +181,80 @@ fn bind(mount: &Value, name: String) -> Result<Bind, PodError> {
 }
 
 fn copied(source: &Path, to: &str, read_only: bool) -> Result<(FileInjection, u64), PodError> {
+    let (content, meta, bytes) = read(source, to)?;
+    let mode = meta.mode() & 0o7777;
+    let path = to.to_owned();
+    Ok((FileInjection { path, content, mode, read_only, ..FileInjection::default() }, bytes))
+}
+
+/// What was made for the container: a file, or a directory with all that is in it.
+fn given(source: &Path, to: &str, read_only: bool) -> Result<(FileInjection, u64), PodError> {
+    let meta = std::fs::symlink_metadata(source).map_err(PodError::file("open", source))?;
+    let mut file = FileInjection {
+        path: to.to_owned(),
+        mode: meta.mode() & 0o7777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+        read_only,
+        ..FileInjection::default()
+    };
+    let mut total = 0;
+    if meta.is_dir() {
+        let mut entries = Vec::new();
+        gather(source, "", to, &mut entries, &mut total)?;
+        file.entries = Some(entries);
+    } else {
+        (file.content, _, total) = read(source, to)?;
+    }
+    Ok((file, total))
+}
+
+fn gather(
+    at: &Path,
+    below: &str,
+    to: &str,
+    entries: &mut Vec<FileEntry>,
+    total: &mut u64,
+) -> Result<(), PodError> {
+    let wrong = || PodError::file("read directory", at);
+    let mut found: Vec<_> = std::fs::read_dir(at).and_then(Iterator::collect).map_err(wrong())?;
+    found.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in found {
+        let name = entry.file_name();
+        let path = if below.is_empty() {
+            name.to_string_lossy().into_owned()
+        } else {
+            format!("{below}/{}", name.to_string_lossy())
+        };
+        if entries.len() >= MAX_ENTRIES || path.matches('/').count() >= MAX_DEPTH {
+            return Err(PodError::Unsupported(format!(
+                "`{to}` has more than {MAX_ENTRIES} files, or is deeper than {MAX_DEPTH} directories"
+            )));
+        }
+        let kind = entry.file_type().map_err(wrong())?;
+        if kind.is_dir() {
+            gather(&entry.path(), &path, to, entries, total)?;
+        } else if kind.is_file() {
+            let (content, meta, bytes) = read(&entry.path(), to)?;
+            *total += bytes;
+            // Before the next is read: memory is bounded.
+            check_total(*total)?;
+            let mode = meta.mode() & 0o7777;
+            entries.push(FileEntry { path, content, mode, uid: meta.uid(), gid: meta.gid() });
+        }
+    }
+    Ok(())
+}
+
+/// Contents as base64, what the file is, and how many bytes it has.
+fn read(source: &Path, to: &str) -> Result<(String, std::fs::Metadata, u64), PodError> {
     let mut content = Vec::new();
     let file = File::open(source).and_then(|file| {
-        let mode = file.metadata()?.mode();
+        let meta = file.metadata()?;
         file.take(MAX_FILE + 1).read_to_end(&mut content)?;
-        Ok(mode)
+        Ok(meta)
     });
-    let mode = file.map_err(PodError::file("read bind mount source", source))?;
+    let meta = file.map_err(PodError::file("read bind mount source", source))?;
     let bytes = content.len() as u64;
     if bytes > MAX_FILE {
         return Err(PodError::Unsupported(format!(
@@ -187,8 +262,7 @@ fn copied(source: &Path, to: &str, read_only: bool) -> Result<(FileInjection, u6
             source.display()
         )));
     }
-    let content = STANDARD.encode(&content);
-    Ok((FileInjection { path: to.to_owned(), content, mode: mode & 0o7777, read_only }, bytes))
+    Ok((STANDARD.encode(&content), meta, bytes))
 }
 
 fn disk(mount: &Value) -> Result<Disk, PodError> {
@@ -246,6 +320,33 @@ mod test {
         assert!(!shared(0).writable && shared(0).recursive && shared(1).writable);
         assert!(!shared(1).recursive);
         assert_eq!((carried.disks[0].0, carried.disks[0].1.read_only), (5, false));
+    }
+
+    #[test]
+    fn what_was_made_for_a_container_is_copied_with_its_modes() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("sub")).unwrap();
+        std::fs::write(dir.path().join("sub/b"), "bb").unwrap();
+        let one = dir.path().join("a");
+        std::fs::write(&one, "a").unwrap();
+        std::fs::set_permissions(&one, PermissionsExt::from_mode(0o400)).unwrap();
+        let mut value = json!({"mounts": [
+            {"destination": "/d", "type": "bind", "source": dir.path(), "options": ["rbind", "ro", COPY]},
+            {"destination": "/f", "type": "bind", "source": one, "options": ["rbind", "rw", COPY]},
+        ]});
+        let files = carry_mounts(&mut value, "c").unwrap().files;
+        assert_eq!(value["mounts"], json!([]));
+        let entries = files[0].entries.as_ref().unwrap();
+        assert_eq!(entries.iter().map(|e| e.path.as_str()).collect::<Vec<_>>(), ["a", "sub/b"]);
+        assert_eq!((entries[0].mode, files[0].read_only), (0o400, true));
+        assert_eq!((files[1].mode, files[1].read_only, &files[1].entries), (0o400, false, &None));
+        std::fs::write(&one, vec![0; (1 << 20) + 1]).unwrap();
+        let mut value = json!({"mounts": [
+            {"destination": "/f", "type": "bind", "source": one, "options": ["rbind", COPY]},
+        ]});
+        let error = carry_mounts(&mut value, "c").unwrap_err().to_string();
+        assert!(error.contains("1048576"), "{error}");
     }
 
     #[test]

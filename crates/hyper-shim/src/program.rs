@@ -76,6 +76,8 @@ impl Program {
             .arg(action)
             .current_dir(bundle)
             .env("TTRPC_ADDRESS", &self.events)
+            // Else containerd's shims write the environment of every exec to a file in /tmp.
+            .env("XDG_RUNTIME_DIR", bundle)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -11,3 +11,7 @@ pub const COPY_UP: &str = "hyper.copyup";
 /// Option of a bind mount: the guest sees the host's file itself, also where a copy is usual
 /// (`/etc/hosts` and the like).
 pub const LIVE: &str = "hyper.live";
+
+/// Option of a bind of a file or directory that was made for the container: the guest gets a copy
+/// in its memory, with the owners and modes that the files have. At most 1 MiB each.
+pub const COPY: &str = "hyper.copy";

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::given::GivenFlags;
 use super::mount;
 use super::network::NetworkFlags;
 use super::settings::SettingFlags;
@@ -87,6 +88,8 @@ pub struct CreateFlags {
     pub settings: SettingFlags,
     #[command(flatten)]
     pub networks: NetworkFlags,
+    #[command(flatten)]
+    pub given: GivenFlags,
     #[arg(long)]
     pub cap_add: Vec<String>,
     #[arg(long)]
@@ -244,6 +247,7 @@ impl CreateFlags {
         }
         self.settings.apply(&mut body)?;
         self.networks.apply(&mut body)?;
+        self.given.apply(&mut body)?;
         if let Some(signal) = &self.stop_signal {
             body["StopSignal"] = json!(signal);
         }

@@ -1,15 +1,16 @@
 //! `apply` and `delete`: pods from manifest files.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use hyper::{Method, StatusCode};
-use hyper_manifest::{ContainerPlan, Plan, Pull};
+use hyper_manifest::{ContainerPlan, Manifest, Plan, Pull};
 use serde_json::{Value, json};
 
 use super::container::filters;
-use super::{pod, pull};
+use super::{pod, pull, uri};
 use crate::arguments::ManifestFlags;
 use crate::client::{Body, Client, ClientError, quote};
 
@@ -20,7 +21,13 @@ const MAX_BYTES: u64 = 4 << 20;
 
 /// Makes and starts every pod of the files; what cannot be finished is taken back.
 pub async fn apply(client: &Client, flags: &ManifestFlags) -> anyhow::Result<i32> {
-    for plan in plans(flags)? {
+    let (manifest, uris) = read_all(flags)?;
+    let mut fetched = BTreeMap::new();
+    for uri in uris {
+        let bytes = uri::read(&uri).await.with_context(|| format!("read `{uri}`"))?;
+        fetched.insert(uri, bytes);
+    }
+    for plan in manifest.plans(&fetched)? {
         for container in &plan.containers {
             fetch(client, container).await?;
         }
@@ -43,7 +50,10 @@ pub async fn apply(client: &Client, flags: &ManifestFlags) -> anyhow::Result<i32
 
 /// Removes every pod of the files; one that is not there is as it should be.
 pub async fn delete(client: &Client, flags: &ManifestFlags) -> anyhow::Result<i32> {
-    for plan in plans(flags)? {
+    let (manifest, uris) = read_all(flags)?;
+    // What is in files is of no matter any more.
+    let nothing = uris.into_iter().map(|uri| (uri, Vec::new())).collect();
+    for plan in manifest.plans(&nothing)? {
         match remove(client, &plan.name, &plan.name).await {
             Ok(true) => println!("pod/{}", plan.name),
             Ok(false) => eprintln!("hyper: pod {} is not there", plan.name),
@@ -53,13 +63,14 @@ pub async fn delete(client: &Client, flags: &ManifestFlags) -> anyhow::Result<i3
     Ok(0)
 }
 
-fn plans(flags: &ManifestFlags) -> anyhow::Result<Vec<Plan>> {
-    let mut plans = Vec::new();
+fn read_all(flags: &ManifestFlags) -> anyhow::Result<(Manifest, BTreeSet<String>)> {
+    let mut manifest = Manifest::default();
     for file in &flags.file {
         let (name, text) = read(file)?;
-        plans.extend(hyper_manifest::plans(&name, &text)?);
+        manifest.add(&name, &text)?;
     }
-    Ok(plans)
+    let uris = manifest.uris();
+    Ok((manifest, uris))
 }
 
 fn read(file: &Path) -> anyhow::Result<(String, String)> {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use hyper_link::message::FileInjection;
+use hyper_link::message::{FileEntry, FileInjection};
 use rustix::{
     fs::{FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, symlinkat},
     io::Errno,
@@ -147,36 +147,68 @@ fn node(
     .doing(|| format!("make device {name} {major}:{minor}"))
 }
 
-/// Puts `files` over the root, without leaving their contents in the writable layer.
+/// Puts `files` over the root, without leaving their contents in the writable layer: `store` is in
+/// the guest's memory.
 pub(super) fn inject(inside: &Inside, files: &[FileInjection], store: &Path) -> Outcome<()> {
     for (number, file) in files.iter().enumerate() {
-        let content = STANDARD.decode(&file.content);
-        let content = content.doing(|| format!("decode injected file {}", file.path))?;
-        if content.len() > MAX_FILE {
-            let len = content.len();
-            return Err(invalid(format!("injected file {} has {len} bytes", file.path)));
-        }
         let source = store.join(number.to_string());
-        let write = || {
-            let mut out =
-                fs::OpenOptions::new().write(true).create_new(true).mode(0o000).open(&source)?;
-            out.write_all(&content)?;
-            fs::set_permissions(
-                &source,
-                std::os::unix::fs::PermissionsExt::from_mode(file.mode & 0o7777),
-            )
+        let owner = (file.uid, file.gid);
+        let target = || match &file.entries {
+            None => inside.file(&file.path),
+            Some(_) => inside.directory(&file.path),
         };
-        write().doing(|| format!("store injected file {}", file.path))?;
-        let describe = || format!("inject file {}", file.path);
-        let target = inside.file(&file.path)?;
-        mount_bind(&source, name_of(&target)).doing(describe)?;
+        match &file.entries {
+            None => put(&source, &file.path, &file.content, file.mode, owner)?,
+            Some(entries) => put_directory(&source, file, entries)?,
+        }
+        let describe = || format!("inject {}", file.path);
+        mount_bind(&source, name_of(&target()?)).doing(describe)?;
         // The store's flags come along with it; these are the file's own.
         let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
         flags.set(MountFlags::RDONLY, file.read_only);
-        let target = inside.file(&file.path)?;
-        mount_remount(name_of(&target), flags, "").doing(describe)?;
+        mount_remount(name_of(&target()?), flags, "").doing(describe)?;
     }
     Ok(())
+}
+
+fn put_directory(source: &Path, file: &FileInjection, entries: &[FileEntry]) -> Outcome<()> {
+    let make = |path: &Path| {
+        fs::create_dir_all(path).doing(|| format!("make a directory of {}", file.path))
+    };
+    make(source)?;
+    for entry in entries {
+        let plain = |part| matches!(part, std::path::Component::Normal(_));
+        let relative = Path::new(&entry.path);
+        if entry.path.is_empty() || !relative.components().all(plain) {
+            return Err(invalid(format!("injected file {:?} of {}", entry.path, file.path)));
+        }
+        let at = source.join(relative);
+        make(at.parent().unwrap_or(source))?;
+        let name = format!("{}/{}", file.path, entry.path);
+        put(&at, &name, &entry.content, entry.mode, (entry.uid, entry.gid))?;
+    }
+    own(source, file.mode, (file.uid, file.gid)).doing(|| format!("store {}", file.path))
+}
+
+/// `name` is for errors, which never tell of contents.
+fn put(at: &Path, name: &str, content: &str, mode: u32, owner: (u32, u32)) -> Outcome<()> {
+    let content = STANDARD.decode(content);
+    let content = content.map_err(|_| invalid(format!("injected file {name} is not base64")))?;
+    if content.len() > MAX_FILE {
+        return Err(invalid(format!("injected file {name} has {} bytes", content.len())));
+    }
+    let write = || {
+        let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o000).open(at)?;
+        out.write_all(&content)?;
+        own(at, mode, owner)
+    };
+    write().doing(|| format!("store injected file {name}"))
+}
+
+fn own(at: &Path, mode: u32, (uid, gid): (u32, u32)) -> std::io::Result<()> {
+    std::os::unix::fs::chown(at, Some(uid), Some(gid))?;
+    // Last: a change of owner takes the set-user-id bit away.
+    fs::set_permissions(at, std::os::unix::fs::PermissionsExt::from_mode(mode & 0o7777))
 }
 
 /// Makes the container's root this process's root, and the guest's unreachable.

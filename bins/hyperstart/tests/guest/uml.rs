@@ -3,8 +3,8 @@
 use crate::machine::{Guest, Machine, SOON, WIRE_MAC, process, shell, spec};
 use anyhow::Result;
 use hyper_link::message::{
-    Event, FailureKind, FileInjection, Interface, PodConfig, ProcessId, Reply, Request, Route,
-    Stats,
+    Event, FailureKind, FileEntry, FileInjection, Interface, PodConfig, ProcessId, Reply, Request,
+    Route, Stats,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -296,18 +296,36 @@ async fn files_are_injected_below_the_root() -> Result<()> {
         content: content.to_owned(),
         mode: 0o755,
         read_only,
+        ..FileInjection::default()
+    };
+    let entry = |path: &str, mode, uid| FileEntry {
+        path: path.to_owned(),
+        content: "eA==".to_owned(),
+        mode,
+        uid,
+        gid: 7,
+    };
+    let directory = FileInjection {
+        path: "/etc/given".to_owned(),
+        mode: 0o750,
+        read_only: true,
+        entries: Some(vec![entry("a", 0o400, 5), entry("sub/b", 0o644, 0)]),
+        ..FileInjection::default()
     };
     // "#!/bin/sh\necho injected\n" and "nameserver 10.0.0.1\n".
     let files = vec![
         file("/opt/new/tool", "IyEvYmluL3NoCmVjaG8gaW5qZWN0ZWQK", true),
         file("/etc/resolv.conf", "bmFtZXNlcnZlciAxMC4wLjAuMQo=", false),
         file("/dev/shm/x", "eA==", false),
+        directory,
     ];
-    let script = "/opt/new/tool; cat /etc/resolv.conf /dev/shm/x; echo y >>/etc/resolv.conf && echo wrote; echo z >/opt/new/tool";
+    let script = "/opt/new/tool; cat /etc/resolv.conf /dev/shm/x; echo y >>/etc/resolv.conf && echo wrote; echo z >/opt/new/tool; ls -nR /etc/given | sed 's/  */ /g' | cut -d' ' -f1,3,4,9; >/etc/given/c";
     let io = guest.create("f", shell(script), files, true).await?;
     guest.start_container("f").await?;
     let outcome = guest.finish("f", None, io).await?;
-    assert_eq!(outcome.stdout, "injected\nnameserver 10.0.0.1\nxwrote\n", "{outcome:?}");
+    let listed = "/etc/given:\ntotal\n-r-------- 5 7 a\ndrwxr-xr-x 0 0 sub\n\n/etc/given/sub:\ntotal\n-rw-r--r-- 0 7 b\n";
+    let all = format!("injected\nnameserver 10.0.0.1\nxwrote\n{listed}");
+    assert_eq!(outcome.stdout, all, "{outcome:?}");
     assert!(outcome.stderr.contains("Read-only file system"));
     guest.call(Request::DeleteContainer { container: "f".into() }).await?;
     // The contents are not in the layer.

@@ -15,14 +15,16 @@ use hyper_engine::spec::{
 };
 use serde_json::json;
 
+use super::given::Extension;
 use super::{mounts, network, policy, refuse};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::request::{self, Query};
 
 pub(crate) async fn create(State(app): State<App>, query: Query, body: Body) -> ApiResult {
-    let body: ContainerCreateBody = request::json(body).await?;
-    let (request, mut warnings) = translate(&body, &query)?;
+    let (body, own): (ContainerCreateBody, Extension) = request::both(body).await?;
+    let (mut request, mut warnings) = translate(&body, &query)?;
+    own.apply(&mut request.host);
     let created = app.engine.create(request).await?;
     warnings.extend(created.warnings);
     let answer = json!({ "Id": created.id, "Warnings": warnings });
@@ -101,6 +103,8 @@ fn host_spec(body: &ContainerCreateBody, host: &HostConfig) -> ApiResult<HostSpe
         security: security(host)?,
         log: log(host.log_config.as_ref())?,
         mounts: mounts::mounts(host)?,
+        files: Vec::new(),
+        secret_env: Vec::new(),
         binds: host.binds.clone().unwrap_or_default(),
         volumes_from: host.volumes_from.clone().unwrap_or_default(),
         plain_volumes: false,

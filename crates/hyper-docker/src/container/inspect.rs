@@ -7,7 +7,7 @@ use hyper_engine::spec::{HostSpec, Spec, Transfer};
 use hyper_engine::{MASKED, READ_ONLY, Status, View};
 use serde_json::{Map, Value, json};
 
-use super::{mounts, network, policy};
+use super::{given, mounts, network, policy};
 use crate::app::App;
 use crate::error::ApiResult;
 use crate::request::Query;
@@ -122,7 +122,7 @@ fn config(spec: &Spec) -> Value {
         "Tty": host.tty,
         "OpenStdin": host.open_stdin,
         "StdinOnce": host.stdin_once,
-        "Env": spec.env,
+        "Env": given::environment(&spec.env, host),
         "Cmd": none_if_empty(&spec.cmd),
         "Image": spec.image,
         "Volumes": if spec.volumes.is_empty() { Value::Null } else { set(&spec.volumes) },
@@ -164,7 +164,7 @@ fn host_config(spec: &Spec, default_runtime: &str) -> Value {
         .iter()
         .map(|limit| json!({ "Name": limit.name, "Soft": limit.soft, "Hard": limit.hard }))
         .collect();
-    json!({
+    let mut document = json!({
         "Binds": none_if_empty(&host.binds),
         "ContainerIDFile": "",
         "LogConfig": { "Type": log.driver, "Config": log.options },
@@ -240,5 +240,7 @@ fn host_config(spec: &Spec, default_runtime: &str) -> Value {
         "IOMaximumBandwidth": 0,
         "MaskedPaths": paths(&security.masked_paths, &MASKED),
         "ReadonlyPaths": paths(&security.readonly_paths, &READ_ONLY),
-    })
+    });
+    given::inspect(host, &mut document);
+    document
 }

@@ -34,6 +34,7 @@ use super::View;
 use super::health::{Health, HealthStatus, Probe};
 use super::lending::{self, Lent, Loan};
 use super::restart::Backoff;
+use super::secrets;
 use super::spec::{HealthCheck, Spec};
 use super::start::{self, Started};
 use super::state::{Event, Exit, State, Status};
@@ -679,6 +680,7 @@ impl Actor {
         {
             tracing::warn!(directory = %directory.display(), %error, "remove");
         }
+        secrets::forget(&self.core, id).await;
         self.core.forget(id, &self.name);
         if self.spec.host.auto_remove {
             let own = volume::anonymous(&self.spec.host.mounts);

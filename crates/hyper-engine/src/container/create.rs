@@ -10,7 +10,7 @@ use super::actor::{Actor, Begin, QUEUE, attributes};
 use super::spec::HealthCheck;
 use super::spec::{CreateRequest, HostSpec, Limits, Log, Spec};
 use super::state::State;
-use super::{View, health, mounts, restart, spec, throttle};
+use super::{View, given, health, mounts, restart, secrets, spec, throttle};
 use crate::attach::Slot;
 use crate::core::{Core, Handle, image_error};
 use crate::event::Kind;
@@ -44,6 +44,7 @@ pub(crate) async fn create(core: &Arc<Core>, mut request: CreateRequest) -> Resu
     join(core, &mut request.host)?;
     check_host(core, &request.host)?;
     bound_transfers(core, &mut request.host).await?;
+    given::check(&mut request.host, &request.env)?;
     let name = request.name.clone();
     let (mut spec, warnings) = merge(request, &image)?;
     check_spec(&spec)?;
@@ -59,8 +60,15 @@ pub(crate) async fn create(core: &Arc<Core>, mut request: CreateRequest) -> Resu
             return Err(error);
         }
     };
+    let contents = given::take_secrets(&mut spec.host);
     let record = store::Record { name: name.clone(), spec, state: State::default() };
-    if let Err(error) = insert(core, &record).await {
+    let stored = async {
+        given::check_places(&record.spec.host)?;
+        secrets::keep(core, &id, contents).await?;
+        insert(core, &record).await
+    };
+    if let Err(error) = stored.await {
+        secrets::forget(core, &id).await;
         core.release(&name);
         mounts::discard(core, &mut volumes, &made).await;
         return Err(error);

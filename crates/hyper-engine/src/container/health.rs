@@ -19,6 +19,7 @@ use hyper_stdio::Wanted;
 use hyper_task::annotation;
 use serde::{Deserialize, Serialize};
 
+use super::secrets;
 use super::spec::{HealthCheck, Spec};
 use crate::core::Core;
 use crate::oci::{self, ExecSpec};
@@ -238,7 +239,8 @@ pub(crate) async fn next(
 ) -> Probe {
     let Some(check) = spec.health.clone() else { return std::future::pending().await };
     tokio::time::sleep(check.wait(&health, started_ns, hyper_stdio::now_ns())).await;
-    let running = core.tasks.spawn(async move { probe(&spec, &check, &pod).await });
+    let with = core.clone();
+    let running = core.tasks.spawn(async move { probe(&with, &spec, &check, &pod).await });
     match running.await {
         Ok(probe) => probe,
         // Only a panic or the runtime's end: nothing was learnt.
@@ -246,12 +248,13 @@ pub(crate) async fn next(
     }
 }
 
-async fn probe(spec: &Spec, check: &HealthCheck, pod: &Arc<Pod>) -> Probe {
+async fn probe(core: &Core, spec: &Arc<Spec>, check: &HealthCheck, pod: &Arc<Pod>) -> Probe {
     let start_ns = hyper_stdio::now_ns();
     let exec = id::fresh();
     let mut output = Vec::new();
     let ran =
-        tokio::time::timeout(check.timeout(), run(spec, check, pod, &exec, &mut output)).await;
+        tokio::time::timeout(check.timeout(), run(core, spec, check, pod, &exec, &mut output))
+            .await;
     let (exit_code, said) = match ran {
         Ok(Ok(code)) => (code, None),
         Ok(Err(error)) => (-1, Some(error.chain())),
@@ -274,14 +277,16 @@ async fn probe(spec: &Spec, check: &HealthCheck, pod: &Arc<Pod>) -> Probe {
 }
 
 async fn run(
-    spec: &Spec,
+    core: &Core,
+    spec: &Arc<Spec>,
     check: &HealthCheck,
     pod: &Pod,
     exec: &str,
     output: &mut Vec<u8>,
 ) -> Result<i32> {
     let asked = ExecSpec { args: check.args(), ..ExecSpec::default() };
-    pod.exec(exec, &oci::exec_process(spec, &asked)?, false, false).await?;
+    let process = oci::exec_process(&*secrets::with_environment(core, spec).await?, &asked)?;
+    pod.exec(exec, &process, false, false).await?;
     let wanted = Wanted { stdin: false, stdout: true, stderr: true };
     let ((mut reader, _writer), _guard) = pod.attach(Some(exec.to_owned()), wanted).await?;
     pod.start(Some(exec)).await?;

@@ -137,6 +137,9 @@ fn files_only(core: &Core, spec: &Spec) -> Arc<Spec> {
     spec.host.network = crate::network::spec::NONE.to_owned();
     spec.host.tty = false;
     spec.host.sysctls.clear();
+    // Nothing of them is in its root; and after a reboot they would be missing.
+    spec.host.files.clear();
+    spec.host.secret_env.clear();
     spec.host.ulimits.clear();
     // A guest that is up has its disk, and no other may: it is there that they are reached.
     if pods::others_up(core, &spec.id) {

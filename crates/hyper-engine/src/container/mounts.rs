@@ -36,7 +36,8 @@ pub(crate) async fn resolve(
     }
     for path in spec.volumes.iter().filter(|_| !spec.host.plain_volumes) {
         let target = clean(path)?;
-        if !taken(&mounts, &target) && !spec.host.tmpfs.contains_key(&target) {
+        let given = spec.host.files.iter().any(|given| given.target == target);
+        if !given && !taken(&mounts, &target) && !spec.host.tmpfs.contains_key(&target) {
             let kind = MountKind::Volume;
             let driver = spec.host.volume_driver.clone();
             mounts.push(Mount { kind, target, driver, ..Mount::default() });

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::given::{Contents, Given, GivenFile, SecretVariable};
 pub use crate::network::spec::{PortWish, Protocol, Wish};
 
 /// What a client asks for. `None` and empty mean: as the image says.
@@ -106,6 +107,10 @@ pub struct HostSpec {
     pub throttles: Vec<Throttle>,
     pub security: Security,
     pub log: Log,
+    /// Files that it is given: configuration and secrets.
+    pub files: Vec<Given>,
+    /// Variables that `env` does not have, for it is stored.
+    pub secret_env: Vec<SecretVariable>,
     /// Directories, files and volumes; complete once the container is made.
     pub mounts: Vec<Mount>,
     /// `-v` as given, for `inspect`.

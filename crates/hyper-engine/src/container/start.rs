@@ -9,6 +9,9 @@
 mod network;
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,9 +19,9 @@ use hyper_task::rootfs::RootfsOptions;
 use hyper_task::stdio::{HUB, LogConfig, Sink};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::mounts;
 use super::spec::{Log, Mount, MountKind, Spec};
 use super::state::Exit;
+use super::{mounts, secrets};
 use crate::attach::Slot;
 use crate::core::Core;
 use crate::engine::pods;
@@ -160,9 +163,17 @@ async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Pr
             let path = bundle.join(name);
             std::fs::write(&path, text).map_err(Error::file("write", path))
         };
+        // An environment is nobody else's business.
+        let write_private = |name: &str, text: &[u8]| {
+            let path = bundle.join(name);
+            let file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+            file.and_then(|mut file| file.write_all(text)).map_err(Error::file("write", path))
+        };
         mounts::make_sources(&spec.host.mounts)?;
         layout::private_directory(&bundle)?;
         layout::private_directory(&core.layout.container(&spec.id))?;
+        let (given, spec) = secrets::lay_out(&core.layout, &spec, &bundle)?;
         write("hosts", network::hosts(&spec, &[]).as_bytes())?;
         write("hostname", format!("{}\n", oci::hostname(&spec)).as_bytes())?;
         // A network stack of a runtime's own does not reach our resolver.
@@ -190,11 +201,12 @@ async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Pr
                 file("hostname", "/etc/hostname"),
                 file("hosts", "/etc/hosts"),
             ],
+            given,
             volumes,
             first: !upper.exists(),
             least: runtime::least(&core, &spec.host)?,
         };
-        write("config.json", oci::document(&spec, &surroundings)?.to_string().as_bytes())?;
+        write_private("config.json", oci::document(&spec, &surroundings)?.to_string().as_bytes())?;
         let options = RootfsOptions {
             upper: Some(upper.clone()),
             read_only: spec.host.security.read_only_root,

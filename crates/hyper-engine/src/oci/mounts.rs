@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use hyper_task::mount::{COPY_UP, DISK_KIND, LIVE};
+use hyper_task::mount::{COPY, COPY_UP, DISK_KIND, LIVE};
 
 use super::Surroundings;
 use crate::container::spec::{Mount, MountKind, Spec};
@@ -15,7 +15,10 @@ const SHM_BYTES: u64 = 64 << 20;
 
 /// The `mounts` array, parents before children.
 pub(super) fn list(spec: &Spec, surroundings: &Surroundings) -> Result<Vec<Value>> {
-    let own = |at: &str| spec.host.mounts.iter().any(|mount| mount.target == at);
+    let own = |at: &str| {
+        spec.host.mounts.iter().any(|mount| mount.target == at)
+            || surroundings.given.iter().any(|given| given.target == at)
+    };
     let privileged = spec.host.security.privileged;
     let kernel = if privileged { "rw" } else { "ro" };
     let shm = match spec.host.shm_bytes {
@@ -54,6 +57,14 @@ pub(super) fn list(spec: &Spec, surroundings: &Surroundings) -> Result<Vec<Value
     }
     for mount in &spec.host.mounts {
         mounts.extend(given(mount, surroundings)?);
+    }
+    // Last: what is given is seen, whatever is mounted above it.
+    for given in &surroundings.given {
+        let access = if given.writable { "rw" } else { "ro" };
+        mounts.push(json!({
+            "destination": given.target, "type": "bind", "source": given.source,
+            "options": ["rbind", access, "rprivate", "nosuid", "nodev", COPY],
+        }));
     }
     Ok(mounts)
 }

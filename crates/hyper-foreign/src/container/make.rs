@@ -85,7 +85,7 @@ impl Container {
             blocking(move || crate::volumes::fill(&at, &volumes)).await?;
         }
         let path = place.join("config.json");
-        tokio::fs::write(&path, document.to_string()).await.map_err(file("write", &path))?;
+        place::write_private(&path, document.to_string().as_bytes())?;
         let process = self.process("", request_uris(request)).await?;
         let program = self.program();
         made.launched = true;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::environment::Variable;
 use super::{
-    Container, EnvVar, Pod, Port, Quantity, Resources, SeccompProfile, Security, ValueFrom, Volume,
-    VolumeMount, expand, probe,
+    Container, Pod, Port, Quantity, Resources, SeccompProfile, Security, Volume, VolumeMount,
+    environment, expand, files, probe,
 };
 use crate::document::Documents;
 use crate::plan::{ContainerPlan, Plan, Pull};
@@ -28,7 +29,7 @@ pub(crate) fn plan(place: &str, pod: &Pod, beside: &Documents) -> Result<Plan, M
 fn translate(pod: &Pod, beside: &Documents) -> FieldResult<Plan> {
     refuse(pod)?;
     let (name, spec) = (&pod.metadata.name, &pod.spec);
-    let volumes = volumes(name, &spec.volumes)?;
+    let volumes = volumes(name, &spec.volumes, beside)?;
     let shared = Shared { pod, beside, volumes: &volumes };
     let mut containers = Vec::new();
     for (list, word, init) in
@@ -150,16 +151,36 @@ fn size(resources: &Resources, list: &str, what: &str) -> FieldResult<Option<i64
     }
 }
 
-/// Name → source of a bind: a host path, or the name of a volume that goes with the pod.
-fn volumes(pod: &str, list: &[Volume]) -> FieldResult<BTreeMap<String, (String, bool)>> {
+/// What a volume is made of.
+enum Source {
+    /// A host path, or the name of a volume that goes with the pod; it is made where it is missing.
+    Bind(String, bool),
+    Files(Vec<files::VolumeFile>),
+}
+
+/// Name → source.
+fn volumes(
+    pod: &str,
+    list: &[Volume],
+    beside: &Documents,
+) -> FieldResult<BTreeMap<String, Source>> {
     let mut volumes = BTreeMap::new();
     for volume in list {
         let field = format!("spec.volumes `{}`", volume.name);
-        let file = "files from it need a file system of their own, which is not built yet: take \
-                    them into the environment (envFrom)";
+        let given = [
+            volume.empty_dir.is_some(),
+            volume.host_path.is_some(),
+            volume.config_map.is_some(),
+            volume.secret.is_some(),
+            volume.projected.is_some(),
+        ];
+        if given.into_iter().filter(|given| *given).count() != 1 {
+            let why = "exactly one of emptyDir, hostPath, configMap, secret, projected is wanted";
+            return wrong(field, why);
+        }
+        let from_documents = files::volume(volume, beside)
+            .map_err(|(below, why)| (format!("{field}.{below}"), why))?;
         let source = match (&volume.empty_dir, &volume.host_path) {
-            _ if volume.config_map.is_some() => return wrong(format!("{field}.configMap"), file),
-            _ if volume.secret.is_some() => return wrong(format!("{field}.secret"), file),
             (Some(empty), None) => {
                 if empty.size_limit.is_some() {
                     return wrong(format!("{field}.emptyDir.sizeLimit"), "it cannot be held to");
@@ -168,15 +189,15 @@ fn volumes(pod: &str, list: &[Volume]) -> FieldResult<BTreeMap<String, (String, 
                     let why = format!("`{medium}`: a directory in memory cannot be shared yet");
                     return wrong(format!("{field}.emptyDir.medium"), why);
                 }
-                (format!("{pod}-{}", volume.name), true)
+                Source::Bind(format!("{pod}-{}", volume.name), true)
             }
             (None, Some(host)) if !host.path.starts_with('/') || host.path.contains(':') => {
                 let why = format!("`{}` is no absolute path without `:`", host.path);
                 return wrong(format!("{field}.hostPath.path"), why);
             }
             (None, Some(host)) => match host.kind.as_deref() {
-                None | Some("" | "DirectoryOrCreate") => (host.path.clone(), true),
-                Some("Directory" | "File") => (host.path.clone(), false),
+                None | Some("" | "DirectoryOrCreate") => Source::Bind(host.path.clone(), true),
+                Some("Directory" | "File") => Source::Bind(host.path.clone(), false),
                 Some(other) => {
                     return wrong(
                         format!("{field}.hostPath.type"),
@@ -184,7 +205,7 @@ fn volumes(pod: &str, list: &[Volume]) -> FieldResult<BTreeMap<String, (String, 
                     );
                 }
             },
-            _ => return wrong(field, "exactly one of emptyDir and hostPath is wanted"),
+            _ => Source::Files(from_documents.unwrap_or_default()),
         };
         if volumes.insert(volume.name.clone(), source).is_some() {
             return wrong(field, "two volumes have this name");
@@ -197,7 +218,7 @@ fn volumes(pod: &str, list: &[Volume]) -> FieldResult<BTreeMap<String, (String, 
 struct Shared<'a> {
     pod: &'a Pod,
     beside: &'a Documents,
-    volumes: &'a BTreeMap<String, (String, bool)>,
+    volumes: &'a BTreeMap<String, Source>,
 }
 
 impl Shared<'_> {
@@ -218,16 +239,21 @@ impl Shared<'_> {
             }
         };
         let (exposed, bindings) = ports(&container.ports)?;
-        let variables = self.environment(container)?;
+        let variables = environment::all(self.pod, self.beside, container)?;
         let mut host = self.host_config(container, init)?;
         host["PortBindings"] = bindings;
+        let secret: Vec<Value> = variables.iter().filter_map(Variable::secret_json).collect();
+        if !secret.is_empty() {
+            host["HyperSecretEnv"] = secret.into();
+        }
+        let words = |field: &str, words: &[String]| expand::words(field, words, &variables);
         let list = |words: &[String]| if words.is_empty() { Value::Null } else { json!(words) };
         let mut body = json!({
             "Image": container.image,
-            "Entrypoint": list(&expand::all(&container.command, &variables)),
-            "Cmd": list(&expand::all(&container.args, &variables)),
+            "Entrypoint": list(&words("command", &container.command)?),
+            "Cmd": list(&words("args", &container.args)?),
             "WorkingDir": container.working_dir.as_deref().unwrap_or(""),
-            "Env": variables.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>(),
+            "Env": variables.iter().filter_map(Variable::plain).collect::<Vec<_>>(),
             "Labels": {
                 "io.kubernetes.container.name": container.name,
                 "io.kubernetes.pod.name": self.pod.metadata.name,
@@ -282,7 +308,7 @@ impl Shared<'_> {
                 None => option.name.clone(),
             });
         let security = &container.security_context;
-        let (binds, present) = self.binds(&container.volume_mounts)?;
+        let (binds, present, files) = self.binds(&container.volume_mounts)?;
         let mut host = json!({
             "Annotations": annotations,
             "RestartPolicy": { "Name": restart },
@@ -299,6 +325,9 @@ impl Shared<'_> {
             "SecurityOpt": self.security_options(security)?,
             "GroupAdd": self.groups(),
         });
+        if !files.is_empty() {
+            host["HyperFiles"] = files.into();
+        }
         for (list, what, key) in [
             ("limits", "cpu", "NanoCpus"),
             ("limits", "memory", "Memory"),
@@ -358,18 +387,27 @@ impl Shared<'_> {
         Ok(options)
     }
 
-    /// `Binds`, whose sources are made where they are missing, and `Mounts`, whose must be there.
-    fn binds(&self, mounts: &[VolumeMount]) -> FieldResult<(Vec<String>, Vec<Value>)> {
-        let (mut binds, mut present) = (Vec::new(), Vec::new());
+    /// `Binds`, whose sources are made where they are missing, `Mounts`, whose must be there, and
+    /// `HyperFiles`.
+    fn binds(&self, mounts: &[VolumeMount]) -> FieldResult<(Vec<String>, Vec<Value>, Vec<Value>)> {
+        let (mut binds, mut present, mut given) = (Vec::new(), Vec::new(), Vec::new());
         for mount in mounts {
             let field = format!("volumeMounts `{}`", mount.name);
-            let Some((source, made)) = self.volumes.get(&mount.name) else {
+            let Some(volume) = self.volumes.get(&mount.name) else {
                 return wrong(field, "no volume has this name");
             };
             if !mount.mount_path.starts_with('/') || mount.mount_path.contains(':') {
                 let why = format!("`{}` is no absolute path", mount.mount_path);
                 return wrong(format!("{field}.mountPath"), why);
             }
+            let (source, made) = match volume {
+                Source::Bind(source, made) => (source, made),
+                Source::Files(files) => {
+                    let one = files::mounted(mount, files);
+                    given.push(one.map_err(|(below, why)| (format!("{field}.{below}"), why))?);
+                    continue;
+                }
+            };
             let source = match &mount.sub_path {
                 None => source.clone(),
                 Some(sub)
@@ -393,94 +431,7 @@ impl Shared<'_> {
                 }));
             }
         }
-        Ok((binds, present))
-    }
-
-    fn environment(&self, container: &Container) -> FieldResult<Vec<(String, String)>> {
-        let mut all: Vec<(String, String)> = Vec::new();
-        for from in &container.env_from {
-            let (kind, reference, maps) = match (&from.config_map_ref, &from.secret_ref) {
-                (Some(reference), None) => ("ConfigMap", reference, &self.beside.config_maps),
-                (None, Some(reference)) => ("Secret", reference, &self.beside.secrets),
-                _ => {
-                    return wrong("envFrom", "exactly one of configMapRef and secretRef is wanted");
-                }
-            };
-            match maps.get(&reference.name) {
-                Some(map) => {
-                    let named = |(key, value): (&String, &String)| {
-                        (format!("{}{key}", from.prefix), value.clone())
-                    };
-                    all.extend(map.iter().map(named));
-                }
-                None if reference.optional => {}
-                None => {
-                    let why = format!("the file has no {kind} `{}`", reference.name);
-                    return wrong("envFrom", why);
-                }
-            }
-        }
-        for variable in &container.env {
-            if let Some(value) = self.value(variable)? {
-                // Only what was written here is expanded, by what came before it.
-                let value = match variable.value_from {
-                    None => expand::one(&value, &all),
-                    Some(_) => value,
-                };
-                all.push((variable.name.clone(), value));
-            }
-        }
-        Ok(all)
-    }
-
-    fn value(&self, variable: &EnvVar) -> FieldResult<Option<String>> {
-        let field = format!("env `{}`", variable.name);
-        if variable.name.is_empty() || variable.name.contains('=') {
-            return wrong(field, "it is no name of a variable");
-        }
-        let Some(ValueFrom { config_map_key_ref, secret_key_ref, field_ref }) =
-            &variable.value_from
-        else {
-            return Ok(Some(variable.value.clone()));
-        };
-        let (kind, reference, maps) = match (config_map_key_ref, secret_key_ref, field_ref) {
-            (Some(reference), None, None) => ("ConfigMap", reference, &self.beside.config_maps),
-            (None, Some(reference), None) => ("Secret", reference, &self.beside.secrets),
-            (None, None, Some(reference)) => {
-                return self.own_field(&reference.field_path).map(Some).map_err(|why| (field, why));
-            }
-            _ => {
-                let why = "exactly one of configMapKeyRef, secretKeyRef, fieldRef is wanted";
-                return wrong(field, why);
-            }
-        };
-        match maps.get(&reference.name).and_then(|map| map.get(&reference.key)) {
-            Some(value) => Ok(Some(value.clone())),
-            None if reference.optional => Ok(None),
-            None => {
-                let why =
-                    format!("the file has no {kind} `{}` with `{}`", reference.name, reference.key);
-                wrong(field, why)
-            }
-        }
-    }
-
-    fn own_field(&self, path: &str) -> Result<String, String> {
-        let metadata = &self.pod.metadata;
-        match path {
-            "metadata.name" => Ok(metadata.name.clone()),
-            "metadata.namespace" => {
-                Ok(metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()))
-            }
-            _ => {
-                let key =
-                    path.strip_prefix("metadata.labels['").and_then(|rest| rest.strip_suffix("']"));
-                match key {
-                    Some(key) => Ok(metadata.labels.get(key).cloned().unwrap_or_default()),
-                    None => Err(format!("fieldPath `{path}` is not known here")),
-                }
-            }
-        }
+        Ok((binds, present, given))
     }
 }
 

@@ -2,12 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{PortMapping, UserContainer, UserPod, UserVolume};
+use super::{Fetched, PortMapping, UserContainer, UserPod, UserVolume, files};
 use crate::plan::{ContainerPlan, Plan, Pull};
 use crate::{FieldResult, ManifestError, wrong};
 
-pub(crate) fn plan(place: &str, pod: &UserPod) -> Result<Plan, ManifestError> {
-    translate(pod).map_err(|(field, why)| ManifestError::Field {
+pub(crate) fn plan(place: &str, pod: &UserPod, fetched: &Fetched) -> Result<Plan, ManifestError> {
+    translate(pod, fetched).map_err(|(field, why)| ManifestError::Field {
         place: format!("{place}: pod `{}`", pod.id),
         field,
         why,
@@ -24,9 +24,9 @@ pub(crate) fn base64(text: &str) -> Option<Vec<u8>> {
     GeneralPurpose::new(&base64::alphabet::STANDARD, config).decode(text).ok()
 }
 
-fn translate(pod: &UserPod) -> FieldResult<Plan> {
+fn translate(pod: &UserPod, fetched: &Fetched) -> FieldResult<Plan> {
+    files::check(pod)?;
     for (field, given, why) in [
-        ("files", !pod.files.is_empty(), "give them by a volume, or in the image"),
         ("interfaces", !pod.interfaces.is_empty(), "the pod's network is the engine's to make"),
         ("services", !pod.services.is_empty(), "there is no load balancer in the guest"),
         (
@@ -44,8 +44,14 @@ fn translate(pod: &UserPod) -> FieldResult<Plan> {
     }
     let mut containers = Vec::new();
     for (at, container) in pod.containers.iter().enumerate() {
-        let made = self::container(pod, container, at);
-        containers.push(made.map_err(|(field, why)| (format!("containers[{at}].{field}"), why))?);
+        let files = files::given(pod, container, fetched);
+        let made = self::container(pod, container, at).and_then(|plan| Ok((plan, files?)));
+        let (mut made, files) =
+            made.map_err(|(field, why)| (format!("containers[{at}].{field}"), why))?;
+        if !files.is_empty() {
+            made.body["HostConfig"]["HyperFiles"] = files.into();
+        }
+        containers.push(made);
     }
     if let Some(first) = containers.first_mut() {
         let (exposed, bindings) = mappings(&pod.portmappings)?;
@@ -78,7 +84,6 @@ fn merge(into: &mut Value, more: Map<String, Value>) {
 fn container(pod: &UserPod, given: &UserContainer, at: usize) -> FieldResult<ContainerPlan> {
     for (field, given, why) in [
         ("id", !given.id.is_empty(), "ids are made by the engine"),
-        ("files", !given.files.is_empty(), "give them by a volume, or in the image"),
         ("logPath", !given.log_path.is_empty(), "logs are kept by the engine"),
         ("cache", !given.cache.is_empty(), "the root disk's caching is the hypervisor's"),
     ] {
