@@ -40,6 +40,13 @@ pub struct Manifest {
     documents: document::Documents,
 }
 
+/// Without what is in it, which may be secret.
+impl std::fmt::Debug for Manifest {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Manifest").finish_non_exhaustive()
+    }
+}
+
 impl Manifest {
     /// Adds the documents of a file; `place` names it in errors.
     ///

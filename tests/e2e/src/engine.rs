@@ -24,6 +24,8 @@ pub struct Engine {
     flags: Vec<String>,
     /// It runs in a network namespace of its own, of this name.
     namespace: Option<String>,
+    /// Its exec-root, when that is in memory.
+    memory: Option<TempDir>,
 }
 
 impl Engine {
@@ -35,6 +37,17 @@ impl Engine {
     /// Starts a hyperd with more flags.
     pub fn start_with(flags: &[&str]) -> Self {
         Self::start_in(None, flags)
+    }
+
+    /// Starts a hyperd that has the busybox image, and an exec-root in memory, as installed ones do.
+    pub fn in_memory() -> Self {
+        let memory = tempfile::Builder::new().prefix("he-").tempdir_in("/dev/shm");
+        let memory = memory.expect("directory in memory");
+        let root = memory.path().display().to_string();
+        let mut engine = Self::start_with(&["--exec-root", &root]);
+        engine.memory = Some(memory);
+        engine.hyper(&["load", "-q", "-i", &image("busybox").display().to_string()]).succeeded();
+        engine
     }
 
     /// Starts a hyperd with more flags whose data lies at `root`.
@@ -94,7 +107,7 @@ impl Engine {
         }
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let daemon = spawn(dir.path(), &flags, namespace.as_deref());
-        let engine = Self { dir, daemon, flags, namespace };
+        let engine = Self { dir, daemon, flags, namespace, memory: None };
         engine.await_ready();
         engine
     }
@@ -118,6 +131,11 @@ impl Engine {
     /// Directory of this engine; all its files are below.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Its exec-root.
+    pub fn exec_root(&self) -> PathBuf {
+        self.memory.as_ref().map_or_else(|| self.dir.path().join("exec"), |m| m.path().to_owned())
     }
 
     /// What hyperd has logged.
@@ -253,6 +271,8 @@ fn spawn(dir: &Path, flags: &[String], namespace: Option<&str>) -> Child {
         .expect("open hyperd's log");
     let own = ["--data-root".to_owned(), dir.join("data").display().to_string()];
     let data_root = (!flags.iter().any(|flag| flag == "--data-root")).then_some(own);
+    let own = ["--exec-root".to_owned(), dir.join("exec").display().to_string()];
+    let exec_root = (!flags.iter().any(|flag| flag == "--exec-root")).then_some(own);
     let mut command = entered(namespace, &program("hyperd"));
     if dir.join(SUPERVISORS).exists() {
         command.env("HYPER_SUPERVISOR_CONFIG", dir.join(SUPERVISORS));
@@ -260,11 +280,10 @@ fn spawn(dir: &Path, flags: &[String], namespace: Option<&str>) -> Child {
     command
         .arg("-H")
         .arg(format!("unix://{}", dir.join("hyper.sock").display()))
-        .arg("--exec-root")
-        .arg(dir.join("exec"))
         .arg("--pidfile")
         .arg(dir.join("hyperd.pid"))
         .args(data_root.iter().flatten())
+        .args(exec_root.iter().flatten())
         .args(flags)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -120,16 +120,11 @@ impl Wish {
         if variable && (mode, uid, gid) != (None, None, None) {
             bail!("a variable of the environment has no mode and no owner");
         }
-        let target = match (target, variable, secret) {
-            (Some(target), true, _) => target,
-            (Some(target), false, true) if !target.starts_with('/') => {
-                format!("/run/secrets/{target}")
-            }
-            (Some(target), false, _) if !target.starts_with('/') => format!("/{target}"),
-            (Some(target), false, _) => target,
-            (None, true, _) => id.clone(),
-            (None, false, true) => format!("/run/secrets/{id}"),
-            (None, false, false) => format!("/{id}"),
+        let target = target.unwrap_or_else(|| id.clone());
+        let target = match (variable || target.starts_with('/'), secret) {
+            (true, _) => target,
+            (false, true) => format!("/run/secrets/{target}"),
+            (false, false) => format!("/{target}"),
         };
         Ok(Self {
             id,

@@ -216,7 +216,7 @@ fn check_file(given: &Given, file: &GivenFile) -> Result<()> {
     let bad = |why: String| Err(Error::Invalid(format!("file `{name}` cannot be given: {why}")));
     let plain = |part: &str| !matches!(part, "" | "." | "..") && part.len() <= 255;
     let parts = file.path.split('/');
-    if given.directory != !file.path.is_empty() {
+    if given.directory == file.path.is_empty() {
         return bad("a file in a directory has a path, any other has none".to_owned());
     }
     if given.directory && (file.path.contains('\0') || !parts.clone().all(plain)) {

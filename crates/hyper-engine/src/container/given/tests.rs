@@ -1,3 +1,5 @@
+//! What may be given, and what of it is told.
+
 use super::super::spec::Mount;
 use super::*;
 
