@@ -319,7 +319,7 @@ async fn files_are_injected_below_the_root() -> Result<()> {
         file("/dev/shm/x", "eA==", false),
         directory,
     ];
-    let script = "/opt/new/tool; cat /etc/resolv.conf /dev/shm/x; echo y >>/etc/resolv.conf && echo wrote; echo z >/opt/new/tool; ls -nR /etc/given | sed 's/  */ /g' | cut -d' ' -f1,3,4,9; >/etc/given/c";
+    let script = "/opt/new/tool; cat /etc/resolv.conf /dev/shm/x; echo y >>/etc/resolv.conf && echo wrote; echo z >/opt/new/tool; ls -nR /etc/given | sed 's/  */ /g' | cut -d' ' -f1,3,4,9 | sed 's/ *$//'; >/etc/given/c";
     let io = guest.create("f", shell(script), files, true).await?;
     guest.start_container("f").await?;
     let outcome = guest.finish("f", None, io).await?;
