@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::ApiError;
-use crate::hyper_v1::pods;
+use crate::hyper_v1::{guest_exec, pods};
 use crate::{
     API_VERSION, absent, build, commit, container, event, exec, hyper_v1, image, network, pull,
     system, volume,
@@ -83,6 +83,7 @@ impl App {
             .route("/hyper/v1/pods/{id}/pause", post(pods::pause))
             .route("/hyper/v1/pods/{id}/unpause", post(pods::unpause))
             .route("/hyper/v1/pods/{id}/update", post(pods::update))
+            .route("/hyper/v1/pods/{id}/exec", post(guest_exec::create))
             .route("/hyper/v1/openapi.json", get(hyper_v1::openapi))
             .route("/hyper/v1/images/verify", post(hyper_v1::verify_images))
             .route("/hyper/v1/images/referrers", get(hyper_v1::referrers))

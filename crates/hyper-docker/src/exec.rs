@@ -36,6 +36,7 @@ pub(crate) async fn create(
         working_dir: config.working_dir.unwrap_or_default(),
         tty: flag(config.tty),
         privileged: flag(config.privileged),
+        in_guest: false,
         attach_stdin: flag(config.attach_stdin),
         attach_stdout: flag(config.attach_stdout),
         attach_stderr: flag(config.attach_stderr),

@@ -2,6 +2,7 @@
 //!
 //! [`document`] describes it; the copy in `docs/openapi.json` is held against it by a test.
 
+pub(crate) mod guest_exec;
 pub(crate) mod pods;
 
 use axum::Json;
@@ -55,6 +56,7 @@ pub(crate) fn document() -> utoipa::openapi::OpenApi {
             pods::unpause,
             pods::update,
             pods::remove,
+            guest_exec::create,
             all_phases,
             phases,
             verify_images,

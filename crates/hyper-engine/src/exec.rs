@@ -14,10 +14,12 @@ use hyper_stdio::Wanted;
 use tokio::sync::{oneshot, watch};
 
 use crate::attach::Attached;
+use crate::container::View;
 use crate::container::actor::attributes;
 use crate::container::secrets;
 use crate::container::state::Status;
 use crate::core::Core;
+use crate::engine::pods::members;
 use crate::event::Kind;
 use crate::oci::{self, ExecSpec};
 use crate::supervisor::Pod;
@@ -90,6 +92,13 @@ pub(crate) fn create(core: &Core, reference: &str, spec: ExecSpec) -> Result<Arc
     oci::check_environment(&spec.env)?;
     oci::exec_process(&view.spec, &spec)?;
     let runtime = &view.spec.host.runtime;
+    if spec.in_guest && core.config.runtimes.foreign(runtime).is_some() {
+        return Err(Error::Invalid(format!(
+            "runtime {runtime} cannot honour an exec in the guest: {} has none, outside of it is the \
+             host itself",
+            view.name
+        )));
+    }
     if spec.privileged && core.config.runtimes.foreign(runtime).is_some() {
         return Err(Error::Invalid(format!(
             "runtime {runtime} cannot honour exec --privileged: outside of a guest that is the host \
@@ -108,6 +117,47 @@ pub(crate) fn create(core: &Core, reference: &str, spec: ExecSpec) -> Result<Arc
     drop(execs);
     publish(core, &exec, "exec_create", None);
     Ok(exec)
+}
+
+/// In the guest of `pod`, with the programs of one of its containers.
+pub(crate) fn create_in_guest(
+    core: &Core,
+    pod: &str,
+    container: Option<&str>,
+    spec: ExecSpec,
+) -> Result<Arc<Exec>> {
+    let (name, candidates) = match core.pods.find(pod) {
+        Ok(handle) => {
+            let view = handle.view.borrow().clone();
+            (view.name, members(core, &view.spec.id))
+        }
+        // A container that has a pod to itself, and those that joined it.
+        Err(missing) => {
+            let owner = core.find(pod).map_err(|_| missing)?.view.borrow().clone();
+            let joined = members(core, &owner.spec.id);
+            (owner.name.clone(), [owner].into_iter().chain(joined).collect())
+        }
+    };
+    let chosen = match container {
+        Some(wanted) => {
+            // A manifest's containers are called POD-CONTAINER.
+            let long = format!("{name}-{wanted}");
+            let meant = |view: &&View| {
+                view.name == wanted || view.name == long || view.spec.id.starts_with(wanted)
+            };
+            candidates.iter().find(meant).ok_or_else(|| {
+                Error::NoSuchContainer(format!("{wanted}: pod {name} has no such container"))
+            })?
+        }
+        None => candidates.iter().find(|view| view.state.status == Status::Running).ok_or_else(
+            || {
+                Error::Conflict(format!(
+                    "pod {name}: no container runs in it, and the guest has no programs of its own"
+                ))
+            },
+        )?,
+    };
+    create(core, &chosen.spec.id, ExecSpec { in_guest: true, ..spec })
 }
 
 pub(crate) fn find(core: &Core, id: &str) -> Result<Arc<Exec>> {
@@ -211,7 +261,7 @@ async fn watch_end(
     }
 }
 
-fn running(core: &Core, reference: &str) -> Result<(crate::container::View, Arc<Pod>)> {
+fn running(core: &Core, reference: &str) -> Result<(View, Arc<Pod>)> {
     let view = core.find(reference)?.view.borrow().clone();
     match (&view.pod, view.state.status) {
         (_, Status::Paused) => Err(Error::Conflict(format!(

@@ -30,6 +30,8 @@ pub(crate) const USER_NAME: &str = "user_name";
 
 /// Key in a `process` object with further groups by name.
 pub(crate) const GROUP_NAMES: &str = "group_names";
+/// Ours, of an exec's `process`: it is to be outside of the container.
+const IN_GUEST: &str = "in_guest";
 /// Annotation: the agent's own program is the first process and runs the container's.
 pub(crate) const INIT: &str = "io.hyper.init";
 
@@ -67,6 +69,8 @@ pub struct ExecSpec {
     pub working_dir: String,
     pub tty: bool,
     pub privileged: bool,
+    /// Outside of the container, in the guest itself, with the container's programs.
+    pub in_guest: bool,
     pub attach_stdin: bool,
     pub attach_stdout: bool,
     pub attach_stderr: bool,
@@ -135,6 +139,9 @@ fn share_with_pod(linux: &mut Value) {
 
 /// The OCI `process` object of an exec.
 pub(crate) fn exec_process(spec: &Spec, exec: &ExecSpec) -> Result<Value> {
+    if exec.in_guest {
+        return guest_process(spec, exec);
+    }
     let security = &spec.host.security;
     let privileged = exec.privileged || security.privileged;
     let caps = capabilities::resolve(privileged, &security.cap_add, &security.cap_drop)?;
@@ -152,6 +159,23 @@ pub(crate) fn exec_process(spec: &Spec, exec: &ExecSpec) -> Result<Value> {
     if !security.group_names.is_empty() {
         process[GROUP_NAMES] = json!(security.group_names);
     }
+    Ok(process)
+}
+
+/// The `process` object of an exec outside of the container: root of the guest, if it does not say
+/// otherwise, with all that root may do there.
+fn guest_process(spec: &Spec, exec: &ExecSpec) -> Result<Value> {
+    let caps = capabilities::resolve(true, &[], &[])?;
+    let env = environment::process(spec, exec.tty, &exec.env);
+    let cwd = if exec.working_dir.is_empty() { "/" } else { &exec.working_dir };
+    let mut process = skeleton(&exec.args, &env, cwd, &caps);
+    process["terminal"] = json!(exec.tty);
+    process[IN_GUEST] = json!(true);
+    console_size(&mut process, exec.tty, exec.console_size);
+    if !exec.user.is_empty() {
+        process[USER_NAME] = json!(exec.user);
+    }
+    process["user"] = user_object(&exec.user, &[]);
     Ok(process)
 }
 

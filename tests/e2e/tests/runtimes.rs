@@ -152,6 +152,8 @@ fn logs_and_exit_codes_outlive_hyperd() {
     // It once gave the process the host's capabilities.
     let refused = engine.docker(&["exec", "--privileged", "long", "true"]);
     assert!(refused.stderr.contains("exec --privileged"), "{refused:?}");
+    let refused = engine.hyper(&["pod", "exec", "--guest", "long", "true"]);
+    assert!(refused.code == 1 && refused.stderr.contains("exec in the guest"), "{refused:?}");
     assert_eq!(engine.docker(&["exec", "long", "echo", "still"]).succeeded().text(), "still");
     engine.docker(&["kill", "long"]).succeeded();
     assert_eq!(engine.docker(&["wait", "long"]).succeeded().text(), "137");

@@ -153,6 +153,10 @@ pub struct PodExecFlags {
     /// Container of the pod
     #[arg(short = 'c', long = "container", value_name = "CONTAINER")]
     pub member: Option<String>,
+    /// Outside of the containers, in the guest itself, with programs of the container: sees all
+    /// processes, mounts and devices of the guest
+    #[arg(long)]
+    pub guest: bool,
     /// POD COMMAND [ARGUMENT...]
     #[command(flatten)]
     pub exec: ExecFlags,

@@ -219,7 +219,10 @@ async fn members(
 }
 
 async fn exec_in(client: &Client, flags: PodExecFlags) -> anyhow::Result<i32> {
-    let PodExecFlags { member, exec: mut flags } = flags;
+    let PodExecFlags { member, guest, exec: mut flags } = flags;
+    if guest {
+        return exec::exec_in_guest(client, member.as_deref(), flags).await;
+    }
     let pod = flags.container;
     let all = members(client, &pod, member.as_deref()).await?;
     let Some((id, _)) = all.into_iter().next() else {

@@ -102,6 +102,24 @@ impl Cgroup {
         Ok(Self { path })
     }
 
+    /// The cgroup of the guest's own processes that use programs of container `id`: made when it
+    /// is not there. No container's id has a comma.
+    pub(crate) fn of_guest(id: &str) -> Outcome<Self> {
+        let path = Path::new(ROOT).join(format!("guest,{id}"));
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(error).doing(|| format!("make cgroup {}", path.display()))
+            }
+            _ => Ok(Self { path }),
+        }
+    }
+
+    /// [`Self::of_guest`], if it is there.
+    pub(crate) fn if_of_guest(id: &str) -> Option<Self> {
+        let path = Path::new(ROOT).join(format!("guest,{id}"));
+        path.exists().then_some(Self { path })
+    }
+
     /// For giving birth to processes in it.
     pub(crate) fn directory(&self) -> Outcome<OwnedFd> {
         directory(&self.path).doing(|| format!("open cgroup {}", self.path.display()))

@@ -69,7 +69,7 @@ impl Waiting {
 /// Forks a child with its own end of a socket pair; `work` says its words itself.
 ///
 /// `tool` is a descriptor that `work` needs; all others are closed by then.
-fn fork_child(
+pub(super) fn fork_child(
     stdio: &[OwnedFd; 3],
     tool: BorrowedFd<'_>,
     birth: impl FnOnce() -> io::Result<Forked>,
@@ -292,7 +292,7 @@ fn namespaces(spec: &Spec) -> libc::c_int {
 }
 
 /// The agent's own score protects it; its children start from zero.
-fn set_oom_score(score: Option<i32>) -> Outcome<()> {
+pub(super) fn set_oom_score(score: Option<i32>) -> Outcome<()> {
     let score = score.unwrap_or(0);
     kernel_file::put("/proc/self/oom_score_adj", &score.to_string())
         .doing(|| format!("set oom_score_adj {score}"))
@@ -306,7 +306,7 @@ fn cgroup_of(first: Pid) -> Outcome<OwnedFd> {
     cgroup::directory(&Path::new(cgroup::ROOT).join(path)).doing(|| format!("open cgroup /{path}"))
 }
 
-async fn wait_ready(pid: Pid, ear: Ear) -> Outcome<Waiting> {
+pub(super) async fn wait_ready(pid: Pid, ear: Ear) -> Outcome<Waiting> {
     let failed = match hear(pid, &ear).await {
         Ok(Word::Ready(terminal)) => return Ok(Waiting { pid, terminal, ear }),
         Ok(Word::Failed(failure)) | Err(failure) => failure,

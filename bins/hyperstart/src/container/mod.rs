@@ -8,10 +8,12 @@
 //! - [`maker`]: the children that make them. [`talk`]: how those report.
 //! - [`rootfs`]: the root from disks. [`inside`]: paths in it. [`mounts`]: what else is seen.
 //! - [`program`]: from a forked child to the program.
+//! - [`outside`]: processes beside the containers.
 
 mod inside;
 mod maker;
 mod mounts;
+mod outside;
 mod program;
 mod rootfs;
 mod talk;
@@ -210,7 +212,11 @@ impl Container {
             })?;
         let streams = Prepared::new(link, request.streams, spec.terminal)?;
         let expecting = reaper.expecting();
-        let waiting = maker::make_exec(first, &spec, self.seccomp.as_ref(), &streams.ends).await?;
+        let waiting = if spec.in_guest {
+            outside::make(&self.id, &spec, &streams.ends).await?
+        } else {
+            maker::make_exec(first, &spec, self.seccomp.as_ref(), &streams.ends).await?
+        };
         let process =
             adopt(reaper, request.process.clone(), waiting, streams, Rc::clone(&self.strikes))?;
         drop(expecting);
@@ -314,6 +320,7 @@ fn adopt(
             if process.id.exec.is_none() {
                 // Without a PID namespace of its own the container's other processes live on.
                 let _removed = strikes.cgroup.kill();
+                outside::end(&process.id.container);
             }
             pumps.finish().await;
             let _voice = process.voice.lock().await;
@@ -381,7 +388,7 @@ async fn release(id: &str, cgroup: &Cgroup) -> Outcome<()> {
 
 fn release_here(id: &str, cgroup: &Cgroup) -> Outcome<()> {
     let _gone = cgroup.kill();
-    let removed = cgroup.remove();
+    let removed = cgroup.remove().and(outside::remove(id));
     Directories::of(id).dismantle().and(removed)
 }
 

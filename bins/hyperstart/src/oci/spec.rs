@@ -50,6 +50,9 @@ pub(crate) struct Process {
     /// Further groups by name, from the image's file: ours.
     #[serde(rename = "group_names")]
     pub(crate) group_names: Vec<String>,
+    /// An exec outside of all containers: ours, see [`crate::container`].
+    #[serde(rename = "in_guest")]
+    pub(crate) in_guest: bool,
 }
 
 /// Annotation with the first process's `user[:group]`, to be looked up in the image.

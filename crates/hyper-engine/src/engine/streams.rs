@@ -134,6 +134,22 @@ impl Engine {
         exec::create(&self.core, reference, spec)
     }
 
+    /// As [`Engine::exec_create`], outside of all containers, in the guest of `pod` (or of a
+    /// container that has one to itself), with the programs of `container`, else of its first
+    /// that runs.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPod`]; [`Error::NoSuchContainer`]; [`Error::Conflict`] when none runs;
+    /// [`Error::Invalid`], also for a runtime without guests.
+    pub fn exec_in_guest(
+        &self,
+        pod: &str,
+        container: Option<&str>,
+        spec: ExecSpec,
+    ) -> Result<Arc<Exec>> {
+        exec::create_in_guest(&self.core, pod, container, spec)
+    }
+
     /// # Errors
     /// [`Error::NoSuchExec`].
     pub fn exec(&self, id: &str) -> Result<Arc<Exec>> {
