@@ -26,7 +26,7 @@ pub use image::{
 pub use network::{NetworkCommand, NetworkCreateFlags, NetworkListFlags, endpoint};
 pub use pod::{
     ManifestFlags, PodCommand, PodCreateFlags, PodExecFlags, PodLogsFlags, PodPsFlags,
-    PodUpdateFlags,
+    PodUpdateFlags, ServiceCommand, ServiceFlags,
 };
 pub use volume::{VolumeCommand, VolumeCreateFlags, VolumeListFlags, VolumePruneFlags};
 

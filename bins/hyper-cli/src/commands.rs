@@ -20,6 +20,7 @@ mod pod;
 mod pull;
 mod push;
 mod run;
+mod service;
 mod session;
 mod system;
 mod uri;

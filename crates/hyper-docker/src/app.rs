@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::ApiError;
-use crate::hyper_v1::{guest_exec, pods};
+use crate::hyper_v1::{guest_exec, pods, services};
 use crate::{
     API_VERSION, absent, build, commit, container, event, exec, hyper_v1, image, network, pull,
     system, volume,
@@ -84,6 +84,14 @@ impl App {
             .route("/hyper/v1/pods/{id}/unpause", post(pods::unpause))
             .route("/hyper/v1/pods/{id}/update", post(pods::update))
             .route("/hyper/v1/pods/{id}/exec", post(guest_exec::create))
+            .route(
+                "/hyper/v1/pods/{id}/services",
+                get(services::list)
+                    .post(services::add)
+                    .patch(services::update)
+                    .put(services::set)
+                    .delete(services::remove),
+            )
             .route("/hyper/v1/openapi.json", get(hyper_v1::openapi))
             .route("/hyper/v1/images/verify", post(hyper_v1::verify_images))
             .route("/hyper/v1/images/referrers", get(hyper_v1::referrers))

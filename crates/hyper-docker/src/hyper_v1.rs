@@ -4,6 +4,7 @@
 
 pub(crate) mod guest_exec;
 pub(crate) mod pods;
+pub(crate) mod services;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
@@ -57,6 +58,11 @@ pub(crate) fn document() -> utoipa::openapi::OpenApi {
             pods::update,
             pods::remove,
             guest_exec::create,
+            services::list,
+            services::add,
+            services::update,
+            services::set,
+            services::remove,
             all_phases,
             phases,
             verify_images,

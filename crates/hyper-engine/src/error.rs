@@ -19,6 +19,8 @@ pub enum Error {
     NoSuchVolume(String),
     #[error("No such image: {0}")]
     NoSuchImage(String),
+    #[error("no such service: {0}")]
+    NoSuchService(String),
     #[error("network {0} not found")]
     NoSuchNetwork(String),
     /// Not to be done with this object, in Docker's words.
@@ -119,6 +121,7 @@ impl Error {
             | Self::NoSuchImage(_)
             | Self::NoSuchVolume(_)
             | Self::NoSuchNetwork(_)
+            | Self::NoSuchService(_)
             | Self::NoSuchPath(_) => Kind::NotFound,
             Self::ReadOnly(_) | Self::Forbidden(_) => Kind::Forbidden,
             Self::AmbiguousContainer(_) | Self::Invalid(_) | Self::Program { .. } => Kind::Invalid,

@@ -84,6 +84,7 @@ pub fn wanted_networks(spec: &spec::Spec) -> Vec<(String, networks::Wish)> {
 pub use oci::{ExecSpec, MASKED, READ_ONLY, hostname};
 pub use phases::Record as PhaseRecord;
 pub use pod::PodView;
+pub use pod::services::ServiceChange;
 pub use pod::spec::{CreatePod, PodChange, PodSpec, PodState, PodStatus};
 pub use runtime::{Runtimes, find_program, shim_name, wall_of};
 pub use stats::Stats;

@@ -14,13 +14,14 @@
 //!   host: bridges and rules come with the first pod of a network.
 //!
 //! Files: [`spec`] words, [`manage`] making and removing networks, [`attach`] pods come and go,
-//! [`ports`], [`names`], [`host`] the blocking work.
+//! [`services`], [`ports`], [`names`], [`host`] the blocking work.
 
 pub(crate) mod attach;
 mod host;
 mod manage;
 mod names;
 mod ports;
+mod services;
 pub mod spec;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -228,13 +229,17 @@ impl Networks {
     /// The packet filter as it is to be now.
     fn rules(&self) -> Rules {
         let state = self.state();
-        let mut egress = Vec::new();
+        let (mut egress, mut services) = (Vec::new(), Vec::new());
         for endpoint in state.endpoints.values().filter(|one| !state.free.contains(&one.id)) {
             let Some(network) = state.networks.get(&endpoint.network) else { continue };
             let policies: Vec<Policy> =
                 network.egress().into_iter().chain(endpoint.egress.clone()).collect();
-            if !policies.is_empty() && state.up.contains(&network.id) {
-                egress.push(Egress {
+            if !state.up.contains(&network.id) {
+                continue;
+            }
+            let mut chains = Vec::new();
+            if !policies.is_empty() {
+                let own = Egress {
                     name: chain(&endpoint.id).to_owned(),
                     bridge: network.bridge.clone(),
                     // Read when it was attached.
@@ -242,8 +247,11 @@ impl Networks {
                     addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
                     subnets: network.subnets.iter().map(|subnet| subnet.net).collect(),
                     policies,
-                });
+                };
+                chains = own.policy_chains();
+                egress.push(own);
             }
+            services.extend(services::rules(&state, network, endpoint, chains));
         }
         let networks = state.networks.values().filter(|network| state.up.contains(&network.id));
         let mut ports = Vec::new();
@@ -278,6 +286,7 @@ impl Networks {
                 .collect(),
             ports,
             egress,
+            services,
         }
     }
 

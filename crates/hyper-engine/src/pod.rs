@@ -13,6 +13,7 @@
 pub(crate) mod actor;
 mod life;
 pub(crate) mod registry;
+pub(crate) mod services;
 pub mod spec;
 
 pub(crate) use life::adopt;

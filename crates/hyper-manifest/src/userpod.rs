@@ -4,6 +4,7 @@
 //! they are honoured, or refused by name.
 
 mod files;
+mod service;
 mod translate;
 
 use std::collections::BTreeMap;
@@ -41,12 +42,34 @@ pub struct UserPod {
     pub volumes: Vec<UserVolume>,
     /// Refused: the pod's network is the engine's to make.
     pub interfaces: Vec<Value>,
-    /// Refused: there is no load balancer in the guest.
-    pub services: Vec<Value>,
+    pub services: Vec<UserService>,
     /// Refused: there is no filter in the guest.
     #[serde(rename = "portmappingWhiteLists")]
     pub port_white_lists: Option<Value>,
     pub portmappings: Vec<PortMapping>,
+}
+
+/// An address that only this pod sees.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct UserService {
+    /// Outside of the pod's network.
+    #[serde(rename = "serviceIP")]
+    pub service_ip: String,
+    pub service_port: u16,
+    /// `TCP` or `UDP`; `TCP` when empty.
+    pub protocol: String,
+    /// Take connections in turn.
+    pub hosts: Vec<UserServiceHost>,
+}
+
+/// Where connections to a service go.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct UserServiceHost {
+    #[serde(rename = "hostIP")]
+    pub host_ip: String,
+    pub host_port: u16,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -111,7 +134,7 @@ pub struct UserPort {
     /// 0: not published.
     pub host_port: u16,
     pub container_port: u16,
-    /// Refused.
+    /// Refused: `services` of the pod say what it was to mean.
     pub service_port: u16,
     pub protocol: String,
 }

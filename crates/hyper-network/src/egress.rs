@@ -135,9 +135,15 @@ impl Egress {
         format!("{CHAIN}-{}-link", self.name)
     }
 
+    /// The chains of its policies.
+    #[must_use]
+    pub fn policy_chains(&self) -> Vec<String> {
+        (0..self.policies.len()).map(|at| self.chain(at)).collect()
+    }
+
     /// Its chains: they must be there before a rule jumps to them.
     pub(crate) fn chains(&self) -> Vec<String> {
-        (0..self.policies.len()).map(|at| self.chain(at)).chain([self.link_chain()]).collect()
+        self.policy_chains().into_iter().chain([self.link_chain()]).collect()
     }
 
     /// Its rules, each with the chain it is for.

@@ -16,6 +16,7 @@ pub mod namespace;
 mod netlink;
 pub mod redirect;
 pub mod rules;
+pub mod service;
 pub mod subnet;
 pub mod tap;
 mod wiring;

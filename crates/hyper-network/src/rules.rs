@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `guard` (prerouting, raw) | a pod never reaches the host's loopback |
 //! | `egress` (prerouting, filter) | pods with a policy reach what it lets them, see `egress.rs` |
+//! | `services` (prerouting, filter) | the same for what services are translated to, see `service.rs` |
 //! | `published` (prerouting, output: dstnat) | published ports to their pod |
 //! | `masquerade` (postrouting, srcnat) | pods appear as the host outside |
 //! | `forward` | networks are apart; nobody but published ports gets in; `internal` stays inside |
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 
 use crate::egress::{self, Blocked, Egress};
 use crate::error::{NetworkError, Result};
+use crate::service::{self, Services};
 
 /// What is to hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub struct Rules {
     pub ports: Vec<Port>,
     /// What pods may reach; those that are not here reach all.
     pub egress: Vec<Egress>,
+    /// Services of pods that have some.
+    pub services: Vec<Services>,
 }
 
 /// A bridge and what is behind it.
@@ -128,6 +132,8 @@ impl Rules {
             // After connections are known, before destinations are translated.
             (egress::CHAIN, "filter", "prerouting", -150),
             ("published", "nat", "prerouting", -100),
+            // After that.
+            (service::JUDGED, "filter", "prerouting", -90),
             ("published-here", "nat", "output", -100),
             ("masquerade", "nat", "postrouting", 100),
             ("forward", "filter", "forward", 0),
@@ -148,8 +154,17 @@ impl Rules {
             } } }));
         };
         self.guard(&mut rule);
+        for (chain, parts) in self.services.iter().flat_map(Services::waiting) {
+            rule(chain, parts);
+        }
         for (chain, parts) in self.egress.iter().flat_map(Egress::rules) {
             rule(&chain, parts);
+        }
+        for parts in self.services.iter().flat_map(Services::translation) {
+            rule("published", parts);
+        }
+        for (chain, parts) in self.services.iter().flat_map(Services::judgement) {
+            rule(chain, parts);
         }
         for port in &self.ports {
             for chain in ["published", "published-here"] {
@@ -196,6 +211,9 @@ impl Rules {
         for network in self.networks.iter().filter(|network| network.internal) {
             rule("forward", vec![iif(&network.bridge), not_oif(&network.bridge), drop_it()]);
             rule("forward", vec![oif(&network.bridge), not_iif(&network.bridge), drop_it()]);
+        }
+        for parts in self.services.iter().flat_map(Services::apart) {
+            rule("forward", parts);
         }
         for network in &self.networks {
             let to = oif(&network.bridge);

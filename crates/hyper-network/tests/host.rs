@@ -92,6 +92,7 @@ fn a_bridge_a_pod_and_rules() {
                 pod_port: 80,
             })
             .collect(),
+        services: Vec::new(),
         egress: vec![Egress {
             mac: [2, 0x42, 0, 0, 0, 9],
             name: "abc123".into(),

@@ -72,6 +72,35 @@ fn start(engine: &Engine, name: &str, flags: &[&str]) {
 }
 
 #[test]
+fn policies_judge_what_is_behind_a_service() {
+    let engine = Engine::apart();
+    let _outside = Outside::beyond(&engine);
+    engine.hyper(&["pod", "create", "--egress", "public", "sly"]).succeeded();
+    for (service, backend) in [("10.254.0.1:80", PUBLIC), ("8.8.4.77:80", PRIVATE)] {
+        let backend = format!("{backend}:80");
+        engine.hyper(&["pod", "service", "add", "sly", service, &backend]).succeeded();
+    }
+    let args = ["run", "-d", "--pod", "sly", "--name", "asks", "busybox", "sleep", "600"];
+    engine.hyper(&args).succeeded();
+    eventually("a service whose backend is allowed", WAIT, || {
+        reaches(&engine, "asks", "10.254.0.1")
+    });
+    assert!(!reaches(&engine, "asks", "8.8.4.77"), "an allowed name for what is not allowed");
+    // Networks are apart, by whatever name.
+    engine.hyper(&["network", "create", "other"]).succeeded();
+    start(&engine, "apart", &["--network", "other"]);
+    let template = "{{.NetworkSettings.Networks.other.IPAddress}}";
+    let backend = format!("{}:80", engine.inspect("apart", template));
+    engine.hyper(&["pod", "create", "all"]).succeeded();
+    let args = ["run", "-d", "--pod", "all", "--name", "wants", "busybox", "sleep", "600"];
+    engine.hyper(&args).succeeded();
+    engine.hyper(&["pod", "service", "add", "all", "10.254.0.9:80", &backend]).succeeded();
+    let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 2 10.254.0.9 80";
+    let got = engine.hyper(&["exec", "wants", "sh", "-c", ask]).text();
+    assert!(!got.contains("pod"), "a service leads into another network: {got}");
+}
+
+#[test]
 fn pods_reach_what_their_policies_let_them() {
     let engine = Engine::apart();
     let _outside = Outside::beyond(&engine);

@@ -187,8 +187,8 @@ fn what_a_manifest_cannot_have_is_refused_by_name_and_nothing_is_left() {
         ("a: [".to_owned(), "line"),
         (String::new(), "no pod in it"),
         (
-            r#"{"id": "bad", "containers": [{"image": "busybox"}], "services": [{}]}"#.to_owned(),
-            "services",
+            r#"{"id": "bad", "containers": [{"image": "busybox"}], "services": [{"serviceIP": "10.254.0.24", "servicePort": 80, "hosts": []}]}"#.to_owned(),
+            "services[0].hosts",
         ),
         (
             r#"{"id": "bad", "containers": [{"image": "busybox", "colour": 1}]}"#.to_owned(),

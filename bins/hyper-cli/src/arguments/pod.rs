@@ -63,11 +63,46 @@ pub enum PodCommand {
     },
     /// Change pods; all but labels only while they do not run
     Update(PodUpdateFlags),
+    /// Addresses that only one pod sees, with backends behind them
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Let paused pods go on
     Unpause {
         #[arg(required = true)]
         pods: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// List the services of a pod
+    Ls {
+        /// `table`, `json`, or a Go template
+        #[arg(long)]
+        format: Option<String>,
+        pod: String,
+    },
+    /// Give a pod one more service
+    Add(ServiceFlags),
+    /// Give a service of a pod other backends
+    Update(ServiceFlags),
+    /// Take services from a pod
+    Rm {
+        pod: String,
+        /// ADDRESS:PORT[/tcp|udp]
+        #[arg(required = true)]
+        services: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ServiceFlags {
+    pub pod: String,
+    /// What the pod sends to: ADDRESS:PORT[/tcp|udp], outside of its own network
+    pub service: String,
+    /// ADDRESS:PORT of those who take connections in turn
+    #[arg(required = true)]
+    pub backends: Vec<String>,
 }
 
 #[derive(Debug, Args)]

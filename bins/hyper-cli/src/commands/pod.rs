@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio::task::JoinSet;
 
 use super::container::report;
-use super::exec;
+use super::{exec, service};
 use crate::arguments::{
     PodCommand, PodCreateFlags, PodExecFlags, PodLogsFlags, PodPsFlags, PodUpdateFlags, bytes,
     loose_pairs, pairs,
@@ -43,6 +43,7 @@ pub async fn pod(client: &Client, command: PodCommand) -> anyhow::Result<i32> {
         PodCommand::Stats { format, pods } => stats(client, format.as_deref(), pods).await,
         PodCommand::Pause { pods } => post_each(client, pods, "pause").await,
         PodCommand::Update(flags) => update(client, flags).await,
+        PodCommand::Service(command) => service::service(client, command).await,
         PodCommand::Unpause { pods } => post_each(client, pods, "unpause").await,
     }
 }

@@ -12,6 +12,7 @@ use hyper_engine::{CreatePod, Engine, PodChange, PodView};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::services::PodService;
 use crate::app::App;
 use crate::error::ApiResult;
 use crate::request::{Query, json};
@@ -37,6 +38,8 @@ pub(crate) struct PodCreate {
     network: Option<String>,
     /// What it may reach: `none`, `public` or `all`, then `,allow=TARGET` and `,deny=TARGET`.
     egress: Option<String>,
+    /// Addresses that only this pod sees.
+    services: Vec<PodService>,
 }
 
 /// What of a pod is to change; what is absent stays.
@@ -77,6 +80,7 @@ pub(crate) struct Pod {
     network: String,
     /// What it may reach; absent: as its network says.
     egress: Option<String>,
+    services: Vec<PodService>,
     /// Nanoseconds since the Unix epoch, as all times here.
     created_ns: i64,
     started_ns: Option<i64>,
@@ -132,6 +136,7 @@ pub(crate) async fn create(State(app): State<App>, request: Body) -> ApiResult {
                 .filter(|name| !name.is_empty())
                 .unwrap_or_else(|| "default".to_owned()),
             egress: wanted.egress,
+            services: wanted.services.iter().map(PodService::read).collect::<ApiResult<_>>()?,
         })
         .await?;
     Ok((StatusCode::CREATED, Json(PodCreated { id })).into_response())
@@ -277,6 +282,7 @@ fn pod(engine: &Engine, view: &PodView) -> Pod {
         memory_bytes: spec.memory_bytes,
         network: spec.network.clone(),
         egress: spec.egress.clone(),
+        services: spec.services.iter().map(PodService::of).collect(),
         created_ns: spec.created_ns,
         started_ns: state.started_ns,
         finished_ns: state.finished_ns,

@@ -15,6 +15,7 @@ use crate::network::spec::Policy;
 use crate::pod::PodView;
 use crate::pod::actor::{Command, attributes, enlist};
 use crate::pod::registry::PodHandle;
+use crate::pod::services::{self, ServiceChange};
 use crate::pod::spec::{CreatePod, PodChange, PodSpec, PodState, PodStatus};
 use crate::store::PodRecord;
 use crate::{Error, Result, View, id, signal};
@@ -170,6 +171,16 @@ impl Engine {
         ask(&self.core.pods.find(reference)?, |reply| Command::Update { change, reply }).await
     }
 
+    /// Changes what services a pod sees, of one that runs at once.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]; [`Error::Conflict`] for one that is there already;
+    /// [`Error::NoSuchService`].
+    pub async fn change_services(&self, reference: &str, change: ServiceChange) -> Result<()> {
+        let change = Box::new(change);
+        ask(&self.core.pods.find(reference)?, |reply| Command::Services { change, reply }).await
+    }
+
     /// Removes a pod and its containers; with `force` even if it runs.
     ///
     /// # Errors
@@ -249,6 +260,7 @@ async fn create(core: &Arc<Core>, request: CreatePod) -> Result<String> {
         sysctls: request.sysctls,
         network: request.network,
         egress: request.egress,
+        services: request.services,
     };
     let record = PodRecord { name: name.clone(), spec, state: PodState::default() };
     if let Err(error) = core.store.insert_pod(&record).await {
@@ -304,6 +316,8 @@ fn check(core: &Core, request: &CreatePod) -> Result<()> {
     if !matches!(request.network.as_str(), "" | "default" | "none") {
         core.networks.find(&request.network)?;
     }
+    services::check(&request.services)?;
+    core.networks.check_services(&request.network, &request.services)?;
     check_change(&PodChange {
         labels: BTreeMap::new(),
         vcpus: request.vcpus,

@@ -163,6 +163,7 @@ impl Networks {
             names: names::of(spec, name, &wish.aliases),
             ports: Vec::new(),
             egress: egress(&spec.host)?,
+            services: Vec::new(),
             id: id.clone(),
         };
         state.endpoints.insert(id, endpoint.clone());
@@ -239,13 +240,14 @@ impl Networks {
 
     /// Takes an endpoint back: rules, link, and last its address.
     pub(super) async fn unplug(&self, endpoint: &Endpoint) {
-        if !endpoint.ports.is_empty() || self.is_bound(endpoint) {
+        if !endpoint.ports.is_empty() || !endpoint.services.is_empty() || self.is_bound(endpoint) {
             let _turn = self.host.lock().await;
             {
                 let mut state = self.state();
                 state.free.insert(endpoint.id.clone());
                 if let Some(known) = state.endpoints.get_mut(&endpoint.id) {
                     known.ports.clear();
+                    known.services.clear();
                 }
             }
             if let Err(error) = self.apply().await {

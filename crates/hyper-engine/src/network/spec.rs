@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use hyper_network::egress::{Blocked, Mode, Policy};
 pub use hyper_network::rules::Protocol;
+pub use hyper_network::service::Service;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -137,6 +138,9 @@ pub struct Endpoint {
     /// Its own policy, beside the network's.
     #[serde(default)]
     pub egress: Option<Policy>,
+    /// Of the pod.
+    #[serde(default)]
+    pub services: Vec<Service>,
 }
 
 impl Endpoint {

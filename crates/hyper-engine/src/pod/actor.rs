@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::registry::PodHandle;
+use super::services::ServiceChange;
 use super::spec::{PodChange, PodSpec, PodState, PodStatus};
 use super::{PodView, life};
 use crate::container::start;
@@ -36,6 +37,10 @@ pub(crate) enum Command {
     Unpause(Reply),
     Update {
         change: Box<PodChange>,
+        reply: Reply,
+    },
+    Services {
+        change: Box<ServiceChange>,
         reply: Reply,
     },
     /// Of a pod that is not up; with `force` of any.
@@ -168,6 +173,7 @@ impl Actor {
                 let _ = reply.send(done);
             }
             Command::Update { change, reply } => self.update(*change, reply).await,
+            Command::Services { change, reply } => self.services(*change, reply).await,
             Command::Remove { force, reply } => return self.remove(force, reply).await,
         }
         false
@@ -196,6 +202,36 @@ impl Actor {
         }
         let spec = change.over(&self.spec);
         self.core.store.set_pod_spec(&spec).await?;
+        self.spec = Arc::new(spec);
+        self.publish(self.supervisor());
+        self.event("update");
+        Ok(())
+    }
+
+    async fn services(&mut self, change: ServiceChange, reply: Reply) {
+        if matches!(self.work, Work::Starting { .. } | Work::Ending { .. }) {
+            self.deferred.push_back(Command::Services { change: Box::new(change), reply });
+            return;
+        }
+        let done = self.change_services(change).await;
+        let _ = reply.send(done);
+    }
+
+    async fn change_services(&mut self, change: ServiceChange) -> Result<()> {
+        let services = change.over(&self.spec)?;
+        let networks = &self.core.networks;
+        networks.check_services(&self.spec.network, &services)?;
+        let up = matches!(self.work, Work::Up { .. });
+        if up {
+            networks.set_services(&self.spec.id, &services).await?;
+        }
+        let spec = PodSpec { services, ..(*self.spec).clone() };
+        if let Err(error) = self.core.store.set_pod_spec(&spec).await {
+            if up && let Err(again) = networks.set_services(&spec.id, &self.spec.services).await {
+                tracing::warn!(pod = spec.id, error = again.chain(), "services");
+            }
+            return Err(error);
+        }
         self.spec = Arc::new(spec);
         self.publish(self.supervisor());
         self.event("update");
@@ -388,7 +424,8 @@ impl Actor {
                 | Command::Stop(reply)
                 | Command::Pause(reply)
                 | Command::Unpause(reply)
-                | Command::Update { reply, .. } => drop(reply.send(missing())),
+                | Command::Update { reply, .. }
+                | Command::Services { reply, .. } => drop(reply.send(missing())),
                 // It is gone, as asked.
                 Command::Remove { reply, .. } => drop(reply.send(Ok(()))),
             }

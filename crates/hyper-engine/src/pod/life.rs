@@ -69,7 +69,9 @@ async fn attach(core: &Arc<Core>, spec: &PodSpec, name: String) -> Result<Attach
         let _turn = turn;
         engine.networks.attach(&whole, &name).await
     };
-    core.tasks.spawn(attaching).await.map_err(|_| Error::ShuttingDown)?
+    let attachment = core.tasks.spawn(attaching).await.map_err(|_| Error::ShuttingDown)??;
+    core.networks.set_services(&spec.id, &spec.services).await?;
+    Ok(attachment)
 }
 
 /// Waits for the end of the sandbox, which is the end of the guest.

@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 /// Of a CPU quota, in microseconds.
 const PERIOD_US: u64 = 100_000;
 
+use crate::network::spec::Service;
+
 /// What a client asks for. Empty and `None`: the engine's default.
 #[derive(Debug, Clone, Default)]
 pub struct CreatePod {
@@ -32,6 +34,8 @@ pub struct CreatePod {
     pub network: String,
     /// What it may reach, see `hyper_network::egress`.
     pub egress: Option<String>,
+    /// What only it sees, see `hyper_network::service`.
+    pub services: Vec<Service>,
 }
 
 /// What `update` changes; absent: stays. A guest that runs can be given less than it booted with,
@@ -93,6 +97,8 @@ pub struct PodSpec {
     pub network: String,
     /// What it may reach, see `hyper_network::egress`.
     pub egress: Option<String>,
+    /// What only it sees.
+    pub services: Vec<Service>,
 }
 
 /// See the module.

@@ -28,7 +28,6 @@ fn translate(pod: &UserPod, fetched: &Fetched) -> FieldResult<Plan> {
     files::check(pod)?;
     for (field, given, why) in [
         ("interfaces", !pod.interfaces.is_empty(), "the pod's network is the engine's to make"),
-        ("services", !pod.services.is_empty(), "there is no load balancer in the guest"),
         (
             "portmappingWhiteLists",
             pod.port_white_lists.is_some(),
@@ -42,6 +41,7 @@ fn translate(pod: &UserPod, fetched: &Fetched) -> FieldResult<Plan> {
     if pod.id.is_empty() {
         return wrong("id", "a name for the pod is wanted");
     }
+    let services = super::service::all(&pod.services)?;
     let mut containers = Vec::new();
     for (at, container) in pod.containers.iter().enumerate() {
         let files = files::given(pod, container, fetched);
@@ -67,6 +67,7 @@ fn translate(pod: &UserPod, fetched: &Fetched) -> FieldResult<Plan> {
         "labels": pod.labels,
         "vcpus": (pod.resource.vcpu > 0).then_some(pod.resource.vcpu),
         "memory_bytes": (memory > 0).then_some(memory),
+        "services": services,
     });
     let details = pod.containers.iter().flat_map(|container| &container.volumes);
     let details = details.filter_map(|reference| reference.detail.as_ref());
@@ -117,7 +118,7 @@ fn container(pod: &UserPod, given: &UserContainer, at: usize) -> FieldResult<Con
     let (mut exposed, mut bindings) = (Map::new(), Map::new());
     for port in &given.ports {
         if port.service_port != 0 {
-            return wrong("ports.servicePort", "it cannot be honoured: see `services`");
+            return wrong("ports.servicePort", "it cannot be honoured: give the pod `services`");
         }
         let text = |number: u16| if number == 0 { String::new() } else { number.to_string() };
         let mapping = PortMapping {
