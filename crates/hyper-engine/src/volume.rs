@@ -2,7 +2,7 @@
 //!
 //! | driver | is | shared by pods | options |
 //! | --- | --- | --- | --- |
-//! | `local` | a directory of the host, `volumes/NAME/_data`; or, with `type` and `device`, a directory elsewhere or a tmpfs | yes, live | as Docker's |
+//! | `local` | a directory of the host, `volumes/NAME/_data`; or, with `type` and `device`, a directory elsewhere, a tmpfs or a directory of an NFS server | yes, live | as Docker's |
 //! | `disk` | a sparse ext4 file, a block device of the guest: no file system of the host in its way | no: one writes, or several read | `size` |
 //! | `tmpfs` | memory of the guest, gone with it | no | those of a tmpfs |
 //!
@@ -13,6 +13,8 @@
 //!   a container that is just being made.
 //! - The host reads no file system that a guest has written; a `local` volume's files it never
 //!   follows further than their own names.
+
+mod nfs;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,8 @@ use crate::core::Core;
 use crate::engine::Engine;
 use crate::event::Kind;
 use crate::{Error, Result, id, layout};
+
+pub(crate) use nfs::Nfs;
 
 /// Docker's label of a volume that nobody named.
 const ANONYMOUS: &str = "com.docker.volume.anonymous";
@@ -115,6 +119,8 @@ pub(crate) enum Backing {
     Disk(PathBuf),
     /// Options of a tmpfs.
     Memory(String),
+    /// The guest mounts it.
+    Nfs(Nfs),
 }
 
 impl Volume {
@@ -127,6 +133,10 @@ impl Volume {
             Driver::Local => match (option("type"), option("device")) {
                 ("", "") => Backing::Directory(layout.volume(&self.name).join("_data")),
                 ("tmpfs", _) => Backing::Memory(option("o").to_owned()),
+                ("nfs" | "nfs4", device) => Backing::Nfs(
+                    // Looked at when it was made.
+                    Nfs::parse(device, option("o")).unwrap_or_default(),
+                ),
                 _ => Backing::Directory(option("device").into()),
             },
         })
@@ -313,6 +323,10 @@ fn check(volume: &Volume) -> Result<()> {
         Driver::Local if volume.options.is_empty() => Ok(()),
         Driver::Local => match option("type") {
             "tmpfs" => crate::oci::check_tmpfs("/volume", option("o")),
+            "nfs" | "nfs4" => match Nfs::parse(option("device"), option("o")) {
+                Ok(_) => Ok(()),
+                Err(why) => bad(why),
+            },
             "none" | "bind" | ""
                 if option("o").split(',').any(|o| matches!(o, "bind" | "rbind")) =>
             {
@@ -323,8 +337,8 @@ fn check(volume: &Volume) -> Result<()> {
                 }
             }
             kind => bad(format!(
-                "type \"{kind}\" with device \"{}\" is not mounted: type=tmpfs, and type=none with \
-                 o=bind are",
+                "type \"{kind}\" with device \"{}\" is not mounted: type=tmpfs, type=nfs, and \
+                 type=none with o=bind are",
                 option("device")
             )),
         },
@@ -385,7 +399,7 @@ fn place(layout: &layout::Layout, templates: &Path, volume: &Volume) -> Result<(
             let _ = std::fs::remove_file(&path);
             hyper_disk::fresh_ext4_from(templates, &path, disk_bytes(volume)?).map_err(Error::Disk)
         }
-        Backing::Directory(_) | Backing::Memory(_) => Ok(()),
+        Backing::Directory(_) | Backing::Memory(_) | Backing::Nfs(_) => Ok(()),
     }
 }
 
@@ -525,7 +539,8 @@ mod test {
             check(&volume(driver, options)).unwrap();
         }
         for (driver, options, named) in [
-            (Driver::Local, &[("type", "nfs"), ("device", ":/x"), ("o", "addr=h")][..], "nfs"),
+            (Driver::Local, &[("type", "nfs"), ("device", ":/x"), ("o", "addr=h")][..], "addr=h"),
+            (Driver::Local, &[("type", "cifs"), ("device", "//h/x")], "cifs"),
             (Driver::Local, &[("type", "none"), ("device", "x"), ("o", "bind")], "\"x\""),
             (Driver::Local, &[("size", "1G")], "\"size\""),
             (Driver::Disk, &[("size", "1M")], "\"1M\""),

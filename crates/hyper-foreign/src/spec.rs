@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use hyper_files::user;
-use hyper_task::mount::{COPY, COPY_UP, DISK_KIND, LIVE};
+use hyper_task::mount::{COPY, COPY_UP, DISK_KIND, LIVE, NFS_KIND};
 use serde_json::{Value, json};
 
 use crate::ForeignError;
@@ -55,6 +55,13 @@ pub(crate) fn for_runtime(mut spec: Value, root: &Path) -> Result<(Value, Vec<Co
                 "volume at `{target}` is a disk with a file system that guests write, which the \
                  host does not mount: use a volume of driver local without a size, or a runtime \
                  with a guest"
+            )));
+        }
+        if mount["type"] == NFS_KIND {
+            return Err(ForeignError::Invalid(format!(
+                "volume at `{target}` is a directory of an NFS server, which guests mount \
+                 themselves: mount it on the host and use a volume of type=none,o=bind, or a \
+                 runtime with a guest"
             )));
         }
         let source = mount["source"].as_str().map(PathBuf::from);

@@ -4,6 +4,7 @@
 //! they are honoured, or refused by name.
 
 mod files;
+mod nas;
 mod service;
 mod translate;
 
@@ -155,9 +156,10 @@ pub struct VolumeReference {
 #[serde(deny_unknown_fields, default)]
 pub struct UserVolume {
     pub name: String,
-    /// A directory of the host; empty: a volume that goes with the pod.
+    /// A directory of the host, or of format `nas` `ADDRESS:/PATH` of an NFS server; empty: a volume
+    /// that goes with the pod.
     pub source: String,
-    /// `vfs`; the others (raw, qcow2, vdi, rbd, nas) are refused.
+    /// `vfs` or `nas`; the others (raw, qcow2, vdi, rbd) are refused.
     pub format: String,
     /// Refused.
     pub fstype: String,

@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper_hypervisor::{Disk, Extent};
 use hyper_link::message::{FileEntry, FileInjection, SHARED};
-use hyper_task::mount::{COPY, DISK_KIND, LIVE};
+use hyper_task::mount::{COPY, DISK_KIND, LIVE, NFS_KIND};
 use serde_json::{Value, json};
 
 use crate::PodError;
@@ -33,7 +33,8 @@ const MAX_DEPTH: usize = 32;
 const COPIED: [&str; 3] = ["/etc/resolv.conf", "/etc/hostname", "/etc/hosts"];
 /// Propagation that reaches beyond the container.
 const TO_HOST: [&str; 4] = ["shared", "rshared", "slave", "rslave"];
-const GUEST_KINDS: [&str; 7] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"];
+const GUEST_KINDS: [&str; 8] =
+    ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", NFS_KIND];
 
 /// What the mounts of a `config.json` need beside the guest's own file systems.
 #[derive(Debug, Default)]

@@ -4,6 +4,9 @@
 /// The file is a multiple of 4096 bytes long and used by nothing else meanwhile.
 pub const DISK_KIND: &str = "hyper.disk";
 
+/// Type of a mount that the guest makes over the pod's network, with the option `addr=`.
+pub const NFS_KIND: &str = "nfs4";
+
 /// Option of a bind of a directory, or of a [`DISK_KIND`]: while it is empty it takes what the
 /// image has at its place, with owners and modes.
 pub const COPY_UP: &str = "hyper.copyup";

@@ -13,6 +13,7 @@
 mod inside;
 mod maker;
 mod mounts;
+mod nfs;
 mod outside;
 mod program;
 mod rootfs;

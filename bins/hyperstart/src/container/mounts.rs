@@ -24,6 +24,7 @@ use rustix::{
 
 use super::{
     inside::{Inside, name_of},
+    nfs,
     volume::{is_volume, mount_volume},
 };
 use crate::{
@@ -69,6 +70,9 @@ fn mount_one(inside: &Inside, wanted: &Mount) -> Outcome<()> {
     let kind = if wanted.kind == "cgroup" { "cgroup2" } else { wanted.kind.as_str() };
     if is_volume(wanted) {
         return mount_volume(inside, wanted);
+    }
+    if kind == nfs::KIND {
+        return nfs::mount_nfs(inside, wanted);
     }
     if bind || !GUEST_FILE_SYSTEMS.contains(&kind) {
         return Err(unsupported(format!(

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use hyper_task::mount::{COPY, COPY_UP, DISK_KIND, LIVE};
+use hyper_task::annotation::FILES_ONLY;
+use hyper_task::mount::{COPY, COPY_UP, DISK_KIND, LIVE, NFS_KIND};
 
 use super::Surroundings;
 use crate::container::spec::{Mount, MountKind, Spec};
@@ -56,7 +57,7 @@ pub(super) fn list(spec: &Spec, surroundings: &Surroundings) -> Result<Vec<Value
         mounts.push(tmpfs(at, options)?);
     }
     for mount in &spec.host.mounts {
-        mounts.extend(given(mount, surroundings)?);
+        mounts.extend(given(spec, mount, surroundings)?);
     }
     // Last: what is given is seen, whatever is mounted above it.
     for given in &surroundings.given {
@@ -70,7 +71,7 @@ pub(super) fn list(spec: &Spec, surroundings: &Surroundings) -> Result<Vec<Value
 }
 
 /// A directory of the host or a volume; a volume that is not looked up yet is nothing.
-fn given(mount: &Mount, surroundings: &Surroundings) -> Result<Option<Value>> {
+fn given(spec: &Spec, mount: &Mount, surroundings: &Surroundings) -> Result<Option<Value>> {
     let directory = |source: &Path, copy_up: bool| {
         let private = if mount.propagation.is_empty() { "rprivate" } else { &mount.propagation };
         let mut options = vec![
@@ -102,6 +103,20 @@ fn given(mount: &Mount, surroundings: &Surroundings) -> Result<Option<Value>> {
         Some(Backing::Memory(options)) => {
             let options = if mount.read_only { format!("{options},ro") } else { options.clone() };
             Some(tmpfs(&mount.target, &options)?)
+        }
+        Some(Backing::Nfs(_)) if spec.host.annotations.contains_key(FILES_ONLY) => {
+            // A container that does not run has no network: its place cannot be written.
+            Some(tmpfs(&mount.target, "ro,size=4k,mode=000")?)
+        }
+        Some(Backing::Nfs(nfs)) => {
+            let mut options = nfs.options.clone();
+            if mount.read_only {
+                options.push("ro".to_owned());
+            }
+            Some(json!({
+                "destination": mount.target, "type": NFS_KIND, "source": nfs.source,
+                "options": options,
+            }))
         }
     })
 }

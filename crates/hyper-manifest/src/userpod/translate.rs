@@ -71,7 +71,11 @@ fn translate(pod: &UserPod, fetched: &Fetched) -> FieldResult<Plan> {
     });
     let details = pod.containers.iter().flat_map(|container| &container.volumes);
     let details = details.filter_map(|reference| reference.detail.as_ref());
-    let own = pod.volumes.iter().chain(details).filter(|volume| volume.source.is_empty());
+    let own = pod
+        .volumes
+        .iter()
+        .chain(details)
+        .filter(|volume| volume.source.is_empty() && !super::nas::is_nas(volume));
     let volumes = own.map(|volume| format!("{}-{}", pod.id, volume.name)).collect();
     Ok(Plan { name: pod.id.clone(), pod: body, containers, volumes })
 }
@@ -165,6 +169,7 @@ fn container(pod: &UserPod, given: &UserContainer, at: usize) -> FieldResult<Con
             "GroupAdd": user.map(|user| &user.additional_groups),
             "Ulimits": ulimits.collect::<Vec<_>>(),
             "Binds": binds(pod, given)?,
+            "Mounts": super::nas::mounts(pod, given)?,
             "PortBindings": bindings,
         },
     });
@@ -183,10 +188,12 @@ fn binds(pod: &UserPod, given: &UserContainer) -> FieldResult<Vec<String>> {
     let mut binds = Vec::new();
     for reference in &given.volumes {
         let field = format!("volumes `{}`", reference.path);
-        let named = || pod.volumes.iter().find(|volume| volume.name == reference.volume);
-        let Some(volume) = reference.detail.as_ref().or_else(named) else {
+        let Some(volume) = super::nas::meant(pod, reference) else {
             return wrong(field, format!("the pod has no volume `{}`", reference.volume));
         };
+        if super::nas::is_nas(volume) {
+            continue;
+        }
         let source =
             source(pod, volume).map_err(|(inner, why)| (format!("{field}: {inner}"), why))?;
         if !reference.path.starts_with('/') || reference.path.contains(':') {
@@ -200,7 +207,7 @@ fn binds(pod: &UserPod, given: &UserContainer) -> FieldResult<Vec<String>> {
 
 fn source(pod: &UserPod, volume: &UserVolume) -> FieldResult<String> {
     if !matches!(volume.format.as_str(), "" | "vfs") {
-        return wrong("format", format!("`{}` cannot be had: only vfs", volume.format));
+        return wrong("format", format!("`{}` cannot be had: only vfs and nas", volume.format));
     }
     for (field, given) in [
         ("fstype", !volume.fstype.is_empty()),
