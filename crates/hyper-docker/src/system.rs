@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use hyper_engine::VolumeDriver;
+use hyper_engine::spec::Log;
 use hyper_image::Credentials;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -102,7 +103,7 @@ pub(crate) async fn info(State(app): State<App>) -> Response {
         "Driver": "erofs",
         "DriverStatus": [["Image format", "EROFS"], ["Writable layer", "ext4 disk, overlayfs in the guest"]],
         "SystemStatus": null,
-        "Plugins": { "Volume": VolumeDriver::WORDS, "Network": ["bridge", "null"], "Authorization": null, "Log": ["json-file", "local", "none"] },
+        "Plugins": { "Volume": VolumeDriver::WORDS, "Network": ["bridge", "null"], "Authorization": null, "Log": Log::DRIVERS },
         "MemoryLimit": true,
         // Guests have none.
         "SwapLimit": false,

@@ -15,6 +15,7 @@ pub(crate) mod actor;
 pub(crate) mod create;
 pub mod given;
 pub mod health;
+pub(crate) mod journal;
 pub(crate) mod lending;
 pub(crate) mod mounts;
 pub(crate) mod restart;

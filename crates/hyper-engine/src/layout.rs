@@ -81,7 +81,7 @@ impl Layout {
 
     #[must_use]
     pub fn log(&self, id: &str, driver: &str) -> PathBuf {
-        let kind = if driver == "local" { "local" } else { "json" };
+        let kind = if driver == "json-file" { "json" } else { "local" };
         self.container(id).join(format!("{id}-{kind}.log"))
     }
 

@@ -263,8 +263,8 @@ mod test {
         let log = LogConfig {
             driver: "json-file".into(),
             path: dir.path().join("c.log"),
-            max_size: None,
             max_file: 1,
+            ..LogConfig::default()
         };
         let hub = Hub::new(Some(&log)).unwrap();
         let (first, second) = (hub.attach(ALL), hub.attach(ALL));

@@ -20,6 +20,7 @@ pub mod clients;
 mod entry;
 pub mod fifo;
 mod hub;
+mod journal;
 mod reader;
 pub mod socket;
 mod splitter;
@@ -36,16 +37,16 @@ pub use writer::{LogWriter, Loss};
 
 use std::path::PathBuf;
 
-/// The drivers that are written here: both as lines of JSON in files.
+/// The drivers that are written here: all as lines of JSON in files.
 fn is_ours(driver: &str) -> bool {
-    matches!(driver, "json-file" | "local")
+    matches!(driver, "json-file" | "local" | "journald")
 }
 
 /// Why a log cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// Only these are written by the supervisor.
-    #[error("log driver `{0}` is not json-file or local")]
+    #[error("log driver `{0}` is not json-file, local or journald")]
     UnknownDriver(String),
     #[error("{action} log `{}`", path.display())]
     Io {

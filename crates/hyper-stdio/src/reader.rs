@@ -353,7 +353,7 @@ mod test {
 
     fn config(dir: &tempfile::TempDir, max_size: Option<u64>, max_file: u32) -> LogConfig {
         let path = dir.path().join("c-json.log");
-        LogConfig { driver: "json-file".into(), path, max_size, max_file }
+        LogConfig { driver: "json-file".into(), path, max_size, max_file, journal: None }
     }
 
     fn entry(n: i64) -> Entry {

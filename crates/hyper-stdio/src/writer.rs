@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use hyper_task::stdio::LogConfig;
 
+use crate::journal::Journal;
 use crate::stamp::Stamper;
 use crate::{Entry, LogError};
 
@@ -47,6 +48,7 @@ pub struct LogWriter {
     file: Option<File>,
     size: u64,
     stamper: Stamper,
+    journal: Option<Journal>,
     loss: Loss,
 }
 
@@ -61,11 +63,13 @@ impl LogWriter {
         }
         let fail = |source| LogError::Io { action: "open", path: config.path.clone(), source };
         let (file, size) = append_to(&config.path).map_err(fail)?;
+        let journal = config.journal.as_ref().map(Journal::open).transpose().map_err(fail)?;
         Ok(Self {
             config: config.clone(),
             file: Some(file),
             size,
             stamper: Stamper::default(),
+            journal,
             loss: Loss::default(),
         })
     }
@@ -87,6 +91,18 @@ impl LogWriter {
             count += 1;
         }
         self.flush(&mut batch, &mut count);
+        self.tell_journal(entries);
+    }
+
+    fn tell_journal(&mut self, entries: &[Entry]) {
+        let Some(mut journal) = self.journal.take() else { return };
+        for entry in entries {
+            if let Err(error) = journal.send(entry) {
+                let told = format!("journal {}: {error}", journal.path().display());
+                self.lose(1, entry.data.len() as u64, &io::Error::new(error.kind(), told));
+            }
+        }
+        self.journal = Some(journal);
     }
 
     /// What was lost since the log was opened.
@@ -208,7 +224,8 @@ mod test {
     use crate::Stream;
 
     fn config(dir: &Path, max_size: Option<u64>, max_file: u32) -> LogConfig {
-        LogConfig { driver: "json-file".into(), path: dir.join("c-json.log"), max_size, max_file }
+        let path = dir.join("c-json.log");
+        LogConfig { driver: "json-file".into(), path, max_size, max_file, journal: None }
     }
 
     fn entries(range: std::ops::Range<usize>) -> Vec<Entry> {
@@ -261,8 +278,8 @@ mod test {
         let config = LogConfig {
             driver: "json-file".into(),
             path: "/dev/full".into(),
-            max_size: None,
             max_file: 1,
+            ..LogConfig::default()
         };
         let mut log = LogWriter::open(&config).unwrap();
         log.write(&entries(0..3));
@@ -274,7 +291,7 @@ mod test {
     #[test]
     fn other_drivers_are_refused_by_name() {
         let config =
-            LogConfig { driver: "syslog".into(), path: "/x".into(), max_size: None, max_file: 1 };
+            LogConfig { driver: "syslog".into(), path: "/x".into(), ..LogConfig::default() };
         assert!(LogWriter::open(&config).unwrap_err().to_string().contains("syslog"));
     }
 }

@@ -15,6 +15,8 @@ use std::path::PathBuf;
 
 /// Scheme of hub URIs.
 pub const HUB: &str = "hub:";
+/// Before the name of a journal's field.
+const FIELD: &str = "field.";
 
 /// Where one stream goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,15 +30,27 @@ pub enum Sink {
 }
 
 /// A container's log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogConfig {
-    /// `json-file`; others are refused by the supervisor by name.
+    /// `json-file`, `local`, `journald`; others are refused by the supervisor by name.
     pub driver: String,
+    /// The file that is read; also with `journald`.
     pub path: PathBuf,
     /// Bytes at which the file is rotated; `None`: never.
     pub max_size: Option<u64>,
     /// Files kept, the current one included; at least 1.
     pub max_file: u32,
+    /// Where else every line goes.
+    pub journal: Option<JournalConfig>,
+}
+
+/// A journal that a log is written to, too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JournalConfig {
+    /// journald's socket of the native protocol.
+    pub socket: PathBuf,
+    /// What every entry says beside its text.
+    pub fields: BTreeMap<String, String>,
 }
 
 /// A URI that cannot be understood.
@@ -84,6 +98,15 @@ impl Sink {
                     u32::try_from(files).ok().filter(|f| *f > 0).ok_or_else(|| bad("max-file"))?
                 }
             },
+            journal: keys.get("journal").map(|socket| JournalConfig {
+                socket: socket.into(),
+                fields: keys
+                    .iter()
+                    .filter_map(|(key, value)| {
+                        Some((key.strip_prefix(FIELD)?.to_owned(), value.clone()))
+                    })
+                    .collect(),
+            }),
         })))
     }
 
@@ -102,6 +125,13 @@ impl Sink {
                 );
                 if let Some(size) = log.max_size {
                     uri.push_str(&format!("&max-size={size}"));
+                }
+                if let Some(journal) = &log.journal {
+                    let socket = encode(&journal.socket.display().to_string());
+                    uri.push_str(&format!("&journal={socket}"));
+                    for (name, value) in &journal.fields {
+                        uri.push_str(&format!("&{FIELD}{name}={}", encode(value)));
+                    }
                 }
                 uri
             }
@@ -148,6 +178,10 @@ mod test {
             path: "/var/lib/a b&c/é.log".into(),
             max_size: Some(10),
             max_file: 3,
+            journal: Some(JournalConfig {
+                socket: "/run/systemd/journal/socket".into(),
+                fields: [("IMAGE_NAME".to_owned(), "a=b & ü".to_owned())].into(),
+            }),
         };
         for sink in
             [Sink::Null, Sink::Hub(None), Sink::Hub(Some(log)), Sink::Path("/run/fifo".into())]

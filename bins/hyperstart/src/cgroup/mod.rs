@@ -73,7 +73,7 @@ pub(crate) fn limit_containers(memory_bytes: u64) -> Outcome<()> {
     let beyond = used()?.saturating_sub(memory_bytes);
     if beyond > 0 {
         // It fails where less than that could be reclaimed: what counts is what is left.
-        let _some = kernel_file::put(&all.path.join("memory.reclaim"), &beyond.to_string());
+        let _some = kernel_file::put(all.path.join("memory.reclaim"), &beyond.to_string());
     }
     let left = used()?;
     if left > memory_bytes {

@@ -229,7 +229,7 @@ fn log(config: Option<&HostConfigLogConfig>) -> ApiResult<Log> {
         log.driver.clone_from(driver);
     }
     log.options = sorted(config.config.clone());
-    if log.driver == Log::LOCAL {
+    if log.driver == Log::LOCAL || log.driver == Log::JOURNALD {
         (log.max_bytes, log.max_files) = (Some(20 << 20), 5);
     }
     for (key, value) in &log.options {
@@ -245,6 +245,7 @@ fn log(config: Option<&HostConfigLogConfig>) -> ApiResult<Log> {
                     "unknown log opt '{key}' for none log driver: it writes nothing"
                 )));
             }
+            _ if log.driver == Log::JOURNALD && Log::JOURNALD_OPTIONS.contains(&key.as_str()) => {}
             // What is not compressed is not compressed.
             "compress" if value == "false" => {}
             "max-file" => log.max_files = value.parse().map_err(|_| bad())?,

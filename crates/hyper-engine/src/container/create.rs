@@ -10,7 +10,7 @@ use super::actor::{Actor, Begin, QUEUE, attributes};
 use super::spec::HealthCheck;
 use super::spec::{CreateRequest, HostSpec, Limits, Log, Spec};
 use super::state::State;
-use super::{View, given, health, mounts, restart, secrets, spec, throttle};
+use super::{View, given, health, journal, mounts, restart, secrets, spec, throttle};
 use crate::attach::Slot;
 use crate::core::{Core, Handle, image_error};
 use crate::event::Kind;
@@ -479,18 +479,10 @@ pub(crate) fn check_limits(limits: &Limits) -> Result<()> {
 fn check_log(log: &Log) -> Result<()> {
     match log.driver.as_str() {
         Log::JSON_FILE | Log::LOCAL | Log::NONE => Ok(()),
-        "journald" => {
-            let socket = "/run/systemd/journal/socket";
-            let why = match std::path::Path::new(socket).exists() {
-                false => format!("{socket} is not there: no journald runs on this host"),
-                true => "the journal is not written to in this version".to_owned(),
-            };
-            Err(Error::Unsupported(format!(
-                "log driver \"journald\" is not supported: {why}: use json-file or local"
-            )))
-        }
+        Log::JOURNALD => journal::check(log),
         other => Err(Error::Invalid(format!(
-            "logger: no log driver named '{other}' is registered: json-file, local and none are"
+            "logger: no log driver named '{other}' is registered: {} are",
+            Log::DRIVERS.join(", ")
         ))),
     }
 }

@@ -308,7 +308,7 @@ pub enum Seccomp {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Log {
-    /// `json-file`, `local` or `none`.
+    /// One of [`Log::DRIVERS`].
     pub driver: String,
     /// As given, for `inspect`.
     pub options: BTreeMap<String, String>,
@@ -331,7 +331,12 @@ impl Log {
     pub const JSON_FILE: &str = "json-file";
     /// The same lines as json-file, rotated by default; the format is nobody else's business.
     pub const LOCAL: &str = "local";
+    /// The journal, and a log as `local` has it: that is the one that is read.
+    pub const JOURNALD: &str = "journald";
+    /// What it takes beside the options of `local`.
+    pub const JOURNALD_OPTIONS: [&str; 4] = super::journal::OPTIONS;
     pub const NONE: &str = "none";
+    pub const DRIVERS: [&str; 4] = [Self::JOURNALD, Self::JSON_FILE, Self::LOCAL, Self::NONE];
 }
 
 /// One `setrlimit`.

@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::spec::{Log, Mount, MountKind, Spec};
 use super::state::Exit;
-use super::{mounts, secrets};
+use super::{journal, mounts, secrets};
 use crate::attach::Slot;
 use crate::core::Core;
 use crate::engine::pods;
@@ -112,6 +112,10 @@ pub(crate) fn log_config(core: &Core, spec: &Spec) -> Option<LogConfig> {
         path: core.layout.log(&spec.id, &spec.host.log.driver),
         max_size: spec.host.log.max_bytes,
         max_file: spec.host.log.max_files.max(1),
+        journal: (spec.host.log.driver == Log::JOURNALD).then(|| {
+            let name = core.find(&spec.id).map(|found| found.view.borrow().name.clone());
+            journal::config(spec, &name.unwrap_or_default())
+        }),
     })
 }
 

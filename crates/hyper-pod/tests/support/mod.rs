@@ -158,8 +158,8 @@ pub async fn logged(path: &Path) -> String {
     let log = hyper_task::stdio::LogConfig {
         driver: "json-file".into(),
         path: path.into(),
-        max_size: None,
         max_file: 1,
+        ..Default::default()
     };
     let mut reader = hyper_stdio::LogReader::open(&log, Default::default()).await.unwrap();
     let mut text = Vec::new();
