@@ -48,11 +48,11 @@ fn limits_are_enforced_in_the_guest() {
 
 /// The disk of the host that `directory` is on, e.g. `/dev/vda`.
 fn disk_of(directory: &Path) -> String {
-    let number = std::fs::metadata(directory).unwrap().dev();
+    let number = std::fs::metadata(directory).expect("a directory").dev();
     let (major, minor) = ((number >> 8) & 0xfff, (number & 0xff) | ((number >> 12) & 0xfff00));
     let own = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).expect("a disk");
-    let disk = if own.join("partition").exists() { own.parent().unwrap() } else { &own };
-    format!("/dev/{}", disk.file_name().unwrap().to_str().unwrap())
+    let disk = if own.join("partition").exists() { own.parent().expect("its disk") } else { &own };
+    format!("/dev/{}", disk.file_name().expect("a name").display())
 }
 
 /// What the host's cgroups (v1 or v2) say of write bounds.
