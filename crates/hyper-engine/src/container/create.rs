@@ -13,6 +13,7 @@ use super::state::State;
 use super::{View, given, health, journal, mounts, restart, secrets, spec, throttle};
 use crate::attach::Slot;
 use crate::core::{Core, Handle, image_error};
+use crate::engine::pods::KERNELS_NAME;
 use crate::event::Kind;
 use crate::phases::{self, Record};
 use crate::store;
@@ -388,11 +389,15 @@ fn check_host(core: &Core, host: &HostSpec) -> Result<()> {
     }
     for (option, name) in [("hostname", &host.hostname), ("domainname", &host.domainname)] {
         let label = |label: &str| {
-            label.len() <= MAX_HOSTNAME
+            (name.is_empty() || !label.is_empty())
+                && label.len() <= MAX_HOSTNAME
                 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
-        if name.len() > 253 || !name.split('.').all(label) {
-            return Err(Error::Invalid(format!("invalid {option} `{name}`")));
+        if name.len() > KERNELS_NAME || !name.split('.').all(label) {
+            return Err(Error::Invalid(format!(
+                "invalid {option} `{name}`: letters, digits, `-` and `_`, at most {MAX_HOSTNAME} \
+                 between dots and {KERNELS_NAME} in all"
+            )));
         }
     }
     check_limits(&host.limits)?;

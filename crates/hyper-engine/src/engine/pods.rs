@@ -23,6 +23,8 @@ use crate::{Error, Result, View, id, signal};
 /// Least memory of a guest that has something to do.
 const MIN_MEMORY: u64 = 16 << 20;
 const MAX_HOSTNAME: usize = 63;
+/// Longest that a kernel takes: `HOST_NAME_MAX` of Linux.
+pub(crate) const KERNELS_NAME: usize = 64;
 
 impl Engine {
     /// Makes a pod without containers; nothing runs yet. Returns its id.
@@ -301,7 +303,8 @@ fn check(core: &Core, request: &CreatePod) -> Result<()> {
     }
     if !request.hostname.is_empty() && !is_hostname(&request.hostname) {
         return invalid(format!(
-            "invalid hostname `{}`: letters, digits and `-`, at most {MAX_HOSTNAME} between dots",
+            "invalid hostname `{}`: letters, digits and `-`, at most {MAX_HOSTNAME} between dots \
+             and {KERNELS_NAME} in all",
             request.hostname
         ));
     }
@@ -335,8 +338,10 @@ fn is_hostname(text: &str) -> bool {
         !label.is_empty()
             && label.len() <= MAX_HOSTNAME
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
     };
-    text.len() <= 253 && text.split('.').all(label)
+    text.len() <= KERNELS_NAME && text.split('.').all(label)
 }
 
 /// The containers of a pod, oldest first.

@@ -283,4 +283,42 @@ mod test {
             assert_eq!(base64(bad), None, "{bad}");
         }
     }
+
+    /// The first Hyper's table of port mappings, `types/spec_test.go`.
+    #[test]
+    fn ports_and_ranges_of_ports() {
+        let of = |host: &str, container: &str, protocol: &str| {
+            mappings(&[PortMapping {
+                host_port: host.to_owned(),
+                container_port: container.to_owned(),
+                protocol: protocol.to_owned(),
+            }])
+        };
+        for (host, container, protocol, expected) in [
+            ("80", "80", "", &[("80/tcp", "80")][..]),
+            ("8080", "80", "TCP", &[("80/tcp", "8080")]),
+            ("53", "5353", "udp", &[("5353/udp", "53")]),
+            ("3000-3001", "1300-1301", "tcp", &[("1300/tcp", "3000"), ("1301/tcp", "3001")]),
+            ("7-7", "9", "tcp", &[("9/tcp", "7")]),
+        ] {
+            let (exposed, bindings) = of(host, container, protocol).unwrap();
+            assert_eq!(exposed.len(), expected.len(), "{host}:{container}");
+            for (inside, outside) in expected {
+                assert_eq!(bindings[*inside][0]["HostPort"], *outside, "{host}:{container}");
+            }
+        }
+        for (host, container, protocol, field) in [
+            ("80-81", "80", "tcp", "hostPort"),
+            ("80", "80-82", "tcp", "hostPort"),
+            ("81-80", "80-81", "tcp", "hostPort"),
+            ("0", "80", "tcp", "hostPort"),
+            ("80", "65536", "tcp", "containerPort"),
+            ("80", "", "tcp", "containerPort"),
+            ("80", "a", "tcp", "containerPort"),
+            ("80", "80", "sctp", "protocol"),
+        ] {
+            let (at, why) = of(host, container, protocol).unwrap_err();
+            assert_eq!(at, field, "{host}:{container}/{protocol}: {why}");
+        }
+    }
 }
