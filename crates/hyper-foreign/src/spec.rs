@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use hyper_files::user;
-use hyper_task::mount::{COPY, COPY_UP, DISK_KIND, LIVE, NFS_KIND};
+use hyper_task::mount::{COPY, COPY_UP, DISK_KIND, LIVE, NFS_KIND, OWNER};
 use serde_json::{Value, json};
 
 use crate::ForeignError;
@@ -66,6 +66,12 @@ pub(crate) fn for_runtime(mut spec: Value, root: &Path) -> Result<(Value, Vec<Co
         }
         let source = mount["source"].as_str().map(PathBuf::from);
         if let Some(options) = mount["options"].as_array_mut() {
+            let owner =
+                options.iter().filter_map(Value::as_str).find_map(|o| o.strip_prefix(OWNER));
+            if let (Some(owner), Some(source)) = (owner, &source) {
+                give(source, owner, root, &target)?;
+            }
+            options.retain(|option| !option.as_str().is_some_and(|o| o.starts_with(OWNER)));
             let copy_up = options.iter().any(|option| option == COPY_UP);
             options.retain(|option| option != COPY_UP && option != LIVE && option != COPY);
             if let (true, Some(directory)) = (copy_up, source) {
@@ -82,6 +88,20 @@ pub(crate) fn for_runtime(mut spec: Value, root: &Path) -> Result<(Value, Vec<Co
     }
     without_swap(&mut spec["linux"]["resources"], Path::new("/sys/fs/cgroup"));
     Ok((spec, volumes))
+}
+
+/// A file that was made for the container becomes that of a user of its image.
+fn give(file: &Path, owner: &str, root: &Path, target: &str) -> Result<()> {
+    let (passwd, group) = (user::read(root, "etc/passwd"), user::read(root, "etc/group"));
+    let who = user::resolve(owner, &passwd, &group)
+        .map_err(|error| ForeignError::Refused(format!("file {target}: {error}")))?;
+    let mode = std::fs::symlink_metadata(file).map(|meta| meta.permissions());
+    let given = mode.and_then(|mode| {
+        std::os::unix::fs::lchown(file, Some(who.uid), Some(who.gid))?;
+        // A change of owner takes the set-user-id bit away.
+        std::fs::set_permissions(file, mode)
+    });
+    given.map_err(crate::error::file("set the owner of", file))
 }
 
 /// The OCI `process` of an exec.

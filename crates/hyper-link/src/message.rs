@@ -193,6 +193,9 @@ pub struct FileInjection {
     pub uid: u32,
     #[serde(default)]
     pub gid: u32,
+    /// `USER[:GROUP]` in place of the two: names are the image's to know.
+    #[serde(default)]
+    pub owner: Option<String>,
     pub read_only: bool,
     /// It is a directory, with exactly these files.
     #[serde(default)]

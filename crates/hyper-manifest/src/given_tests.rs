@@ -191,10 +191,8 @@ fn files_of_a_user_pod() {
     assert_eq!((content(2), content(3)), (b"from there".to_vec(), b"own".to_vec()));
     let (first, second) = (&given[0]["Files"][0], &given[1]["Files"][0]);
     assert_eq!((&first["Mode"], &given[0]["Writable"]), (&json!(0o755), &json!(true)));
-    assert_eq!(
-        (&second["Mode"], &second["Uid"], &second["Gid"]),
-        (&json!(0o640), &json!(5), &json!(0))
-    );
+    assert_eq!((&second["Mode"], &second["Owner"]), (&json!(0o640), &json!("5:root")));
+    assert_eq!(first["Owner"], Value::Null);
 
     for (files, references, words) in [
         (json!([]), json!([{"path": "/a", "filename": "x"}]), "no file `x`"),
@@ -202,7 +200,7 @@ fn files_of_a_user_pod() {
         (json!([{"name": "a"}, {"name": "a"}]), json!([]), "two files"),
         (json!([]), json!([{"path": "a", "detail": {}}]), "absolute"),
         (json!([]), json!([{"path": "/a", "perm": "9", "detail": {}}]), "perm"),
-        (json!([]), json!([{"path": "/a", "user": "joe", "detail": {}}]), "`joe`"),
+        (json!([]), json!([{"path": "/a", "user": "j:e", "detail": {}}]), "`j:e`"),
         (
             json!([]),
             json!([{"path": "/a", "detail": {"encoding": "base64", "content": "a?"}}]),

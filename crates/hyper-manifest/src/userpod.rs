@@ -179,9 +179,9 @@ pub struct FileReference {
     pub filename: String,
     /// Octal; default: 0755
     pub perm: String,
-    /// Number, or `root`
+    /// Name in the image, or number; default: root
     pub user: String,
-    /// Number, or `root`
+    /// Name in the image, or number; default: the user's
     pub group: String,
     /// The file itself, instead of a name.
     pub detail: Option<UserFile>,

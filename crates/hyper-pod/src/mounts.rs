@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper_hypervisor::{Disk, Extent};
 use hyper_link::message::{FileEntry, FileInjection, SHARED};
-use hyper_task::mount::{COPY, DISK_KIND, LIVE, NFS_KIND};
+use hyper_task::mount::{COPY, DISK_KIND, LIVE, NFS_KIND, OWNER};
 use serde_json::{Value, json};
 
 use crate::PodError;
@@ -154,7 +154,9 @@ fn bind(mount: &Value, name: String) -> Result<Bind, PodError> {
     }
     let read_only = options(mount).any(|option| option == "ro");
     if options(mount).any(|option| option == COPY) {
-        let (file, bytes) = given(source, destination, read_only)?;
+        let (mut file, bytes) = given(source, destination, read_only)?;
+        file.owner =
+            options(mount).find_map(|option| option.strip_prefix(OWNER)).map(str::to_owned);
         return Ok(Bind::File(file, bytes));
     }
     let live = options(mount).any(|option| option == LIVE);
@@ -334,13 +336,15 @@ mod test {
         std::fs::set_permissions(&one, PermissionsExt::from_mode(0o400)).unwrap();
         let mut value = json!({"mounts": [
             {"destination": "/d", "type": "bind", "source": dir.path(), "options": ["rbind", "ro", COPY]},
-            {"destination": "/f", "type": "bind", "source": one, "options": ["rbind", "rw", COPY]},
+            {"destination": "/f", "type": "bind", "source": one,
+                "options": ["rbind", "rw", COPY, "hyper.owner=joe:staff"]},
         ]});
         let files = carry_mounts(&mut value, "c").unwrap().files;
         assert_eq!(value["mounts"], json!([]));
         let entries = files[0].entries.as_ref().unwrap();
         assert_eq!(entries.iter().map(|e| e.path.as_str()).collect::<Vec<_>>(), ["a", "sub/b"]);
         assert_eq!((entries[0].mode, files[0].read_only), (0o400, true));
+        assert_eq!((&files[0].owner, files[1].owner.as_deref()), (&None, Some("joe:staff")));
         assert_eq!((files[1].mode, files[1].read_only, &files[1].entries), (0o400, false, &None));
         std::fs::write(&one, vec![0; (1 << 20) + 1]).unwrap();
         let mut value = json!({"mounts": [

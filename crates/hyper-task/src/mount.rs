@@ -18,3 +18,7 @@ pub const LIVE: &str = "hyper.live";
 /// Option of a bind of a file or directory that was made for the container: the guest gets a copy
 /// in its memory, with the owners and modes that the files have. At most 1 MiB each.
 pub const COPY: &str = "hyper.copy";
+
+/// Option beside [`COPY`] of a file: `hyper.owner=USER[:GROUP]`, names that the image's `/etc/passwd`
+/// and `/etc/group` know, or numbers.
+pub const OWNER: &str = "hyper.owner=";

@@ -417,7 +417,7 @@ fn files_of_a_user_pod_are_put_into_its_containers() {
             "files": [
                 {"path": "/usr/bin/tool", "filename": "raw"},
                 {"path": "/srv/encoded", "filename": "encoded", "perm": "0640", "user": "5", "group": "7"},
-                {"path": "/srv/local", "filename": "local"},
+                {"path": "/srv/local", "filename": "local", "user": "nobody", "group": "daemon"},
                 {"path": "/srv/served", "filename": "served"},
                 {"path": "/srv/own", "detail": {"content": "own"}},
             ],
@@ -427,11 +427,11 @@ fn files_of_a_user_pod_are_put_into_its_containers() {
     std::fs::write(&file, pod.to_string()).expect("write");
     let file = file.display().to_string();
     engine.hyper(&["apply", "-f", &file]).succeeded();
-    let ask = "tool; cd /srv; stat -c '%a %u %g' encoded local; md5sum encoded local served | cut -d' ' -f1; \
+    let ask = "tool; cd /srv; stat -c '%a %u %g' encoded; stat -c '%a %U %G' local; md5sum encoded local served | cut -d' ' -f1; \
                cat own; echo more >>own; cat own";
     let said = engine.hyper(&["exec", "main", "sh", "-c", ask]).succeeded();
     let sum = md5(&local);
-    let expected = format!("it runs\n640 5 7\n755 0 0\n{sum}\n{sum}\n{sum}\nownownmore");
+    let expected = format!("it runs\n640 5 7\n755 nobody daemon\n{sum}\n{sum}\n{sum}\nownownmore");
     assert_eq!(said.text(), expected);
     // What is in the files is of no matter to the removal.
     let moved = dir.path().join("moved");
@@ -442,6 +442,7 @@ fn files_of_a_user_pod_are_put_into_its_containers() {
     for (detail, words) in [
         (serde_json::json!({"encoding": "base64", "content": "aGk?"}), "not base64"),
         (serde_json::json!({"uri": "file:///no/such"}), "/no/such"),
+        (serde_json::json!({"uri": "file://other/x"}), "of another host"),
         (serde_json::json!({"uri": "ftp://h/x"}), "none of file://"),
         (serde_json::json!({"uri": "http://127.0.0.1:1/x"}), "127.0.0.1:1"),
         (serde_json::json!({"uri": large}), "more than 1048576 bytes"),

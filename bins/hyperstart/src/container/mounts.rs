@@ -11,6 +11,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hyper_files::user;
 use hyper_link::message::{FileEntry, FileInjection};
 use rustix::{
     fs::{FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, symlinkat},
@@ -156,7 +157,7 @@ fn node(
 pub(super) fn inject(inside: &Inside, files: &[FileInjection], store: &Path) -> Outcome<()> {
     for (number, file) in files.iter().enumerate() {
         let source = store.join(number.to_string());
-        let owner = (file.uid, file.gid);
+        let owner = owner(inside, file)?;
         let target = || match &file.entries {
             None => inside.file(&file.path),
             Some(_) => inside.directory(&file.path),
@@ -173,6 +174,15 @@ pub(super) fn inject(inside: &Inside, files: &[FileInjection], store: &Path) -> 
         mount_remount(name_of(&target()?), flags, "").doing(describe)?;
     }
     Ok(())
+}
+
+/// Who is to have the file.
+fn owner(inside: &Inside, file: &FileInjection) -> Outcome<(u32, u32)> {
+    let Some(name) = &file.owner else { return Ok((file.uid, file.gid)) };
+    let read = |name| user::read_at(inside.root(), name);
+    let found = user::resolve(name, &read("etc/passwd"), &read("etc/group"));
+    let found = found.map_err(|error| invalid(format!("file {}: {error}", file.path)))?;
+    Ok((found.uid, found.gid))
 }
 
 fn put_directory(source: &Path, file: &FileInjection, entries: &[FileEntry]) -> Outcome<()> {

@@ -6,7 +6,8 @@
 //!                            "Content": "BASE64"}]}],
 //! "HyperSecretEnv": [{"Name": "TOKEN", "Secret": "token", "Value": "BASE64"}]
 //! ```
-//! `Secret` is what errors and `inspect` call it; without it a file is no secret, and stored. What
+//! `Owner` (`USER[:GROUP]`, names of the image) may stand for `Uid` and `Gid` of a file that is not in
+//! a directory. `Secret` is what errors and `inspect` call it; without it a file is no secret, and stored. What
 //! `inspect` shows has no contents, but `Bytes` of what is no secret.
 
 use hyper_engine::spec::{Contents, Given, GivenFile, HostSpec, SecretVariable};
@@ -49,6 +50,7 @@ struct File {
     mode: u32,
     uid: u32,
     gid: u32,
+    owner: Option<String>,
     secret: Option<String>,
     content: Contents,
 }
@@ -78,6 +80,7 @@ fn given(files: Files) -> Given {
         mode: file.mode,
         uid: file.uid,
         gid: file.gid,
+        owner: file.owner,
         secret: file.secret,
         content: file.content,
     };
@@ -107,6 +110,9 @@ fn shown(given: &Given) -> Value {
         let mut shown = json!({
             "Path": file.path, "Mode": file.mode, "Uid": file.uid, "Gid": file.gid,
         });
+        if let Some(owner) = &file.owner {
+            shown["Owner"] = json!(owner);
+        }
         match &file.secret {
             Some(name) => shown["Secret"] = json!(name),
             None => shown["Bytes"] = json!(file.content.0.len()),

@@ -53,6 +53,8 @@ pub struct GivenFile {
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
+    /// `USER[:GROUP]` by the image's names, in place of the two; not in a directory.
+    pub owner: Option<String>,
     /// What it is called, if it is a secret.
     pub secret: Option<String>,
     /// Of a secret: empty, once the container is made.
@@ -224,6 +226,13 @@ fn check_file(given: &Given, file: &GivenFile) -> Result<()> {
     }
     if parts.count() > 16 || file.path.len() > 4000 {
         return bad("its path is too long".to_owned());
+    }
+    if let Some(owner) = &file.owner {
+        let strange = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ',');
+        if given.directory || owner.is_empty() || owner.len() > 255 || owner.contains(strange) {
+            let why = format!("owner `{owner}`: USER[:GROUP] of a file that is not in a directory");
+            return bad(why);
+        }
     }
     if file.mode > 0o7777 {
         return bad(format!("mode {:o} is none", file.mode));

@@ -30,6 +30,8 @@ pub(crate) struct Placed {
     pub source: PathBuf,
     pub target: String,
     pub writable: bool,
+    /// `USER[:GROUP]` of a file, when that is for the image to say.
+    pub owner: Option<String>,
 }
 
 /// Keeps the secrets of a container that is being made. On failure nothing is left.
@@ -112,7 +114,9 @@ pub(crate) fn lay_out(
     for (number, given) in host.files.iter().enumerate() {
         let source = all.join(number.to_string());
         lay(given, &source, &mut next)?;
-        placed.push(Placed { source, target: given.target.clone(), writable: given.writable });
+        let owner = given.files.first().and_then(|file| file.owner.clone());
+        let (target, writable) = (given.target.clone(), given.writable);
+        placed.push(Placed { source, target, writable, owner });
     }
     let spec = if host.secret_env.is_empty() {
         Arc::clone(spec)

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use hyper_task::annotation::FILES_ONLY;
-use hyper_task::mount::{COPY, COPY_UP, DISK_KIND, LIVE, NFS_KIND};
+use hyper_task::mount::{COPY, COPY_UP, DISK_KIND, LIVE, NFS_KIND, OWNER};
 
 use super::Surroundings;
 use crate::container::spec::{Mount, MountKind, Spec};
@@ -62,9 +62,11 @@ pub(super) fn list(spec: &Spec, surroundings: &Surroundings) -> Result<Vec<Value
     // Last: what is given is seen, whatever is mounted above it.
     for given in &surroundings.given {
         let access = if given.writable { "rw" } else { "ro" };
+        let options = ["rbind", access, "rprivate", "nosuid", "nodev", COPY].map(str::to_owned);
+        let owner = given.owner.iter().map(|owner| format!("{OWNER}{owner}"));
         mounts.push(json!({
             "destination": given.target, "type": "bind", "source": given.source,
-            "options": ["rbind", access, "rprivate", "nosuid", "nodev", COPY],
+            "options": options.into_iter().chain(owner).collect::<Vec<_>>(),
         }));
     }
     Ok(mounts)

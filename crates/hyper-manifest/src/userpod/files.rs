@@ -69,12 +69,11 @@ fn file(pod: &UserPod, reference: &FileReference, fetched: &Fetched) -> FieldRes
     let Some(mode) = mode else {
         return wrong("perm", format!("`{}` is no octal mode, such as 0644", reference.perm));
     };
-    let user = number("user", &reference.user)?;
-    let group = number("group", &reference.group)?;
+    let owner = owner(reference)?;
     Ok(json!({
         "Target": reference.path, "Writable": true,
         "Files": [{
-            "Mode": mode, "Uid": user, "Gid": group,
+            "Mode": mode, "Owner": owner,
             "Content": STANDARD.encode(contents(file, fetched)?),
         }],
     }))
@@ -102,15 +101,17 @@ fn contents(file: &UserFile, fetched: &Fetched) -> FieldResult<Vec<u8>> {
     }
 }
 
-fn number(field: &str, text: &str) -> FieldResult<u32> {
-    match text {
-        "" | "root" => Ok(0),
-        text => match text.parse() {
-            Ok(number) => Ok(number),
-            Err(_) => wrong(
-                field,
-                format!("`{text}` cannot be honoured: names are in the image, give the number"),
-            ),
-        },
+/// As the container's own user: names are the image's to know.
+fn owner(reference: &FileReference) -> FieldResult<Option<String>> {
+    for (field, text) in [("user", &reference.user), ("group", &reference.group)] {
+        if text.contains([':', ',', '/']) || text.contains(char::is_whitespace) {
+            return wrong(field, format!("`{text}` is neither a name nor a number"));
+        }
     }
+    Ok(match (reference.user.as_str(), reference.group.as_str()) {
+        ("", "") => None,
+        (user, "") => Some(user.to_owned()),
+        ("", group) => Some(format!("0:{group}")),
+        (user, group) => Some(format!("{user}:{group}")),
+    })
 }
