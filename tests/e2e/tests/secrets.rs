@@ -417,7 +417,7 @@ fn files_of_a_user_pod_are_put_into_its_containers() {
             "files": [
                 {"path": "/usr/bin/tool", "filename": "raw"},
                 {"path": "/srv/encoded", "filename": "encoded", "perm": "0640", "user": "5", "group": "7"},
-                {"path": "/srv/local", "filename": "local", "user": "nobody", "group": "daemon"},
+                {"path": "/srv/local", "filename": "local", "user": "nobody", "group": "staff"},
                 {"path": "/srv/served", "filename": "served"},
                 {"path": "/srv/own", "detail": {"content": "own"}},
             ],
@@ -431,7 +431,7 @@ fn files_of_a_user_pod_are_put_into_its_containers() {
                cat own; echo more >>own; cat own";
     let said = engine.hyper(&["exec", "main", "sh", "-c", ask]).succeeded();
     let sum = md5(&local);
-    let expected = format!("it runs\n640 5 7\n755 nobody daemon\n{sum}\n{sum}\n{sum}\nownownmore");
+    let expected = format!("it runs\n640 5 7\n755 nobody staff\n{sum}\n{sum}\n{sum}\nownownmore");
     assert_eq!(said.text(), expected);
     // What is in the files is of no matter to the removal.
     let moved = dir.path().join("moved");
