@@ -184,6 +184,8 @@ pub enum BenchCommand {
     Start(BenchStartFlags),
     /// Time bare guests of each hypervisor: boot, end, memory, and copies of a saved one
     Vmm(BenchVmmFlags),
+    /// Start many pods that stay, and tell their rate and memory at 1, 10, 100 and the last
+    Many(BenchManyFlags),
     /// Time pulls of images until they can run, and the memory they need, beside `docker pull`
     Pull(BenchPullFlags),
 }
@@ -499,6 +501,29 @@ pub struct BenchStartFlags {
     /// Docker engine to measure beside ours, when it answers
     #[arg(long, default_value = "unix:///var/run/docker.sock")]
     pub docker: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchManyFlags {
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub pods: u32,
+    /// Started, asked and removed at once
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub at_once: u32,
+    #[arg(long, default_value = "auto")]
+    pub runtime: String,
+    /// An image with `sleep` and `true`
+    #[arg(long, default_value = "busybox")]
+    pub image: String,
+    /// Network of the pods [default: as `run`]
+    #[arg(long)]
+    pub network: Option<String>,
+    /// Memory limit of each container, e.g. 64m [default: as `run`]
+    #[arg(long)]
+    pub memory: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

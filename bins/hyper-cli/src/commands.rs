@@ -107,6 +107,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<i32> {
         }
         Command::Version { format } => system::version(client, format).await,
         Command::Bench(BenchCommand::Start(flags)) => bench::start(client, flags).await,
+        Command::Bench(BenchCommand::Many(flags)) => bench::many(client, flags).await,
         Command::Bench(BenchCommand::Pull(flags)) => bench::pull(client, &flags).await,
         Command::Bench(BenchCommand::Run(flags)) => bench::run(client, flags).await,
         // Above: they need no daemon.

@@ -34,3 +34,17 @@ fn starts_are_measured_phase_by_phase() {
     assert!(report.text().contains("agent ready"), "{}", report.text());
     engine.hyper(&["bench", "start", "--runtime", "nothing", "--runs", "1"]).exited(1);
 }
+
+#[test]
+fn many_pods_come_run_and_go_without_a_trace() {
+    let engine = Engine::with_busybox();
+    let words = ["bench", "many", "--pods", "11", "--at-once", "4", "--runtime", runtimes()[0]];
+    let report = engine.hyper(&[&words[..], &["--json"]].concat()).succeeded().text();
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    let pods = |row: usize| report["rows"][row]["pods"].as_u64();
+    assert_eq!([pods(0), pods(1), pods(2), pods(3)], [Some(1), Some(10), Some(11), None]);
+    assert!(report["rows"][2]["pss_mib_per_pod"].as_f64() > Some(1.0), "{report}");
+    assert_eq!(engine.hyper(&["ps", "-aq"]).succeeded().text(), "");
+    let fails = ["bench", "many", "--pods", "3", "--runtime", "nothing"];
+    engine.hyper(&fails).exited(1).says(&["nothing"]);
+}

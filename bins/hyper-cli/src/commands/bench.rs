@@ -1,13 +1,16 @@
-//! `bench`: `run`, `report`, `compare`, `pull` and `vmm` are below; `start`: how long `run --rm IMAGE true` takes, phase by phase, each runtime in turn.
+//! `bench`: `run`, `report`, `compare`, `many`, `pull` and `vmm` are below; `start`: how long `run --rm IMAGE true` takes, phase by phase, each runtime in turn.
 //!
 //! Runs are interleaved (A B C A B C …) so that a noisy host is noisy for all. The wall time is
 //! that of the whole client process, as a user feels it; phases are the engine's own stamps.
 
+mod many;
+mod pss;
 mod pull;
 mod report;
 mod study;
 mod vmm;
 
+pub use many::many;
 pub use pull::pull;
 pub use report::{compare, report};
 pub use study::run;

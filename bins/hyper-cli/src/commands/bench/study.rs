@@ -14,7 +14,7 @@ mod find;
 mod job;
 mod limits;
 mod machine;
-mod process;
+pub(super) mod process;
 mod progress;
 mod subject;
 mod tree;

@@ -1,6 +1,5 @@
 //! Containers started all at once, and the memory of all their processes on the host.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -8,6 +7,7 @@ use hyper_bench::plan::Job;
 use hyper_bench::results::Settings;
 use hyper_bench::script::{Yield, fail};
 
+use super::super::pss;
 use super::subject::{self, Subject};
 use super::{machine, process};
 
@@ -36,7 +36,7 @@ pub async fn run(subject: &Subject, settings: &Settings, job: &Job, count: u32) 
     tokio::time::sleep(Duration::from_millis(500)).await;
     let less = before.saturating_sub(machine::available());
     let ids: Vec<&str> = outcomes.iter().flatten().map(|id| id.trim()).collect();
-    let pss = pss(&ids);
+    let pss = pss::of_containers(&ids);
     subject.remove(&names).await;
 
     let errors: Vec<&String> =
@@ -62,53 +62,4 @@ pub async fn run(subject: &Subject, settings: &Settings, job: &Job, count: u32) 
         None => drop(all.errors.insert(key, "the processes' memory needs root to read".into())),
     }
     all
-}
-
-/// Proportional set size of all processes that name one of the containers, and of all below them. `None` if one that
-/// still runs does not let itself be read.
-fn pss(ids: &[&str]) -> Option<u64> {
-    let mut parents = BTreeMap::new();
-    let mut ours = BTreeSet::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        // The name in brackets may hold anything.
-        let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
-        let parent = fields.and_then(|mut fields| fields.nth(1)?.parse::<u32>().ok());
-        parents.insert(pid, parent.unwrap_or(0));
-        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command);
-        // The client that asked for it is no part of it.
-        if pid != std::process::id() && ids.iter().any(|id| id.len() >= 12 && command.contains(id))
-        {
-            ours.insert(pid);
-        }
-    }
-    loop {
-        let more: Vec<u32> = parents
-            .iter()
-            .filter(|(pid, parent)| !ours.contains(pid) && ours.contains(parent))
-            .map(|(pid, _)| *pid)
-            .collect();
-        if more.is_empty() {
-            break;
-        }
-        ours.extend(more);
-    }
-    let mut sum = 0;
-    for pid in ours {
-        match std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) {
-            Ok(text) => {
-                let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-                let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-                sum += kib.unwrap_or(0) << 10;
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return None,
-            // Gone meanwhile, or without memory of its own.
-            Err(_) => {}
-        }
-    }
-    Some(sum)
 }
