@@ -112,6 +112,10 @@ fn secrets_are_seen_in_the_container_and_nowhere_else() {
         (0..1_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     std::fs::write(&big, bytes).expect("write");
     let sum = md5(&big);
+    // With it as much is given as can be.
+    let rest = dir.path().join("rest");
+    std::fs::write(&rest, vec![b'\\'; (1 << 20) - 1000]).expect("write");
+    let rest = format!("id=rest,src={}", rest.display());
     assert_eq!(traces(dir.path(), "uml").len(), 1, "what there is to be found is found");
     let file = format!("id=db,src={},mode=0440,uid=5,gid=7", secret.display());
     let value = "id=token,env=A_TOKEN,type=env,target=TOKEN";
@@ -132,6 +136,8 @@ fn secrets_are_seen_in_the_container_and_nowhere_else() {
             &other,
             "--config",
             &big,
+            "--config",
+            &rest,
             "--health-cmd",
             r#"test "$TOKEN" && echo well"#,
             "--health-interval",
@@ -147,7 +153,7 @@ fn secrets_are_seen_in_the_container_and_nowhere_else() {
         engine.hyper(&["start", "one"]).succeeded();
         let ask = "cat /run/secrets/db; echo; stat -c '%a %u %g' /run/secrets/db /run/secrets/plain; \
                    echo $TOKEN $A; md5sum </etc/app/big; (echo x >/run/secrets/db) 2>&1; \
-                   tr '\\0' '\\n' </proc/1/environ | grep -c ^TOKEN=";
+                   tr '\\0' '\\n' </proc/1/environ | grep -c ^TOKEN=; wc -c </rest";
         let seen = |engine: &Engine| {
             let said = engine.hyper(&["exec", "one", "sh", "-c", ask]);
             let text = said.text();
@@ -156,7 +162,7 @@ fn secrets_are_seen_in_the_container_and_nowhere_else() {
             assert_eq!(lines[3], format!("{VALUE} 1"), "{runtime}");
             assert!(lines[4].starts_with(&sum), "{runtime}: {text}");
             assert!(lines[5].contains("Read-only file system"), "{runtime}: {text}");
-            assert_eq!(lines[6], "1", "{runtime}");
+            assert_eq!(lines[6..], ["1", "1047576"], "{runtime}");
         };
         seen(&engine);
         hyper_e2e::eventually("its check sees the variable", Duration::from_secs(30), || {

@@ -20,6 +20,8 @@ use crate::{Error, Result, oci};
 pub const MAX_FILE: usize = 1 << 20;
 /// All files and secrets of a container: one message carries them to a guest.
 pub const MAX_TOTAL: usize = 2 << 20;
+/// Longest variable with its name: the kernel's bound of one string (`MAX_ARG_STRLEN`).
+const MAX_VARIABLE: usize = (128 << 10) - 2;
 /// Of all places together.
 const MAX_FILES: usize = 2048;
 /// What a file costs beside its contents and its name.
@@ -137,10 +139,13 @@ pub(crate) fn check(host: &mut HostSpec, env: &[String]) -> Result<()> {
             return Err(Error::Invalid(format!("invalid environment variable: `{name}`")));
         }
         oci::check_environment(std::slice::from_ref(name))?;
-        if value.0.len() > MAX_FILE || value.0.contains(&0) || str::from_utf8(&value.0).is_err() {
+        if value.0.len() + name.len() > MAX_VARIABLE
+            || value.0.contains(&0)
+            || str::from_utf8(&value.0).is_err()
+        {
             return Err(Error::Invalid(format!(
                 "secret `{secret}` cannot be the value of the variable `{name}`: a text of up to \
-                 {MAX_FILE} bytes without NUL is wanted; give it as a file"
+                 {MAX_VARIABLE} bytes with its name, and without NUL, is wanted; give it as a file"
             )));
         }
         let prefix = format!("{name}=");

@@ -90,6 +90,12 @@ fn secrets_leave_the_spec_and_tell_nothing() {
     assert!(error.contains("`TOKEN`") && !error.contains("sesame"), "{error}");
     let debug = format!("{host:?}");
     assert!(!debug.contains("sesame") && debug.contains("11 bytes"), "{debug}");
+    for (value, words) in [(vec![b'x'; 128 << 10], "131070 bytes"), (vec![0xff], "`token`")] {
+        let variable = SecretVariable { value: Contents(value), ..variable.clone() };
+        let mut host = HostSpec { secret_env: vec![variable], ..HostSpec::default() };
+        let error = check(&mut host, &[]).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
     let taken = take_secrets(&mut host);
     assert_eq!(taken, [Contents(b"xxx".to_vec()), Contents(b"open sesame".to_vec())]);
     assert_eq!(secrets(&host), ["db/password", "token"]);
