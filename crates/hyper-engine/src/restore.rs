@@ -81,12 +81,19 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<()> {
     }
     let views = core.views();
     let up = views.into_iter().filter(|view| view.state.status.is_up());
-    let pods = core.pods.views().into_iter().filter(|view| view.state.status.is_up());
-    let pods = pods.map(|view| view.spec.id.clone());
-    let live = up.map(|view| view.spec.id.clone()).chain(pods).collect();
+    let mut pods = core.pods.views();
+    pods.retain(|view| view.state.status.is_up());
+    let ids = pods.iter().map(|view| view.spec.id.clone());
+    let live = up.map(|view| view.spec.id.clone()).chain(ids).collect();
     if let Err(error) = core.networks.reconcile(&live).await {
         // Pods run on; starts will say what is wrong.
         tracing::error!(error = error.chain(), "networks are not as they should be");
+    }
+    for view in pods {
+        // As they were asked for last, however far that had come.
+        if let Err(error) = core.networks.set_services(&view.spec.id, &view.spec.services).await {
+            tracing::error!(pod = view.name, error = error.chain(), "services");
+        }
     }
     Ok(())
 }

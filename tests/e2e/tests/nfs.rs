@@ -113,6 +113,19 @@ fn pods_share_a_directory_of_an_nfs_server() {
         assert!(failed.code == 125 && failed.stderr.contains(said), "{name}: {failed:?}");
         assert!(started.elapsed() < SOON, "{name}: {:?}", started.elapsed());
     }
+    // Nor does one that takes connections and says nothing hold it up for good.
+    let namespace = engine.namespace().expect("a namespace");
+    let mut mute = Command::new("ip");
+    mute.args(["netns", "exec", namespace, "busybox", "nc", "-ll", "-p", "2050", "-e", "sleep"]);
+    let mut mute = mute.arg("120").stdin(Stdio::null()).spawn().expect("a mute server");
+    let options = format!("o=addr={address},port=2050,timeo=10,retrans=1");
+    let args = ["volume", "create", "-o", "type=nfs", "-o", &options, "-o", "device=:/shared"];
+    engine.hyper(&[&args[..], &["mute"]].concat()).succeeded();
+    let started = Instant::now();
+    let failed = engine.hyper(&["run", "--rm", "-v", "mute:/data", "busybox", "true"]);
+    assert!(failed.code == 125 && failed.stderr.contains("does not answer"), "{failed:?}");
+    assert!(started.elapsed() < 3 * SOON, "{:?}", started.elapsed());
+    mute.kill().and_then(|()| mute.wait()).expect("end it");
     // Where there is no guest to mount it.
     let refused = engine.hyper(&["run", "--rm", "--runtime", "runc", "-v", "rw:/data", "busybox"]);
     assert!(refused.code != 0 && refused.stderr.contains("NFS server"), "{refused:?}");

@@ -110,6 +110,29 @@ fn a_pod_reaches_its_backends_in_turn_and_nobody_else_does() {
 }
 
 #[test]
+fn rules_are_what_is_listed_wherever_hyperd_is_killed() {
+    let mut engine = Engine::apart();
+    engine.hyper(&["pod", "create", "kept"]).succeeded();
+    engine.hyper(&["run", "-d", "--pod", "kept", "--name", "in", "busybox", "sleep", "600"]);
+    for at in 0..6_u32 {
+        let vip = format!("10.254.1.{at}:80");
+        let words = ["pod", "service", "add", "kept", &vip, "10.254.2.1:80"];
+        let mut add = engine.hyper_command(&words).spawn().expect("add");
+        std::thread::sleep(Duration::from_millis((at * 7).into()));
+        engine.kill_daemon();
+        add.wait().expect("the client ends");
+        engine.restart();
+        let listed = service(&engine, "ls", &["kept"]).succeeded().text();
+        let rules = engine.beside(&["nft", "list", "ruleset"]).text();
+        for before in 0..=at {
+            let vip = format!("10.254.1.{before}");
+            let (told, held) = (listed.contains(&vip), rules.contains(&vip));
+            assert_eq!(told, held, "{vip} after {at}:\n{listed}\n{rules}");
+        }
+    }
+}
+
+#[test]
 fn services_that_cannot_be_are_refused_with_their_value() {
     let engine = Engine::apart();
     engine.hyper(&["pod", "create", "some"]).succeeded();

@@ -74,7 +74,8 @@ fn told(error: Errno, what: &str) -> Failure {
         Errno::NODEV => "this guest kernel has no NFS",
         Errno::NOENT => "the server has no such directory, or does not show it to this pod",
         Errno::PROTONOSUPPORT => "the server does not speak this version of NFS",
-        Errno::TIMEDOUT => "the server does not answer",
+        // What a soft mount says of silence.
+        Errno::TIMEDOUT | Errno::IO => "the server does not answer as one of NFS does",
         Errno::ACCESS | Errno::PERM => "the server does not let this pod mount it",
         Errno::INVAL => "the kernel does not take these options",
         _ => {

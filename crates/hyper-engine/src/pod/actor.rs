@@ -221,13 +221,13 @@ impl Actor {
         let services = change.over(&self.spec)?;
         let networks = &self.core.networks;
         networks.check_services(&self.spec.network, &services)?;
-        let up = matches!(self.work, Work::Up { .. });
-        if up {
-            networks.set_services(&self.spec.id, &services).await?;
-        }
         let spec = PodSpec { services, ..(*self.spec).clone() };
-        if let Err(error) = self.core.store.set_pod_spec(&spec).await {
-            if up && let Err(again) = networks.set_services(&spec.id, &self.spec.services).await {
+        // First: a hyperd that is killed in between makes the rules by it when it comes back.
+        self.core.store.set_pod_spec(&spec).await?;
+        if matches!(self.work, Work::Up { .. })
+            && let Err(error) = networks.set_services(&spec.id, &spec.services).await
+        {
+            if let Err(again) = self.core.store.set_pod_spec(&self.spec).await {
                 tracing::warn!(pod = spec.id, error = again.chain(), "services");
             }
             return Err(error);
