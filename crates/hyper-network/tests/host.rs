@@ -1,12 +1,13 @@
 //! Over real namespaces, links and rules; in a namespace of its own, so that the host has none of
 //! it. Needs root.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
 use hyper_network::egress::Egress;
 use hyper_network::rules::{Network, Port, Protocol, Rules};
+use hyper_network::service::{Service, Services};
 use hyper_network::{Netlink, namespace, wire};
 
 fn ip(namespace: &Path, words: &str) -> String {
@@ -92,7 +93,23 @@ fn a_bridge_a_pod_and_rules() {
                 pod_port: 80,
             })
             .collect(),
-        services: Vec::new(),
+        services: vec![Services {
+            bridge: "br".into(),
+            others: vec!["br2".into(), "br3".into()],
+            addresses: vec!["10.9.0.2".parse().unwrap(), "fd00:9::2".parse().unwrap()],
+            subnets: vec!["10.9.0.0/24".parse().unwrap(), "fd00:9::/64".parse().unwrap()],
+            policies: vec!["egress-abc123-0".into(), "egress-abc123-1".into()],
+            services: [
+                ("10.254.0.24:2834", Protocol::Tcp, ["10.9.0.3:80", "10.9.0.4:81"]),
+                ("[fd00:254::1]:53", Protocol::Udp, ["[fd00:9::3]:53", "[fd00:7::4]:54"]),
+            ]
+            .map(|(at, protocol, backends)| {
+                let at: SocketAddr = at.parse().unwrap();
+                let backends = backends.map(|one| one.parse().unwrap()).into();
+                Service { ip: at.ip(), port: at.port(), protocol, backends }
+            })
+            .into(),
+        }],
         egress: vec![Egress {
             mac: [2, 0x42, 0, 0, 0, 9],
             name: "abc123".into(),
@@ -118,7 +135,15 @@ fn a_bridge_a_pod_and_rules() {
     for wanted in ["dnat ip to 10.9.0.2:80", "dnat ip6 to [fd00:9::2]:80", "masquerade"] {
         assert!(text.contains(wanted), "{wanted}: {text}");
     }
-    assert_eq!(text.matches("dnat ip to").count(), 4, "{text}");
+    assert_eq!(text.matches("dnat ip to").count(), 6, "{text}");
+    for wanted in [
+        "ip6 daddr fd00:254::1 udp dport 53 numgen inc mod 2 0 dnat ip6 to [fd00:9::3]:53",
+        "ip daddr 10.254.0.24 tcp dport 2834 dnat ip to 10.9.0.4:81",
+        "ct original ip6 daddr fd00:254::1",
+        "jump egress-abc123-1",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
     namespace::within(&host, || {
         Rules::remove("hyper_test")?;
         Rules::remove("hyper_test")?;

@@ -106,6 +106,8 @@ fn ctr_run_prints_from_inside_the_guest_and_leaves_nothing() {
 fn ctr_exec_and_kill_work() {
     let containerd = Containerd::start();
     containerd.ctr(&["image", "import", &image("busybox").display().to_string()]).succeeded();
+    let files = tempfile::tempdir().expect("directory");
+    let pid_file = files.path().join("pid");
     let reference = "docker.io/library/busybox:latest";
     containerd
         .ctr(&[
@@ -113,15 +115,32 @@ fn ctr_exec_and_kill_work() {
             "-d",
             "--runtime",
             "io.containerd.hyper.v2",
+            "--pid-file",
+            &pid_file.display().to_string(),
             reference,
             "long",
             "sleep",
             "600",
         ])
         .succeeded();
+    let pid = std::fs::read_to_string(&pid_file).expect("the pid file");
+    let listed = containerd.ctr(&["task", "ls"]).succeeded().text();
+    let long = listed.lines().find(|line| line.starts_with("long")).expect("the task");
+    assert_eq!(long.split_whitespace().nth(1), Some(pid.trim()), "{listed}");
     let exec = containerd.ctr(&["task", "exec", "--exec-id", "e1", "long", "echo", "from exec"]);
     assert_eq!(exec.succeeded().text(), "from exec");
     containerd.ctr(&["task", "exec", "--exec-id", "e2", "long", "sh", "-c", "exit 3"]).exited(3);
+    // A signal to the exec, and to nothing else.
+    let exec = ["task", "exec", "--exec-id", "e3", "long", "sleep", "600"];
+    std::thread::scope(|scope| {
+        let ended = scope.spawn(|| containerd.ctr(&exec));
+        eventually("the exec is there and has its signal", Duration::from_secs(15), || {
+            let kill = ["task", "kill", "-s", "15", "--exec-id", "e3", "long"];
+            containerd.ctr(&kill).code == 0
+        });
+        ended.join().expect("the exec's client").exited(143);
+    });
+    assert!(containerd.ctr(&["task", "ls"]).text().contains("RUNNING"));
     containerd.ctr(&["task", "kill", "-s", "9", "long"]).succeeded();
     eventually("the task has stopped", Duration::from_secs(15), || {
         containerd.ctr(&["task", "ls"]).text().contains("STOPPED")
