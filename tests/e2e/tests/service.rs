@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use hyper_e2e::{Engine, eventually, runtimes};
+use hyper_e2e::{Engine, eventually, run, runtimes};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -158,6 +158,25 @@ fn services_that_cannot_be_are_refused_with_their_value() {
         let refused = service(&engine, "add", &[pod, at, backend]);
         assert!(refused.code != 0 && refused.stderr.contains(said), "{at}: {}", refused.stderr);
     }
+    assert_eq!(service(&engine, "ls", &["some"]).succeeded().text().lines().count(), 1);
+    // All at once, over REST.
+    let socket = engine.socket().display().to_string();
+    let put = |body: &str| {
+        let words = ["-s", "--unix-socket", &socket, "-X", "PUT", "-d", body, "-w", "%{http_code}"];
+        let words = [&words[..], &["http://d/hyper/v1/pods/some/services"]].concat();
+        run("curl", &words, SOON).text()
+    };
+    let one = r#"{"ip": "10.254.0.1", "port": 80, "backends": [{"ip": "10.1.1.2", "port": 8080}]}"#;
+    let two = one.replace("80,", "81,");
+    assert_eq!(put(&format!("[{one}, {two}]")), "204");
+    assert!(put(&format!("[{one}, {one}]")).ends_with("409"));
+    assert!(put(r#"[{"ip": "10.254.0.1", "ports": 80}]"#).contains("unknown field `ports`"));
+    assert!(put(&one.replace("10.1.1.2", "backend")).contains("400"));
+    let listed = service(&engine, "ls", &["some"]).succeeded().text();
+    assert!(listed.contains("10.254.0.1:80/tcp") && listed.contains("10.254.0.1:81/tcp"));
+    let told = engine.hyper(&["pod", "inspect", "--format", "{{json .services}}", "some"]).text();
+    assert!(told.contains(r#""port":81"#), "{told}");
+    assert_eq!(put("[]"), "204");
     assert_eq!(service(&engine, "ls", &["some"]).succeeded().text().lines().count(), 1);
     // UserPod's words for it.
     let pod = r#"{"id": "listed", "containers": [], "services": [{"serviceIP": "10.254.0.24",
