@@ -325,7 +325,7 @@ fn check(volume: &Volume) -> Result<()> {
             "tmpfs" => crate::oci::check_tmpfs("/volume", option("o")),
             "nfs" | "nfs4" => match Nfs::parse(option("device"), option("o")) {
                 Ok(_) => Ok(()),
-                Err(why) => bad(why),
+                Err(why) => bad(format!("type=nfs: {why}")),
             },
             "none" | "bind" | ""
                 if option("o").split(',').any(|o| matches!(o, "bind" | "rbind")) =>
