@@ -231,7 +231,7 @@ fn stop_signal_and_grace() {
 fn what_a_guest_cannot_honour_is_refused_by_name() {
     let engine = Engine::with_busybox();
     for (flags, words) in [
-        (&["--blkio-weight", "300"][..], ["BlkioWeight", "kernel"]),
+        (&["--blkio-weight", "300"][..], ["BlkioWeight", "weighs"]),
         (&["--device", "/dev/fuse"], ["Devices", "/dev/fuse"]),
         (&["--pid", "host"], ["PidMode", "host"]),
         (&["--ipc", "host"], ["IpcMode", "host"]),
@@ -240,7 +240,7 @@ fn what_a_guest_cannot_honour_is_refused_by_name() {
         (&["--cpuset-cpus", "0"], ["CpusetCpus", "--cpus"]),
         (&["--cgroup-parent", "/x"], ["CgroupParent", "guest's own"]),
         (&["--security-opt", "apparmor=x"], ["SecurityOpt", "apparmor=x"]),
-        (&["--device-read-bps", "/dev/sda:1mb"], ["BlkioDeviceReadBps", "disks"]),
+        (&["--device-read-bps", "/dev/nosuch:1mb"], ["/dev/nosuch", "No such file"]),
     ] {
         let begin = ["create"];
         engine.docker(&[&begin[..], flags, &["busybox"]].concat()).exited(1).says(&words);

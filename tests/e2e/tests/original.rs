@@ -76,10 +76,8 @@ const CHECKS: [Check; 12] = [
     ("10: user of the image and of the command, VOLUME, /etc/hosts", |stage| {
         let show = "id -un; id -gn; stat -c %U /kept; grep -c ' /kept ' /proc/mounts; \
                     grep -c some.host /etc/hosts";
-        let said = stage
-            .run(&["--rm", "--hostname", "some.host", "users", "sh", "-c", show])
-            .succeeded()
-            .text();
+        let said =
+            stage.run(&["--rm", "-h", "some.host", "users", "sh", "-c", show]).succeeded().text();
         assert_eq!(said, "www-data\nstaff\nroot\n1\n1");
         for (user, expected) in [("nobody", "nobody\nnogroup"), ("0:5", "root\ntty")] {
             let script = "id -un; id -gn";

@@ -14,7 +14,11 @@ use super::settings::SettingFlags;
 use crate::terminal;
 
 #[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
 pub struct CreateFlags {
+    /// Print help; `-h` is Docker's for the hostname
+    #[arg(long, action = clap::ArgAction::Help)]
+    pub help: Option<bool>,
     /// Name of the container
     #[arg(long)]
     pub name: Option<String>,
@@ -54,7 +58,7 @@ pub struct CreateFlags {
     pub user: Option<String>,
     #[arg(long)]
     pub group_add: Vec<String>,
-    #[arg(long)]
+    #[arg(short = 'h', long)]
     pub hostname: Option<String>,
     #[arg(long)]
     pub entrypoint: Option<String>,
