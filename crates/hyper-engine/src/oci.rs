@@ -315,6 +315,7 @@ fn annotations(spec: &Spec, surroundings: &Surroundings) -> Value {
     set(annotation::HYPERVISOR, surroundings.hypervisor.clone());
     if surroundings.namespace.is_some() {
         set(annotation::NETWORK_STRICT, "true".to_owned());
+        set(annotation::NETWORK_REMOVED, "true".to_owned());
     }
     if let Some(path) = &surroundings.names {
         set(annotation::NAMES, path.display().to_string());

@@ -23,4 +23,4 @@ mod wiring;
 
 pub use error::NetworkError;
 pub use netlink::Netlink;
-pub use wiring::{Card, Wired, wire};
+pub use wiring::{Card, Manner, Wired, wire};

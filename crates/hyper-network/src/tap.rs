@@ -1,5 +1,8 @@
-//! Taps. The one ioctl that no safe library has with all the flags it needs.
-#![expect(unsafe_code, reason = "TUNSETIFF; the crates that wrap it cannot ask for IFF_VNET_HDR")]
+//! Taps. The two ioctls that no safe library has with all the flags they need.
+#![expect(
+    unsafe_code,
+    reason = "TUNSETIFF, TUNSETPERSIST; the crates that wrap them cannot ask for IFF_VNET_HDR"
+)]
 
 use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -30,6 +33,24 @@ pub fn unconnected(count: usize) -> Result<Vec<OwnedFd>> {
     thread
         .join()
         .unwrap_or_else(|_| Err(file("make", "taps")(std::io::Error::other("it panicked"))))
+}
+
+nix::ioctl_write_int_bad!(
+    /// Whether an interface stays when its last descriptor is closed: Linux, if_tun.h.
+    set_persistent,
+    nix::request_code_write!(b'T', 203, size_of::<libc::c_int>())
+);
+
+/// Leaves a tap in its namespace when its last descriptor is closed: it goes with the namespace,
+/// and the process that ends with it does not wait the 18 ms that the kernel takes to remove one.
+///
+/// # Errors
+/// The kernel's.
+pub fn leave(tap: &OwnedFd) -> Result<()> {
+    // SAFETY: the argument is a number; the descriptor is open and a tap's.
+    unsafe { set_persistent(tap.as_raw_fd(), 1) }
+        .map(drop)
+        .map_err(|error| link("keep", "tap")(error.into()))
 }
 
 /// Opens a new tap in the thread's network namespace; it is gone with its descriptor. Frames carry

@@ -40,12 +40,20 @@ pub struct Card {
     pub routes: Vec<(Option<IpNet>, Option<IpAddr>)>,
 }
 
-/// Wires every Ethernet interface of the namespace at `path` to a tap of its own. With `strict` a
-/// guest can send from its own addresses only, else from its own MAC only. Blocking.
+/// How a namespace is wired.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// The guest can send from its own addresses only, else from its own MAC only.
+    pub strict: bool,
+    /// The namespace is removed with the pod: taps may stay in it until then.
+    pub removed: bool,
+}
+
+/// Wires every Ethernet interface of the namespace at `path` to a tap of its own. Blocking.
 ///
 /// # Errors
 /// The namespace cannot be entered, taps cannot be had.
-pub fn wire(path: &Path, strict: bool) -> Result<Vec<Wired>> {
+pub fn wire(path: &Path, manner: Manner) -> Result<Vec<Wired>> {
     if namespace::is_own(path)? {
         return Err(NetworkError::Unavailable(format!(
             "network namespace `{}` is the host's own: a guest cannot share it, give it another",
@@ -61,7 +69,10 @@ pub fn wire(path: &Path, strict: bool) -> Result<Vec<Wired>> {
             .map(|(at, (found, card))| {
                 let name = format!("{TAP}{at}");
                 let tap = tap::open(&name)?;
-                connect(&mut netlink, &found, &card, &name, strict)?;
+                connect(&mut netlink, &found, &card, &name, manner.strict)?;
+                if manner.removed {
+                    tap::leave(&tap)?;
+                }
                 Ok(Wired { tap, card })
             })
             .collect()

@@ -8,7 +8,7 @@ use std::process::Command;
 use hyper_network::egress::Egress;
 use hyper_network::rules::{Network, Port, Protocol, Rules};
 use hyper_network::service::{Service, Services};
-use hyper_network::{Netlink, namespace, wire};
+use hyper_network::{Manner, Netlink, namespace, wire};
 
 fn ip(namespace: &Path, words: &str) -> String {
     let namespace = format!("--net={}", namespace.display());
@@ -55,7 +55,7 @@ fn a_bridge_a_pod_and_rules() {
     .unwrap();
     ip(&host, "busybox ping -c1 -W2 10.9.0.2");
 
-    let wired = wire(&pod, true).unwrap();
+    let wired = wire(&pod, Manner { strict: true, removed: false }).unwrap();
     assert_eq!(wired.len(), 1);
     let card = &wired[0].card;
     assert_eq!((card.name.as_str(), card.mtu), ("eth0", 1400));

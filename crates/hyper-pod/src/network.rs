@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use hyper_hypervisor::Nic;
 use hyper_link::message::{Interface, Route};
+use hyper_network::Manner;
 use hyper_network::link::mac_text;
 use hyper_task::annotation;
 use serde_json::Value;
@@ -21,8 +22,7 @@ use crate::create::blocking;
 pub(crate) struct Found {
     /// The namespace that `config.json` names.
     pub namespace: Option<PathBuf>,
-    /// The guest may send from its own addresses only.
-    pub strict: bool,
+    pub manner: Manner,
     /// The resolver's names.
     pub names: Option<PathBuf>,
 }
@@ -32,7 +32,10 @@ impl Found {
         let note = |key: &str| spec["annotations"][key].as_str();
         Self {
             namespace,
-            strict: note(annotation::NETWORK_STRICT) == Some("true"),
+            manner: Manner {
+                strict: note(annotation::NETWORK_STRICT) == Some("true"),
+                removed: note(annotation::NETWORK_REMOVED) == Some("true"),
+            },
             names: note(annotation::NAMES).map(PathBuf::from),
         }
     }
@@ -57,9 +60,9 @@ pub(crate) struct Network {
 /// Wires the namespace, if there is one.
 pub(crate) async fn wire(found: &Found) -> Result<Network, PodError> {
     let Some(path) = found.namespace.clone() else { return Ok(Network::default()) };
-    let strict = found.strict;
+    let manner = found.manner;
     let wired =
-        blocking(move || hyper_network::wire(&path, strict).map_err(PodError::Network)).await?;
+        blocking(move || hyper_network::wire(&path, manner).map_err(PodError::Network)).await?;
     let mut network = Network::default();
     for wired in wired {
         let card = wired.card;

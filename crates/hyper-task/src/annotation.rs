@@ -22,6 +22,8 @@ pub const MIN_ISOLATION: &str = "io.hyper.min-isolation";
 pub const EGRESS: &str = "io.hyper.egress";
 /// `true`: frames of the guest pass only from its own addresses; else from its own MAC.
 pub const NETWORK_STRICT: &str = "io.hyper.network-strict";
+/// `true`: the network namespace is removed with the pod, with all that is in it.
+pub const NETWORK_REMOVED: &str = "io.hyper.network-removed";
 /// File with the names that the pod's resolver knows, see `hyper_task::names`; absent: the guest
 /// has no resolver of ours.
 pub const NAMES: &str = "io.hyper.names";

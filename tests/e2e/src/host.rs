@@ -16,6 +16,20 @@ pub struct Host {
 }
 
 impl Host {
+    /// Looks until nothing changes any more: links of pods that are gone take the kernel a while.
+    pub fn at_rest(marker: &str) -> Self {
+        let mut before = Self::look(marker);
+        for _ in 0..50 {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            let now = Self::look(marker);
+            if now == before {
+                break;
+            }
+            before = now;
+        }
+        before
+    }
+
     /// Looks now. Processes are those whose command line has `marker`, a path of the engine.
     pub fn look(marker: &str) -> Self {
         Self {

@@ -248,7 +248,7 @@ fn the_image_is_one_for_others() {
 fn nothing_is_left_of_a_build_that_is_given_up() {
     let mut engine = Engine::with_busybox();
     let marker = text(engine.dir());
-    let before = Host::look(&marker);
+    let before = Host::at_rest(&marker);
     let directory = context(&[("Dockerfile", "FROM busybox\nRUN echo begun; sleep 600\n")]);
     let path = text(directory.path());
     let start = |engine: &Engine| -> std::process::Child {

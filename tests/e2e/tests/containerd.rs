@@ -80,7 +80,7 @@ fn ctr_run_prints_from_inside_the_guest_and_leaves_nothing() {
     containerd.ctr(&["image", "import", &image("busybox").display().to_string()]).succeeded();
     let reference = "docker.io/library/busybox:latest";
     let marker = containerd.root().display().to_string();
-    let before = Host::look(&marker);
+    let before = Host::at_rest(&marker);
     let ctr_run = |id: &str, extra: &[&str], command: &[&str]| {
         let mut all = vec!["run", "--rm", "--runtime", "io.containerd.hyper.v2"];
         all.extend(extra);

@@ -80,7 +80,7 @@ fn a_hundred_runs_leave_nothing_behind() {
     let engine = Engine::with_busybox();
     engine.hyper(&["run", "--rm", "busybox", "true"]).succeeded();
     let marker = engine.dir().display().to_string();
-    let before = Host::look(&marker);
+    let before = Host::at_rest(&marker);
     for run in 0..100 {
         let code = (run % 7).to_string();
         engine

@@ -42,7 +42,7 @@ fn a_container_of_runc_is_one_like_any_other_and_leaves_nothing() {
     let run1 = ["run", "--rm", "--runtime", "runc"];
     // The first makes what stays while hyperd runs: the bridge, and our name among the cgroups.
     engine.docker(&[&run1[..], &["busybox", "true"]].concat()).succeeded();
-    let before = Host::look(&marker);
+    let before = Host::at_rest(&marker);
     for (words, code) in
         [(&["sh", "-c", "exit 7"][..], 7), (&["nope"], 127), (&["/etc"], 126), (&["true"], 0)]
     {
@@ -164,7 +164,7 @@ fn a_killed_shim_or_supervisor_leaves_a_clear_state_and_no_process() {
     let engine = Engine::with_busybox();
     let marker = engine.dir().display().to_string();
     engine.docker(&["run", "--rm", "--runtime", "runc", "busybox", "true"]).succeeded();
-    let before = Host::look(&marker);
+    let before = Host::at_rest(&marker);
     engine
         .docker(&["create", "--name", "one", "--runtime", "runc", "busybox", "sleep", "987654"])
         .succeeded();

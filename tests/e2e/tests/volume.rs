@@ -505,7 +505,7 @@ fn sharer(engine: &Engine, container: &str) -> u32 {
 fn a_killed_sharer_ends_the_pod_and_says_so() {
     let engine = Engine::with_busybox();
     let (_dir, path) = shared();
-    let before = Host::look(&engine.dir().display().to_string());
+    let before = Host::at_rest(&engine.dir().display().to_string());
     for runtime in runtimes() {
         let (name, bind) = (format!("cut-{runtime}"), format!("{path}:/data"));
         let script = "while true; do date > /data/x; cat /data/x > /dev/null; done";
@@ -545,7 +545,7 @@ fn hyperd_may_die_under_shared_directories() {
     let mut engine = Engine::with_busybox();
     let (dir, path) = shared();
     let marker = engine.dir().display().to_string();
-    let before = Host::look(&marker);
+    let before = Host::at_rest(&marker);
     for runtime in runtimes() {
         let (name, bind) = (format!("on-{runtime}"), format!("{path}:/data"));
         let arguments = [

@@ -74,7 +74,7 @@ pub(crate) async fn start(
 pub(crate) async fn discard(core: &Core, id: &str) {
     let bundle = core.layout.bundle(id);
     if !tokio::fs::try_exists(&bundle).await.unwrap_or(true) {
-        core.networks.release(id).await;
+        core.networks.release(id).await.remove().await;
         return;
     }
     match supervisor::read_address(&bundle).await {
@@ -92,7 +92,7 @@ pub(crate) async fn discard(core: &Core, id: &str) {
         },
         None => core.launcher.clean(id, &bundle).await,
     }
-    core.networks.release(id).await;
+    core.networks.release(id).await.remove().await;
     remove_bundle(&bundle).await;
 }
 

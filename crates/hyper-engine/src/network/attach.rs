@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use hyper_network::subnet;
 use ipnet::IpNet;
+use tokio::sync::OwnedMutexGuard;
 
 use super::spec::{DEFAULT, EGRESS, Endpoint, Mode, Network, Policy, PortWish, Wish};
 use super::{Networks, host, names, ports};
@@ -21,6 +22,37 @@ pub(crate) struct Attachment {
     pub namespace: Option<PathBuf>,
     /// The pod's names; absent where the guest asks others itself.
     pub names: Option<PathBuf>,
+}
+
+/// What is left of a container's networks on the host. What is never removed (hyperd ends before)
+/// the next hyperd removes.
+#[derive(Debug, Default)]
+#[must_use = "links stay until they are removed"]
+pub struct Remains {
+    links: Vec<String>,
+    /// Its namespace, and the names that its resolver knew.
+    files: Option<(PathBuf, PathBuf)>,
+    turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Remains {
+    /// Removes it: some ten milliseconds for each link.
+    pub async fn remove(self) {
+        let Self { links, files, turn } = self;
+        let gone = crate::core::blocking(move || {
+            // With the namespace its end of each link goes, and so the link.
+            if let Some((namespace, names)) = files {
+                hyper_network::namespace::remove(&namespace);
+                // Not there when the start failed before.
+                let _ = std::fs::remove_file(names);
+            }
+            links.iter().for_each(|link| host::unplug(link));
+            Ok(())
+        });
+        // It fails only as hyperd ends, and the next one does it.
+        let _ = gone.await;
+        drop(turn);
+    }
 }
 
 impl Networks {
@@ -212,34 +244,37 @@ impl Networks {
         self.apply().await.map(|()| true)
     }
 
-    /// Takes all from a container whose pod is gone. Fine when it has nothing.
-    pub async fn release(&self, container: &str) {
-        let _turn = self.turn(container).await;
-        self.release_now(container).await;
+    /// Takes all from a container whose pod is gone; fine when it has nothing. Its ports and
+    /// addresses are free at once; its links go with [`Remains::remove`], for which the kernel takes
+    /// its time: the container keeps its turn for so long.
+    pub async fn release(&self, container: &str) -> Remains {
+        let turn = self.turn(container).await;
+        Remains { turn: Some(turn), ..self.free(container).await }
     }
 
+    /// The same in its turn, to the end.
     async fn release_now(&self, container: &str) {
+        self.free(container).await.remove().await;
+    }
+
+    async fn free(&self, container: &str) -> Remains {
         let namespace = self.layout.namespace(container);
         let endpoints = self.endpoints(container);
         if endpoints.is_empty() && !namespace.exists() {
-            return;
+            return Remains::default();
         }
         for endpoint in &endpoints {
-            self.unplug(endpoint).await;
+            self.free_endpoint(endpoint).await;
         }
-        let names = self.layout.pod_names(container);
-        let gone = crate::core::blocking(move || {
-            hyper_network::namespace::remove(&namespace);
-            // Not there when the start failed before.
-            let _ = std::fs::remove_file(names);
-            Ok(())
-        });
-        // It fails only as hyperd ends, and the next one does it.
-        let _ = gone.await;
+        Remains {
+            links: endpoints.into_iter().map(|endpoint| endpoint.link).collect(),
+            files: Some((namespace, self.layout.pod_names(container))),
+            turn: None,
+        }
     }
 
-    /// Takes an endpoint back: rules, link, and last its address.
-    pub(super) async fn unplug(&self, endpoint: &Endpoint) {
+    /// Takes an endpoint's rules back, and last its address.
+    async fn free_endpoint(&self, endpoint: &Endpoint) {
         if !endpoint.ports.is_empty() || !endpoint.services.is_empty() || self.is_bound(endpoint) {
             let _turn = self.host.lock().await;
             {
@@ -255,12 +290,6 @@ impl Networks {
             }
             self.state().held.remove(&endpoint.id);
         }
-        let link = endpoint.link.clone();
-        let _ = crate::core::blocking(move || {
-            host::unplug(&link);
-            Ok(())
-        })
-        .await;
         if let Err(error) = self.store.delete_endpoint(&endpoint.id).await {
             // Its address stays taken: the next start of hyperd tries again.
             tracing::warn!(container = endpoint.container, error = error.chain(), "endpoint");
@@ -285,7 +314,7 @@ impl Networks {
         let containers: BTreeSet<&String> = endpoints.iter().map(|one| &one.container).collect();
         for container in containers {
             if !live.contains(container) {
-                self.release(container).await;
+                self.release(container).await.remove().await;
             }
         }
         self.remove_namespaces(live).await;

@@ -89,7 +89,7 @@ pub(super) async fn end(core: Arc<Core>, pod: Arc<Pod>) {
     if pod.end_last().await.is_none() {
         core.launcher.clean(pod.id(), pod.bundle()).await;
     }
-    core.networks.release(pod.id()).await;
+    core.tasks.spawn(core.networks.release(pod.id()).await.remove());
     start::remove_bundle(pod.bundle()).await;
 }
 
@@ -126,6 +126,7 @@ fn document(core: &Core, spec: &PodSpec, attachment: &Attachment) -> Value {
     let mut namespaces = json!([]);
     if let Some(path) = &attachment.namespace {
         annotations[annotation::NETWORK_STRICT] = json!("true");
+        annotations[annotation::NETWORK_REMOVED] = json!("true");
         namespaces = json!([{ "type": "network", "path": path }]);
     }
     if let Some(path) = &attachment.names {

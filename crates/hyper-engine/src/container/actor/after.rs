@@ -64,7 +64,7 @@ pub(super) async fn clean(
         core.launcher.clean(pod.id(), pod.bundle()).await;
     }
     phases.supervisor.guest_gone = phases.supervisor.guest_gone.or(guest_gone);
-    core.networks.release(pod.id()).await;
+    core.tasks.spawn(core.networks.release(pod.id()).await.remove());
     start::remove_bundle(pod.bundle()).await;
     phases.cleaned = phases::now();
     phases
