@@ -119,6 +119,10 @@ pub struct PodConfig {
 /// bind mounts of an OCI spec for the agent have their sources in it.
 pub const SHARED: &str = "/run/share";
 
+/// Begins the source of a tmpfs that is a volume: `volume:NAME`. Containers that name the same one see
+/// the same files, for as long as the guest lives; its options are those of the first.
+pub const MEMORY_VOLUME: &str = "volume:";
+
 /// Option of a mount of a directory in [`SHARED`], or of an ext4 disk: while it is empty it takes
 /// what the image has at its place.
 pub const COPY_UP: &str = "hyper.copyup";

@@ -190,6 +190,16 @@ pub enum Quantity {
     Number(f64),
 }
 
+impl Quantity {
+    /// As it was written, or could have been.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Number(number) => number.to_string(),
+        }
+    }
+}
+
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct VolumeMount {
@@ -295,9 +305,9 @@ pub enum FileMode {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct EmptyDir {
-    /// Only the default.
+    /// Empty, or `Memory`: of the guest, and gone with it.
     pub medium: Option<String>,
-    /// Refused: the directory is as large as the host's file system.
+    /// With `medium: Memory` only; a directory is as large as the host's file system.
     pub size_limit: Option<Quantity>,
 }
 

@@ -20,7 +20,7 @@ mod userpod;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use plan::{ContainerPlan, Plan, Pull};
+pub use plan::{ContainerPlan, Plan, Pull, VolumePlan};
 
 /// Why a manifest is no plan.
 #[derive(Debug, thiserror::Error)]

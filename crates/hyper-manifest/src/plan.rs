@@ -1,5 +1,7 @@
 //! What is to be asked of hyperd.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 /// A pod and its containers.
@@ -11,8 +13,16 @@ pub struct Plan {
     pub pod: Value,
     /// In the order in which they are to be made; those with `init` first.
     pub containers: Vec<ContainerPlan>,
-    /// Names of the volumes that come and go with the pod.
-    pub volumes: Vec<String>,
+    /// Volumes that come and go with the pod.
+    pub volumes: Vec<VolumePlan>,
+}
+
+/// A volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VolumePlan {
+    pub name: String,
+    /// `DriverOpts` of Docker's `POST /volumes/create`.
+    pub options: BTreeMap<String, String>,
 }
 
 /// A container.

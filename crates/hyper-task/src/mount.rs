@@ -7,6 +7,10 @@ pub const DISK_KIND: &str = "hyper.disk";
 /// Type of a mount that the guest makes over the pod's network, with the option `addr=`.
 pub const NFS_KIND: &str = "nfs4";
 
+/// Begins the source of a tmpfs that is a volume: `volume:NAME`. Containers of one guest that name the
+/// same one see the same files.
+pub const MEMORY_VOLUME: &str = "volume:";
+
 /// Option of a bind of a directory, or of a [`DISK_KIND`]: while it is empty it takes what the
 /// image has at its place, with owners and modes.
 pub const COPY_UP: &str = "hyper.copyup";

@@ -26,20 +26,24 @@ spec:
   volumes:
     - name: pages
       emptyDir: {{}}
+    - name: scratch
+      emptyDir: {{medium: Memory, sizeLimit: 1Mi}}
   initContainers:
     - name: write
       image: busybox
       imagePullPolicy: Never
-      command: [sh, -c, 'echo "$(GREETING) from $POD" > /pages/index.html']
+      command: [sh, -c, 'echo "$(GREETING) from $POD" > /pages/index.html; echo kept > /scratch/word']
       envFrom: [{{configMapRef: {{name: words}}}}]
       env: [{{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
-      volumeMounts: [{{name: pages, mountPath: /pages}}]
+      volumeMounts: [{{name: pages, mountPath: /pages}}, {{name: scratch, mountPath: /scratch}}]
   containers:
     - name: web
       image: busybox
       command: [sh, -c, 'exec httpd -f -p 127.0.0.1:8080 -h /pages']
       resources: {{limits: {{memory: 32Mi, cpu: 500m}}}}
-      volumeMounts: [{{name: pages, mountPath: /pages, readOnly: true}}]
+      volumeMounts:
+        - {{name: pages, mountPath: /pages, readOnly: true}}
+        - {{name: scratch, mountPath: /shared, readOnly: true}}
       readinessProbe:
         tcpSocket: {{port: 8080}}
         periodSeconds: 1
@@ -53,6 +57,7 @@ spec:
           done
           exec sleep 600
       resources: {{limits: {{memory: 32Mi, cpu: 500m}}}}
+      volumeMounts: [{{name: scratch, mountPath: /mine}}]
 "#
     )
 }
@@ -80,6 +85,16 @@ fn a_kubernetes_pod_of_two_containers_and_an_init_container_runs_and_goes() {
         assert_eq!(limit, format!("{} 500000000", 32 << 20));
         let refused = engine.hyper(&["exec", &web, "sh", "-c", "echo x > /pages/x"]);
         assert_ne!(refused.code, 0, "it is mounted read-only");
+        let inside = |container: &str, script: &str| {
+            let container = format!("{name}-{container}");
+            engine.hyper(&["exec", &container, "sh", "-c", script])
+        };
+        let script = "printf '#!/bin/sh\necho runs' > /mine/x; chmod +x /mine/x; cat /mine/word";
+        assert_eq!(inside("client", script).succeeded().text(), "kept", "{runtime}");
+        let script = "/shared/x; df -k /shared | awk 'NR>1 {print $2}'; echo x > /shared/y";
+        let outcome = inside("web", script);
+        assert_eq!(outcome.text(), "runs\n1024", "memory that both containers see");
+        assert!(outcome.stderr.contains("Read-only"), "{}", outcome.stderr);
         let again = engine.hyper_with_input(&["apply", "-f", "-"], manifest.clone());
         assert!(again.stderr.contains("in use by pod"), "{}", again.stderr);
 

@@ -113,7 +113,8 @@ async fn fetch(client: &Client, container: &ContainerPlan) -> anyhow::Result<()>
 
 async fn fill(client: &Client, plan: &Plan) -> anyhow::Result<()> {
     for volume in &plan.volumes {
-        let body = json!({ "Name": volume, "Labels": { (OF_POD): plan.name } });
+        let labels = json!({ (OF_POD): plan.name });
+        let body = json!({ "Name": volume.name, "DriverOpts": volume.options, "Labels": labels });
         client.post("/volumes/create", Body::Json(body)).await?;
     }
     for container in &plan.containers {

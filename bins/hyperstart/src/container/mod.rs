@@ -12,6 +12,7 @@
 
 mod inside;
 mod maker;
+mod memory;
 mod mounts;
 mod nfs;
 mod outside;
@@ -146,6 +147,7 @@ impl Container {
         spec.check()?;
         let id = request.container.clone();
         let streams = Prepared::new(link, request.streams, spec.process.terminal)?;
+        memory::prepare(&spec.mounts)?;
         let cgroup = Cgroup::create(&id)?;
         let expecting = reaper.expecting();
         let made = maker::make_container(request, &spec, &cgroup, &streams.ends).await;

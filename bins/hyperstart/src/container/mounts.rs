@@ -25,7 +25,7 @@ use rustix::{
 
 use super::{
     inside::{Inside, name_of},
-    nfs,
+    memory, nfs,
     volume::{is_volume, mount_volume},
 };
 use crate::{
@@ -71,6 +71,9 @@ fn mount_one(inside: &Inside, wanted: &Mount) -> Outcome<()> {
     let kind = if wanted.kind == "cgroup" { "cgroup2" } else { wanted.kind.as_str() };
     if is_volume(wanted) {
         return mount_volume(inside, wanted);
+    }
+    if let Some(bind) = memory::bind(wanted)? {
+        return mount_volume(inside, &bind);
     }
     if kind == nfs::KIND {
         return nfs::mount_nfs(inside, wanted);

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use hyper_task::annotation::FILES_ONLY;
-use hyper_task::mount::{COPY, COPY_UP, DISK_KIND, LIVE, NFS_KIND, OWNER};
+use hyper_task::mount::{COPY, COPY_UP, DISK_KIND, LIVE, MEMORY_VOLUME, NFS_KIND, OWNER};
 
 use super::Surroundings;
 use crate::container::spec::{Mount, MountKind, Spec};
@@ -104,7 +104,9 @@ fn given(spec: &Spec, mount: &Mount, surroundings: &Surroundings) -> Result<Opti
         }
         Some(Backing::Memory(options)) => {
             let options = if mount.read_only { format!("{options},ro") } else { options.clone() };
-            Some(tmpfs(&mount.target, &options)?)
+            let mut shared = tmpfs(&mount.target, &options)?;
+            shared["source"] = json!(format!("{MEMORY_VOLUME}{}", mount.source));
+            Some(shared)
         }
         Some(Backing::Nfs(_)) if spec.host.annotations.contains_key(FILES_ONLY) => {
             // A container that does not run has no network: its place cannot be written.

@@ -10,7 +10,7 @@ use super::{
     environment, expand, files, probe,
 };
 use crate::document::Documents;
-use crate::plan::{ContainerPlan, Plan, Pull};
+use crate::plan::{ContainerPlan, Plan, Pull, VolumePlan};
 use crate::{FieldResult, ManifestError, quantity, wrong};
 
 /// Annotation of a pod that chooses its hypervisor.
@@ -64,8 +64,11 @@ fn translate(pod: &Pod, beside: &Documents) -> FieldResult<Plan> {
         "vcpus": vcpus(&spec.containers)?,
         "memory_bytes": memory(&spec.containers)?,
     });
-    let own = spec.volumes.iter().filter(|volume| volume.empty_dir.is_some());
-    let own = own.map(|volume| format!("{name}-{}", volume.name)).collect();
+    let own = volumes.values().filter_map(|source| match source {
+        Source::Own(volume) => Some(volume.clone()),
+        _ => None,
+    });
+    let own = own.collect();
     Ok(Plan { name: name.clone(), pod: body, containers, volumes: own })
 }
 
@@ -140,10 +143,7 @@ fn size(resources: &Resources, list: &str, what: &str) -> FieldResult<Option<i64
         return wrong(format!("resources.{list}.{key}"), "only cpu and memory can be had");
     }
     let Some(quantity) = map.get(what) else { return Ok(None) };
-    let text = match quantity {
-        Quantity::Text(text) => text.clone(),
-        Quantity::Number(number) => number.to_string(),
-    };
+    let text = quantity.text();
     let parsed = if what == "cpu" { quantity::nano_cpus(&text) } else { quantity::bytes(&text) };
     match parsed {
         Some(value) => Ok(Some(value)),
@@ -153,9 +153,23 @@ fn size(resources: &Resources, list: &str, what: &str) -> FieldResult<Option<i64
 
 /// What a volume is made of.
 enum Source {
-    /// A host path, or the name of a volume that goes with the pod; it is made where it is missing.
+    /// A host path, and whether it is made where it is missing.
     Bind(String, bool),
+    /// It goes with the pod.
+    Own(VolumePlan),
     Files(Vec<files::VolumeFile>),
+}
+
+/// As Kubernetes: programs may be run from it, half of the memory where there is no limit.
+fn memory_options(limit: Option<&Quantity>) -> Result<BTreeMap<String, String>, String> {
+    let mut options = "exec,mode=1777".to_owned();
+    if let Some(text) = limit.map(Quantity::text) {
+        let bytes = quantity::bytes(&text).filter(|bytes| *bytes > 0);
+        let bytes = bytes.ok_or_else(|| format!("`{text}` is no size"))?;
+        options.push_str(&format!(",size={bytes}"));
+    }
+    let all = [("type", "tmpfs"), ("device", "tmpfs"), ("o", &options)];
+    Ok(all.map(|(key, value)| (key.to_owned(), value.to_owned())).into())
 }
 
 /// Name → source.
@@ -182,14 +196,26 @@ fn volumes(
             .map_err(|(below, why)| (format!("{field}.{below}"), why))?;
         let source = match (&volume.empty_dir, &volume.host_path) {
             (Some(empty), None) => {
-                if empty.size_limit.is_some() {
-                    return wrong(format!("{field}.emptyDir.sizeLimit"), "it cannot be held to");
+                let (name, below) = (format!("{pod}-{}", volume.name), format!("{field}.emptyDir"));
+                match (empty.medium.as_deref(), &empty.size_limit) {
+                    (None | Some(""), None) => {
+                        Source::Own(VolumePlan { name, ..VolumePlan::default() })
+                    }
+                    (None | Some(""), Some(_)) => {
+                        let why = "a directory of the host cannot be held to it: with `medium: \
+                                   Memory` it can";
+                        return wrong(format!("{below}.sizeLimit"), why);
+                    }
+                    (Some("Memory"), limit) => {
+                        let options = memory_options(limit.as_ref())
+                            .map_err(|why| (format!("{below}.sizeLimit"), why))?;
+                        Source::Own(VolumePlan { name, options })
+                    }
+                    (Some(other), _) => {
+                        let why = format!("`{other}` is not Memory");
+                        return wrong(format!("{below}.medium"), why);
+                    }
                 }
-                if let Some(medium) = empty.medium.as_deref().filter(|medium| !medium.is_empty()) {
-                    let why = format!("`{medium}`: a directory in memory cannot be shared yet");
-                    return wrong(format!("{field}.emptyDir.medium"), why);
-                }
-                Source::Bind(format!("{pod}-{}", volume.name), true)
             }
             (None, Some(host)) if !host.path.starts_with('/') || host.path.contains(':') => {
                 let why = format!("`{}` is no absolute path without `:`", host.path);
@@ -402,6 +428,7 @@ impl Shared<'_> {
             }
             let (source, made) = match volume {
                 Source::Bind(source, made) => (source, made),
+                Source::Own(volume) => (&volume.name, &true),
                 Source::Files(files) => {
                     let one = files::mounted(mount, files);
                     given.push(one.map_err(|(below, why)| (format!("{field}.{below}"), why))?);

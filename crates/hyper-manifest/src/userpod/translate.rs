@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Fetched, PortMapping, UserContainer, UserPod, UserVolume, files};
-use crate::plan::{ContainerPlan, Plan, Pull};
+use crate::plan::{ContainerPlan, Plan, Pull, VolumePlan};
 use crate::{FieldResult, ManifestError, wrong};
 
 pub(crate) fn plan(place: &str, pod: &UserPod, fetched: &Fetched) -> Result<Plan, ManifestError> {
@@ -76,7 +76,11 @@ fn translate(pod: &UserPod, fetched: &Fetched) -> FieldResult<Plan> {
         .iter()
         .chain(details)
         .filter(|volume| volume.source.is_empty() && !super::nas::is_nas(volume));
-    let volumes = own.map(|volume| format!("{}-{}", pod.id, volume.name)).collect();
+    let volumes = own.map(|volume| {
+        let name = format!("{}-{}", pod.id, volume.name);
+        VolumePlan { name, ..VolumePlan::default() }
+    });
+    let volumes = volumes.collect();
     Ok(Plan { name: pod.id.clone(), pod: body, containers, volumes })
 }
 
