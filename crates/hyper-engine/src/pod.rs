@@ -16,7 +16,7 @@ pub(crate) mod registry;
 pub(crate) mod services;
 pub mod spec;
 
-pub(crate) use life::adopt;
+pub(crate) use life::{adopt, renew_network};
 
 use std::sync::Arc;
 

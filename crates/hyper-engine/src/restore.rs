@@ -91,8 +91,8 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<()> {
     }
     for view in pods {
         // As they were asked for last, however far that had come.
-        if let Err(error) = core.networks.set_services(&view.spec.id, &view.spec.services).await {
-            tracing::error!(pod = view.name, error = error.chain(), "services");
+        if let Err(error) = crate::pod::renew_network(core, &view.spec).await {
+            tracing::error!(pod = view.name, error = error.chain(), "policy and services");
         }
     }
     Ok(())

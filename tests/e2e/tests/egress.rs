@@ -215,9 +215,16 @@ fn a_networks_policy_holds_for_all_of_it_and_over_a_restart_of_hyperd() {
     assert!(!reaches(&engine, "inner", PUBLIC));
     let own = ["run", "--rm", "--pod", "shut", "--egress", "all", "busybox", "true"];
     engine.hyper(&own).exited(125).says(&["give the policy to the pod"]);
-    engine.hyper(&["pod", "rm", "-f", "shut"]).succeeded();
+    // It is changed while the pod runs, and stays so when hyperd dies.
+    let update = |policy: &str| engine.hyper(&["pod", "update", "--egress", policy, "shut"]);
+    update("public").succeeded();
+    assert!(reaches(&engine, "inner", PUBLIC) && !reaches(&engine, "inner", PRIVATE));
+    update("sometimes").exited(1).says(&["sometimes"]);
+    update("none,allow=10.77.0.2").succeeded();
     engine.kill_daemon();
     engine.restart();
+    assert!(!reaches(&engine, "inner", PUBLIC) && reaches(&engine, "inner", PRIVATE));
+    engine.hyper(&["pod", "rm", "-f", "shut"]).succeeded();
     assert!(reaches(&engine, "member", PUBLIC) && !reaches(&engine, "member", PRIVATE));
     engine.docker(&["rm", "-f", "member", "friend"]).succeeded();
     let rules = engine.beside(&["nft", "list", "ruleset"]).succeeded().text();

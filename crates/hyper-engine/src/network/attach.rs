@@ -431,6 +431,39 @@ impl Networks {
         crate::core::blocking(move || names::replace(&path, &known)).await
     }
 
+    /// Puts the policy that a container asks for in place of the one that it has. What it does not let
+    /// through ends at once, also what has begun. After a failure it has what it had.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::Network`].
+    pub async fn set_egress(&self, spec: &Spec) -> Result<()> {
+        let policy = egress(&spec.host)?;
+        let _turn = self.turn(&spec.id).await;
+        for endpoint in self.endpoints(&spec.id) {
+            if endpoint.egress == policy {
+                continue;
+            }
+            self.put(Endpoint { egress: policy.clone(), ..endpoint.clone() }, endpoint).await?;
+            self.write_pod(spec).await?;
+        }
+        Ok(())
+    }
+
+    /// Changes an endpoint and the rules with it, or nothing.
+    pub(super) async fn put(&self, changed: Endpoint, before: Endpoint) -> Result<()> {
+        self.store.put_endpoint(&changed).await?;
+        let _turn = self.host.lock().await;
+        self.state().endpoints.insert(changed.id.clone(), changed);
+        let applied = self.apply().await;
+        if applied.is_err() {
+            if let Err(error) = self.store.put_endpoint(&before).await {
+                tracing::warn!(container = before.container, error = error.chain(), "endpoint");
+            }
+            self.state().endpoints.insert(before.id.clone(), before);
+        }
+        applied
+    }
+
     /// Writes what a pod's resolver knows.
     pub(super) async fn write_pod(&self, spec: &Spec) -> Result<PathBuf> {
         let mut networks = BTreeMap::new();

@@ -22,18 +22,7 @@ impl Networks {
             return Ok(());
         }
         self.check_services(&endpoint.network, services)?;
-        let changed = Endpoint { services: services.to_vec(), ..endpoint.clone() };
-        self.store.put_endpoint(&changed).await?;
-        let _turn = self.host.lock().await;
-        self.state().endpoints.insert(changed.id.clone(), changed);
-        let applied = self.apply().await;
-        if applied.is_err() {
-            self.state().endpoints.insert(endpoint.id.clone(), endpoint.clone());
-            if let Err(error) = self.store.put_endpoint(&endpoint).await {
-                tracing::warn!(pod, error = error.chain(), "services");
-            }
-        }
-        applied
+        self.put(Endpoint { services: services.to_vec(), ..endpoint.clone() }, endpoint).await
     }
 
     /// Whether a pod of `network` can have them.

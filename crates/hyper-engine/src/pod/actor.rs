@@ -189,19 +189,26 @@ impl Actor {
 
     /// The guest first: what it refuses is not stored.
     async fn change(&mut self, change: PodChange) -> Result<()> {
-        if let Work::Up { pod, .. } = &self.work {
-            if change.egress.is_some() {
-                return Err(self.conflict(
-                    "is running, and keeps the egress policy that it was started with: stop it, \
-                     update it, and start it",
-                ));
-            }
-            if let Some(resources) = change.resources() {
-                pod.update(&resources).await?;
-            }
+        if let Work::Up { pod, .. } = &self.work
+            && let Some(resources) = change.resources()
+        {
+            pod.update(&resources).await?;
         }
-        let spec = change.over(&self.spec);
+        self.keep(change.over(&self.spec)).await
+    }
+
+    /// Stores a spec, and then makes it true for the network of a pod that is up.
+    async fn keep(&mut self, spec: PodSpec) -> Result<()> {
+        // First: a hyperd that is killed in between makes the rules by it when it comes back.
         self.core.store.set_pod_spec(&spec).await?;
+        if matches!(self.work, Work::Up { .. })
+            && let Err(error) = life::renew_network(&self.core, &spec).await
+        {
+            if let Err(again) = self.core.store.set_pod_spec(&self.spec).await {
+                tracing::warn!(pod = spec.id, error = again.chain(), "spec");
+            }
+            return Err(error);
+        }
         self.spec = Arc::new(spec);
         self.publish(self.supervisor());
         self.event("update");
@@ -221,21 +228,7 @@ impl Actor {
         let services = change.over(&self.spec)?;
         let networks = &self.core.networks;
         networks.check_services(&self.spec.network, &services)?;
-        let spec = PodSpec { services, ..(*self.spec).clone() };
-        // First: a hyperd that is killed in between makes the rules by it when it comes back.
-        self.core.store.set_pod_spec(&spec).await?;
-        if matches!(self.work, Work::Up { .. })
-            && let Err(error) = networks.set_services(&spec.id, &spec.services).await
-        {
-            if let Err(again) = self.core.store.set_pod_spec(&self.spec).await {
-                tracing::warn!(pod = spec.id, error = again.chain(), "services");
-            }
-            return Err(error);
-        }
-        self.spec = Arc::new(spec);
-        self.publish(self.supervisor());
-        self.event("update");
-        Ok(())
+        self.keep(PodSpec { services, ..(*self.spec).clone() }).await
     }
 
     fn start(&mut self, reply: Reply) {

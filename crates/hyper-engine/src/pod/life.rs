@@ -52,16 +52,7 @@ async fn attach(core: &Arc<Core>, spec: &PodSpec, name: String) -> Result<Attach
     if matches!(spec.network.as_str(), "" | NONE) {
         return Ok(Attachment::default());
     }
-    let members = pods::members(core, &spec.id);
-    // Networks know containers: to them the pod is one, with all that its own ask for.
-    let host = HostSpec {
-        hostname: spec.hostname.clone(),
-        network: spec.network.clone(),
-        annotations: spec.egress.iter().map(|text| (EGRESS.to_owned(), text.clone())).collect(),
-        ports: members.iter().flat_map(|view| view.spec.host.ports.clone()).collect(),
-        ..HostSpec::default()
-    };
-    let whole = Spec { id: spec.id.clone(), host, ..Spec::default() };
+    let whole = whole(core, spec);
     let turn = core.networks.turn(&spec.id).await;
     let engine = core.clone();
     // Once begun it is carried out: a start that is given up is followed by a release.
@@ -72,6 +63,25 @@ async fn attach(core: &Arc<Core>, spec: &PodSpec, name: String) -> Result<Attach
     let attachment = core.tasks.spawn(attaching).await.map_err(|_| Error::ShuttingDown)??;
     core.networks.set_services(&spec.id, &spec.services).await?;
     Ok(attachment)
+}
+
+/// Networks know containers: to them the pod is one, with all that its own ask for.
+fn whole(core: &Core, spec: &PodSpec) -> Spec {
+    let members = pods::members(core, &spec.id);
+    let host = HostSpec {
+        hostname: spec.hostname.clone(),
+        network: spec.network.clone(),
+        annotations: spec.egress.iter().map(|text| (EGRESS.to_owned(), text.clone())).collect(),
+        ports: members.iter().flat_map(|view| view.spec.host.ports.clone()).collect(),
+        ..HostSpec::default()
+    };
+    Spec { id: spec.id.clone(), host, ..Spec::default() }
+}
+
+/// Brings the network of a pod that is up to what its spec says: policy and services.
+pub(crate) async fn renew_network(core: &Core, spec: &PodSpec) -> Result<()> {
+    core.networks.set_egress(&whole(core, spec)).await?;
+    core.networks.set_services(&spec.id, &spec.services).await
 }
 
 /// Waits for the end of the sandbox, which is the end of the guest.

@@ -38,8 +38,8 @@ pub struct CreatePod {
     pub services: Vec<Service>,
 }
 
-/// What `update` changes; absent: stays. A guest that runs can be given less than it booted with,
-/// and up to that again more.
+/// What `update` changes; absent: stays. A guest that runs can be given less memory and CPU time
+/// than it booted with, and up to that again more.
 #[derive(Debug, Clone, Default)]
 pub struct PodChange {
     /// Added to those it has; `None` takes one away.
