@@ -37,7 +37,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::layout::Layout;
 use crate::store::Store;
 use crate::{Error, Result};
-pub(crate) use attach::egress;
+pub(crate) use attach::{egress, rates};
 pub(crate) use attach::{parse_exposed, wanted};
 use spec::{Blocked, DEFAULT, Endpoint, Network, Policy};
 

@@ -217,3 +217,29 @@ fn files_of_a_user_pod() {
         assert!(error.contains(words), "{words}: {error}");
     }
 }
+
+#[test]
+fn volumes_in_memory_and_bandwidths_are_read_and_bad_ones_named() {
+    let plan = |annotations: &str, empty: &str| {
+        let text = pod(&format!("[{{name: v, emptyDir: {empty}}}]"), "[]", "");
+        let text = text.replace("{name: p}", &format!("{{name: p, annotations: {annotations}}}"));
+        let mut manifest = Manifest::default();
+        manifest.add("pod.yaml", &text)?;
+        manifest.plans(&BTreeMap::new()).map(|mut plans| plans.remove(0))
+    };
+    let both = "{kubernetes.io/ingress-bandwidth: 10M, kubernetes.io/egress-bandwidth: 512k}";
+    let made = plan(both, "{medium: Memory, sizeLimit: 2Mi}").unwrap();
+    assert_eq!(made.pod["network_rate"], "in=10000000,out=512000");
+    assert_eq!(made.volumes[0].options["o"], "exec,mode=1777,size=2097152");
+    let plain = plan("{}", "{}").unwrap();
+    assert!(plain.pod["network_rate"].is_null() && plain.volumes[0].options.is_empty());
+    for (annotations, empty, words) in [
+        ("{kubernetes.io/egress-bandwidth: fast}", "{}", "`fast` is no rate"),
+        ("{}", "{sizeLimit: 1Gi}", "medium: Memory"),
+        ("{}", "{medium: HugePages}", "`HugePages`"),
+        ("{}", "{medium: Memory, sizeLimit: much}", "`much` is no size"),
+    ] {
+        let error = plan(annotations, empty).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}

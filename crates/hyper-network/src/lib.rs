@@ -14,6 +14,7 @@ mod error;
 pub mod link;
 pub mod namespace;
 mod netlink;
+pub mod rate;
 pub mod redirect;
 pub mod rules;
 pub mod service;

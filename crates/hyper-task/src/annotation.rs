@@ -20,6 +20,8 @@ pub const MIN_ISOLATION: &str = "io.hyper.min-isolation";
 
 /// What the pod may reach, see `hyper_network::egress`: `none`, `public` or `all`, and lists.
 pub const EGRESS: &str = "io.hyper.egress";
+/// What a container may receive and send per second, see `hyper_network::rate`: `in=10m,out=5m`.
+pub const NETWORK_RATE: &str = "io.hyper.network-rate";
 /// `true`: frames of the guest pass only from its own addresses; else from its own MAC.
 pub const NETWORK_STRICT: &str = "io.hyper.network-strict";
 /// `true`: the network namespace is removed with the pod, with all that is in it.

@@ -1,7 +1,7 @@
 //! Networks as users have them: addresses, ports, names; and that nothing of them is left behind.
 //! hyperd runs in a network namespace of its own, so that the machine has none of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_e2e::{Engine, eventually, runtimes};
 
@@ -228,4 +228,55 @@ fn containers_that_come_and_go_at_once_do_not_lose_their_network_s_names() {
     eventually("it finds what was there before", Duration::from_secs(20), || {
         asked(&engine, "last", "stays", "80").contains("here")
     });
+}
+
+#[test]
+fn what_a_pod_sends_and_receives_is_held_to_its_rates() {
+    let engine = Engine::apart();
+    // Two megabytes: 16 Mbit.
+    let serve = "head -c 2000000 /dev/zero > /page; exec httpd -f -p 80 -h /";
+    let address = |name: &str| engine.inspect(name, "{{.NetworkSettings.IPAddress}}");
+    let run = |name: &str, flags: &[&str]| {
+        let all = [&["run", "-d", "--name", name], flags, &["busybox", "sh", "-c", serve]].concat();
+        engine.hyper(&all).succeeded();
+        address(name)
+    };
+    let (peer, held) = (run("peer", &[]), run("held", &["--network-rate", "in=8m,out=4m"]));
+    let fetch = |from: &str| {
+        format!("printf 'GET /page HTTP/1.0\\r\\n\\r\\n' | nc -w 20 {from} 80 | wc -c | grep ^2000")
+    };
+    for (name, from) in [("held", &peer), ("peer", &held)] {
+        eventually("the page is served", Duration::from_secs(20), || {
+            engine.docker(&["exec", name, "sh", "-c", &fetch(from)]).code == 0
+        });
+    }
+    let took = |name: &str, from: &str| {
+        let begun = Instant::now();
+        engine.hyper(&["exec", name, "sh", "-c", &fetch(from)]).succeeded();
+        begun.elapsed().as_secs_f64()
+    };
+    let seconds = took("held", &peer);
+    assert!((1.2..20.0).contains(&seconds), "in: {seconds} s");
+    let seconds = took("peer", &held);
+    assert!((2.5..30.0).contains(&seconds), "out: {seconds} s");
+    // A pod's are changed while it runs.
+    engine.hyper(&["pod", "create", "shop"]).succeeded();
+    let join = ["run", "-d", "--pod", "shop", "--name", "free", "busybox", "sleep", "600"];
+    engine.hyper(&join).succeeded();
+    assert!(took("free", &peer) < 1.2);
+    engine.hyper(&["pod", "update", "--network-rate", "in=8m", "shop"]).succeeded();
+    let seconds = took("free", &peer);
+    assert!((1.2..20.0).contains(&seconds), "changed: {seconds} s");
+    engine.hyper(&["pod", "update", "--network-rate", "", "shop"]).succeeded();
+    let seconds = took("free", &peer);
+    assert!(seconds < 1.2, "freed: {seconds} s");
+    for (arguments, words) in [
+        (&["create", "--network-rate", "in=fast", "busybox"][..], "in=fast"),
+        (&["create", "--pod", "shop", "--network-rate", "in=1m", "busybox"], "give it to the pod"),
+        (&["pod", "update", "--network-rate", "9m", "shop"], "9m"),
+    ] {
+        let outcome = engine.hyper(arguments);
+        assert_ne!(outcome.code, 0, "{arguments:?}");
+        assert!(outcome.stderr.contains(words), "{arguments:?}: {}", outcome.stderr);
+    }
 }

@@ -36,6 +36,9 @@ pub struct CreateFlags {
     /// needed (TARGET: ADDRESS[/BITS][:PORT[/PROTOCOL]])
     #[arg(long, value_name = "POLICY")]
     pub egress: Option<String>,
+    /// Bits per second that it may receive and send, e.g. in=10m,out=5m
+    #[arg(long, value_name = "RATES")]
+    pub network_rate: Option<String>,
     /// Keep standard input open
     #[arg(short, long)]
     pub interactive: bool,
@@ -162,6 +165,9 @@ impl CreateFlags {
         }
         if let Some(policy) = &self.egress {
             annotations.insert("io.hyper.egress".into(), policy.clone());
+        }
+        if let Some(rates) = &self.network_rate {
+            annotations.insert("io.hyper.network-rate".into(), rates.clone());
         }
         if let Some(kernel) = &self.kernel {
             let path = std::fs::canonicalize(kernel)

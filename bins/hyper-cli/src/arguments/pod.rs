@@ -131,6 +131,9 @@ pub struct PodCreateFlags {
     /// What it may reach, see `run --egress`
     #[arg(long, value_name = "POLICY")]
     pub egress: Option<String>,
+    /// Bits per second that it may receive and send, e.g. in=10m,out=5m
+    #[arg(long, value_name = "RATES")]
+    pub network_rate: Option<String>,
     /// [default: made up]
     pub name: Option<String>,
 }
@@ -152,6 +155,9 @@ pub struct PodUpdateFlags {
     /// What it may reach, see `run --egress`
     #[arg(long, value_name = "POLICY")]
     pub egress: Option<String>,
+    /// Bits per second that it may receive and send, e.g. in=10m,out=5m
+    #[arg(long, value_name = "RATES")]
+    pub network_rate: Option<String>,
     #[arg(required = true)]
     pub pods: Vec<String>,
 }

@@ -59,6 +59,7 @@ async fn update(client: &Client, flags: PodUpdateFlags) -> anyhow::Result<i32> {
         "vcpus": flags.cpus,
         "memory_bytes": memory_bytes(flags.memory.as_deref())?,
         "egress": flags.egress,
+        "network_rate": flags.network_rate,
     });
     let mut code = 0;
     for name in flags.pods {
@@ -82,6 +83,7 @@ async fn create(client: &Client, flags: &PodCreateFlags) -> anyhow::Result<Strin
         "memory_bytes": memory_bytes(flags.memory.as_deref())?,
         "network": flags.network,
         "egress": flags.egress,
+        "network_rate": flags.network_rate,
         "sysctls": pairs(&flags.sysctl, "sysctl")?,
     });
     make(client, body).await

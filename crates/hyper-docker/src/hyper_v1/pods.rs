@@ -38,6 +38,8 @@ pub(crate) struct PodCreate {
     network: Option<String>,
     /// What it may reach: `none`, `public` or `all`, then `,allow=TARGET` and `,deny=TARGET`.
     egress: Option<String>,
+    /// Bits per second that it may receive and send: `in=10m,out=5m`.
+    network_rate: Option<String>,
     /// Addresses that only this pod sees.
     services: Vec<PodService>,
 }
@@ -54,6 +56,8 @@ pub(crate) struct PodUpdate {
     memory_bytes: Option<u64>,
     /// What it may reach: `none`, `public` or `all`, then `,allow=TARGET` and `,deny=TARGET`.
     egress: Option<String>,
+    /// Bits per second that it may receive and send: `in=10m,out=5m`; empty: no bounds.
+    network_rate: Option<String>,
 }
 
 /// A pod that was made.
@@ -80,6 +84,8 @@ pub(crate) struct Pod {
     network: String,
     /// What it may reach; absent: as its network says.
     egress: Option<String>,
+    /// Bits per second that it may receive and send.
+    network_rate: Option<String>,
     services: Vec<PodService>,
     /// Nanoseconds since the Unix epoch, as all times here.
     created_ns: i64,
@@ -136,6 +142,7 @@ pub(crate) async fn create(State(app): State<App>, request: Body) -> ApiResult {
                 .filter(|name| !name.is_empty())
                 .unwrap_or_else(|| "default".to_owned()),
             egress: wanted.egress,
+            network_rate: wanted.network_rate,
             services: wanted.services.iter().map(PodService::read).collect::<ApiResult<_>>()?,
         })
         .await?;
@@ -239,8 +246,9 @@ pub(crate) async fn update(
     Path(id): Path<String>,
     request: Body,
 ) -> ApiResult {
-    let PodUpdate { labels, vcpus, memory_bytes, egress } = json(request).await?;
-    app.engine.update_pod(&id, PodChange { labels, vcpus, memory_bytes, egress }).await?;
+    let PodUpdate { labels, vcpus, memory_bytes, egress, network_rate } = json(request).await?;
+    let change = PodChange { labels, vcpus, memory_bytes, egress, network_rate };
+    app.engine.update_pod(&id, change).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -282,6 +290,7 @@ fn pod(engine: &Engine, view: &PodView) -> Pod {
         memory_bytes: spec.memory_bytes,
         network: spec.network.clone(),
         egress: spec.egress.clone(),
+        network_rate: spec.network_rate.clone(),
         services: spec.services.iter().map(PodService::of).collect(),
         created_ns: spec.created_ns,
         started_ns: state.started_ns,

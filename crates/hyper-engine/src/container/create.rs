@@ -15,6 +15,7 @@ use crate::attach::Slot;
 use crate::core::{Core, Handle, image_error};
 use crate::engine::pods::KERNELS_NAME;
 use crate::event::Kind;
+use crate::network::spec::Rates;
 use crate::phases::{self, Record};
 use crate::store;
 use crate::supervisor::Pod;
@@ -385,6 +386,13 @@ fn check_host(core: &Core, host: &HostSpec) -> Result<()> {
         return Err(Error::Invalid(format!(
             "egress policy `{policy}`: a container in another's pod has that one's network: give \
              the policy to the pod, or to the container that it was made with"
+        )));
+    }
+    let rates = crate::network::rates(host)?;
+    if rates != Rates::default() && !host.pod.is_empty() {
+        return Err(Error::Invalid(format!(
+            "network rate `{rates}`: a container in another's pod has that one's network: give it \
+             to the pod, or to the container that it was made with"
         )));
     }
     for (option, name) in [("hostname", &host.hostname), ("domainname", &host.domainname)] {

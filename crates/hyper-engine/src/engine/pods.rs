@@ -11,7 +11,7 @@ use crate::container::actor::Command as ContainerCommand;
 use crate::container::state::Status;
 use crate::core::Core;
 use crate::event::Kind;
-use crate::network::spec::Policy;
+use crate::network::spec::{Policy, Rates};
 use crate::pod::PodView;
 use crate::pod::actor::{Command, attributes, enlist};
 use crate::pod::registry::PodHandle;
@@ -262,6 +262,7 @@ async fn create(core: &Arc<Core>, request: CreatePod) -> Result<String> {
         sysctls: request.sysctls,
         network: request.network,
         egress: request.egress,
+        network_rate: request.network_rate,
         services: request.services,
     };
     let record = PodRecord { name: name.clone(), spec, state: PodState::default() };
@@ -285,6 +286,9 @@ fn check_change(change: &PodChange) -> Result<()> {
     }
     if let Some(text) = &change.egress {
         text.parse::<Policy>().map_err(|error| Error::Invalid(error.to_string()))?;
+    }
+    if let Some(text) = &change.network_rate {
+        text.parse::<Rates>().map_err(|error| Error::Invalid(error.to_string()))?;
     }
     match change.labels.keys().any(String::is_empty) {
         true => invalid("a label needs a name".to_owned()),
@@ -326,6 +330,7 @@ fn check(core: &Core, request: &CreatePod) -> Result<()> {
         vcpus: request.vcpus,
         memory_bytes: request.memory_bytes,
         egress: request.egress.clone(),
+        network_rate: request.network_rate.clone(),
     })?;
     match request.sysctls.keys().find(|key| !key.starts_with("net.")) {
         Some(key) => invalid(format!("sysctl `{key}` is not the pod's: give it to a container")),

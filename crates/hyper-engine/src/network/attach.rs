@@ -10,7 +10,7 @@ use hyper_network::subnet;
 use ipnet::IpNet;
 use tokio::sync::OwnedMutexGuard;
 
-use super::spec::{DEFAULT, EGRESS, Endpoint, Mode, Network, Policy, PortWish, Wish};
+use super::spec::{DEFAULT, EGRESS, Endpoint, Mode, Network, Policy, PortWish, RATE, Rates, Wish};
 use super::{Networks, host, names, ports};
 use crate::container::spec::{HostSpec, Spec};
 use crate::supervisor::Pod;
@@ -106,7 +106,14 @@ impl Networks {
         self.store.put_endpoint(&endpoint).await?;
         let path = self.layout.namespace(&spec.id);
         let (of, plugged) = (network.clone(), endpoint.clone());
-        let done = crate::core::blocking(move || host::plug(&of, &plugged, &path)).await;
+        let done = crate::core::blocking(move || {
+            host::plug(&of, &plugged, &path)?;
+            if plugged.rates != Rates::default() {
+                host::bound(&plugged, &path)?;
+            }
+            Ok(())
+        });
+        let done = done.await;
         if done.is_err() {
             // Somebody may have taken the bridge: the next start looks, and makes it again.
             self.state().up.remove(&network.id);
@@ -195,6 +202,7 @@ impl Networks {
             names: names::of(spec, name, &wish.aliases),
             ports: Vec::new(),
             egress: egress(&spec.host)?,
+            rates: rates(&spec.host)?,
             services: Vec::new(),
             id: id.clone(),
         };
@@ -449,6 +457,26 @@ impl Networks {
         Ok(())
     }
 
+    /// Holds the links of a container to the rates that it asks for.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::Network`].
+    pub async fn set_rates(&self, spec: &Spec) -> Result<()> {
+        let rates = rates(&spec.host)?;
+        let _turn = self.turn(&spec.id).await;
+        for endpoint in self.endpoints(&spec.id) {
+            if endpoint.rates == rates {
+                continue;
+            }
+            let (changed, path) = (Endpoint { rates, ..endpoint }, self.layout.namespace(&spec.id));
+            self.store.put_endpoint(&changed).await?;
+            let held = changed.clone();
+            crate::core::blocking(move || host::bound(&held, &path)).await?;
+            self.state().endpoints.insert(changed.id.clone(), changed);
+        }
+        Ok(())
+    }
+
     /// Changes an endpoint and the rules with it, or nothing.
     pub(super) async fn put(&self, changed: Endpoint, before: Endpoint) -> Result<()> {
         self.store.put_endpoint(&changed).await?;
@@ -491,6 +519,15 @@ pub(crate) fn egress(host: &HostSpec) -> Result<Option<Policy>> {
     let text = host.annotations.get(EGRESS);
     let policy = text.map(|text| text.parse::<Policy>());
     policy.transpose().map_err(|error| Error::Invalid(error.to_string()))
+}
+
+/// What a container may receive and send.
+///
+/// # Errors
+/// [`Error::Invalid`]: it is none.
+pub(crate) fn rates(host: &HostSpec) -> Result<Rates> {
+    let text = host.annotations.get(RATE).map_or("", String::as_str);
+    text.parse::<Rates>().map_err(|error| Error::Invalid(error.to_string()))
 }
 
 /// Networks that a container is to be in, the one of its way out first.

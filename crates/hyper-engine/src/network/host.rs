@@ -23,9 +23,11 @@ pub(super) fn wrong(error: NetworkError) -> Error {
 }
 
 fn open() -> Result<Netlink> {
-    Netlink::open().map_err(|source| {
-        wrong(NetworkError::Link { action: "open", name: "rtnetlink".to_owned(), source })
-    })
+    Netlink::open().map_err(unopened).map_err(wrong)
+}
+
+fn unopened(source: std::io::Error) -> NetworkError {
+    NetworkError::Link { action: "open", name: "rtnetlink".to_owned(), source }
 }
 
 /// Six letters that tell this exec root from others, whose hyperds may run beside us.
@@ -188,11 +190,7 @@ pub(super) fn plug(network: &Network, endpoint: &Endpoint, path: &Path) -> Resul
         .map_err(wrong)?;
     let given = endpoint.clone();
     namespace::within(path, move || {
-        let mut netlink = Netlink::open().map_err(|source| NetworkError::Link {
-            action: "open",
-            name: "rtnetlink".to_owned(),
-            source,
-        })?;
+        let mut netlink = Netlink::open().map_err(unopened)?;
         let Some(link) = netlink.link(&given.interface)? else { return Ok(()) };
         if given.address(true).is_none() {
             // The kernel of the namespace is not to talk for the guest.
@@ -207,6 +205,24 @@ pub(super) fn plug(network: &Network, endpoint: &Endpoint, path: &Path) -> Resul
             netlink.add_default_route(link.index, *gateway)?;
         }
         Ok(())
+    })
+    .map_err(wrong)
+}
+
+/// Holds the link of an endpoint to its rates, at the host's end and at the pod's in `path`.
+pub(super) fn bound(endpoint: &Endpoint, path: &Path) -> Result<()> {
+    let rates = endpoint.rates;
+    let mut netlink = open()?;
+    if let Some(link) = netlink.link(&endpoint.link).map_err(wrong)? {
+        netlink.bound(link.index, rates.inward).map_err(wrong)?;
+    }
+    let interface = endpoint.interface.clone();
+    namespace::within(path, move || {
+        let mut netlink = Netlink::open().map_err(unopened)?;
+        match netlink.link(&interface)? {
+            Some(link) => netlink.bound(link.index, rates.outward),
+            None => Ok(()),
+        }
     })
     .map_err(wrong)
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use hyper_network::egress::{Blocked, Mode, Policy};
+pub use hyper_network::rate::Rates;
 pub use hyper_network::rules::Protocol;
 pub use hyper_network::service::Service;
 use ipnet::IpNet;
@@ -40,6 +41,8 @@ pub struct Network {
 
 /// A network's option with the policy of all its pods, and the annotation of a container.
 pub const EGRESS: &str = hyper_task::annotation::EGRESS;
+/// The annotation of a container with what it may receive and send.
+pub const RATE: &str = hyper_task::annotation::NETWORK_RATE;
 
 impl Network {
     /// What its pods may reach, where that is restricted.
@@ -141,6 +144,9 @@ pub struct Endpoint {
     /// Of the pod.
     #[serde(default)]
     pub services: Vec<Service>,
+    /// What passes its link.
+    #[serde(default)]
+    pub rates: Rates,
 }
 
 impl Endpoint {

@@ -13,7 +13,7 @@ use crate::container::state::Exit;
 use crate::core::Core;
 use crate::engine::pods;
 use crate::network::attach::Attachment;
-use crate::network::spec::{EGRESS, NONE};
+use crate::network::spec::{EGRESS, NONE, RATE};
 use crate::supervisor::{self, Found, Pod};
 use crate::{Error, Result, layout};
 
@@ -71,16 +71,21 @@ fn whole(core: &Core, spec: &PodSpec) -> Spec {
     let host = HostSpec {
         hostname: spec.hostname.clone(),
         network: spec.network.clone(),
-        annotations: spec.egress.iter().map(|text| (EGRESS.to_owned(), text.clone())).collect(),
+        annotations: [(EGRESS, &spec.egress), (RATE, &spec.network_rate)]
+            .into_iter()
+            .filter_map(|(key, text)| Some((key.to_owned(), text.clone()?)))
+            .collect(),
         ports: members.iter().flat_map(|view| view.spec.host.ports.clone()).collect(),
         ..HostSpec::default()
     };
     Spec { id: spec.id.clone(), host, ..Spec::default() }
 }
 
-/// Brings the network of a pod that is up to what its spec says: policy and services.
+/// Brings the network of a pod that is up to what its spec says: policy, rates and services.
 pub(crate) async fn renew_network(core: &Core, spec: &PodSpec) -> Result<()> {
-    core.networks.set_egress(&whole(core, spec)).await?;
+    let whole = whole(core, spec);
+    core.networks.set_egress(&whole).await?;
+    core.networks.set_rates(&whole).await?;
     core.networks.set_services(&spec.id, &spec.services).await
 }
 

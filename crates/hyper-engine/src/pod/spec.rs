@@ -34,6 +34,8 @@ pub struct CreatePod {
     pub network: String,
     /// What it may reach, see `hyper_network::egress`.
     pub egress: Option<String>,
+    /// What it may receive and send, see `hyper_network::rate`.
+    pub network_rate: Option<String>,
     /// What only it sees, see `hyper_network::service`.
     pub services: Vec<Service>,
 }
@@ -47,6 +49,8 @@ pub struct PodChange {
     pub vcpus: Option<u32>,
     pub memory_bytes: Option<u64>,
     pub egress: Option<String>,
+    /// Empty: no bounds any more.
+    pub network_rate: Option<String>,
 }
 
 impl PodChange {
@@ -75,6 +79,7 @@ impl PodChange {
         spec.vcpus = self.vcpus.or(spec.vcpus);
         spec.memory_bytes = self.memory_bytes.or(spec.memory_bytes);
         spec.egress = self.egress.or(spec.egress);
+        spec.network_rate = self.network_rate.or(spec.network_rate);
         spec
     }
 }
@@ -97,6 +102,8 @@ pub struct PodSpec {
     pub network: String,
     /// What it may reach, see `hyper_network::egress`.
     pub egress: Option<String>,
+    /// What it may receive and send, see `hyper_network::rate`.
+    pub network_rate: Option<String>,
     /// What only it sees.
     pub services: Vec<Service>,
 }

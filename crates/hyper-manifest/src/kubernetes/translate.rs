@@ -63,6 +63,7 @@ fn translate(pod: &Pod, beside: &Documents) -> FieldResult<Plan> {
         "sysctls": sysctls,
         "vcpus": vcpus(&spec.containers)?,
         "memory_bytes": memory(&spec.containers)?,
+        "network_rate": bandwidth(&pod.metadata.annotations)?,
     });
     let own = volumes.values().filter_map(|source| match source {
         Source::Own(volume) => Some(volume.clone()),
@@ -110,6 +111,26 @@ fn labels(pod: &Pod) -> BTreeMap<String, String> {
         labels.insert("io.kubernetes.pod.namespace".to_owned(), namespace.clone());
     }
     labels
+}
+
+/// Kubernetes' annotations for what a pod may receive and send, in bits per second.
+fn bandwidth(annotations: &BTreeMap<String, String>) -> FieldResult<Option<String>> {
+    let mut ways = Vec::new();
+    for (key, way) in
+        [("kubernetes.io/ingress-bandwidth", "in"), ("kubernetes.io/egress-bandwidth", "out")]
+    {
+        let Some(text) = annotations.get(key) else { continue };
+        match quantity::bytes(text).filter(|bits| *bits > 0) {
+            Some(bits) => ways.push(format!("{way}={bits}")),
+            None => {
+                return wrong(
+                    format!("metadata.annotations.{key}"),
+                    format!("`{text}` is no rate"),
+                );
+            }
+        }
+    }
+    Ok((!ways.is_empty()).then(|| ways.join(",")))
 }
 
 /// What the guest needs when every container has a limit; else the daemon's default decides.

@@ -164,20 +164,21 @@ struct Left {
 
 impl Left {
     fn look() -> Self {
-        let entries = std::fs::read_dir("/sys/class/net").into_iter().flatten();
+        let entries = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+        // A bridge is its network's, and stays.
+        let links = entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with("hy-"));
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        Self { interfaces: entries.count(), mounts: mounts.lines().count() }
+        Self { interfaces: links.count(), mounts: mounts.lines().count() }
     }
 
-    /// What there is more than before, once it becomes no less. The bridge of the default network stays.
+    /// What there is more than before, once it becomes no less.
     async fn settled(self, ids: &[&str]) -> Value {
         let until = Instant::now() + SETTLED;
         loop {
             let now = Self::look();
-            let bridge = usize::from(self.interfaces < now.interfaces);
             let left = json!({
                 "processes": pss::processes(ids).len(),
-                "interfaces": now.interfaces.saturating_sub(self.interfaces + bridge),
+                "interfaces": now.interfaces.saturating_sub(self.interfaces),
                 "mounts": now.mounts.saturating_sub(self.mounts),
             });
             let clean = left.as_object().is_some_and(|all| all.values().all(|count| *count == 0));
