@@ -91,8 +91,8 @@ fn every_line_is_in_the_journal_with_its_container_and_is_read_by_docker_logs() 
         assert!(
             journal.read(&tag, "CONTAINER_PARTIAL_MESSAGE").contains(&"true|foobar".to_owned())
         );
-        let logs = engine.docker(&["logs", "--tail", "2", &name]).succeeded();
-        assert_eq!((logs.text().as_str(), logs.stderr.as_str()), ("three\nfoobar", ""));
+        let logs = engine.docker(&["logs", &name]).succeeded();
+        assert_eq!((logs.text().as_str(), logs.stderr.as_str()), ("one\nthree\nfoobar", "two\n"));
         assert_eq!(engine.inspect(&name, "{{.HostConfig.LogConfig.Type}}"), "journald");
     }
     // A journald that is not there for a moment is no reason to stop; what it misses is told.
