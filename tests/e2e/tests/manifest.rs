@@ -124,6 +124,12 @@ fn a_user_pod_of_the_first_hyper_runs() {
              "user": {"name": "nobody"},
              "volumes": [{"path": "/given", "volume": "given", "readOnly": true}]},
             {"image": "busybox", "command": ["sleep", "600"], "restartPolicy": "always"},
+            {"name": "web", "image": "busybox", "command": ["sh", "-c",
+                "mkdir /www; echo from its neighbour > /www/index.html; \
+                 exec httpd -f -p 127.0.0.1:8080 -h /www"]},
+            {"name": "client", "image": "busybox", "command": ["sh", "-c",
+                "until printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc 127.0.0.1 8080 | grep neighbour; do \
+                 sleep 0.2; done; exec sleep 600"]},
         ],
         "volumes": [{"name": "given", "source": host.path(), "format": "vfs"}],
     });
@@ -135,6 +141,9 @@ fn a_user_pod_of_the_first_hyper_runs() {
     let said = String::from_utf8_lossy(&said);
     assert!(said.starts_with("ancient\n/tmp\nb\nfrom the host\nnobody\n"), "{said}");
     assert!(said.contains("Read-only file system"), "{said}");
+    eventually("the client has fetched the page", SOON, || {
+        engine.hyper(&["logs", "client"]).succeeded().text() == "from its neighbour"
+    });
     let policy = engine.inspect("old-busybox-1", "{{.HostConfig.RestartPolicy.Name}}");
     assert_eq!(policy, "always");
     engine.hyper(&["delete", "-f", &file.display().to_string()]).succeeded();
