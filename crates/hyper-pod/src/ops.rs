@@ -239,6 +239,15 @@ impl Actor {
     fn update(&mut self, id: String, resources: serde_json::Value, reply: Reply<()>) {
         let request = self.container(&id).map(|container| container.sandbox);
         let request = request.and_then(|whole| Ok((whole, self.up()?)));
+        let request = request.and_then(|(whole, guest)| match guest.is_paused() {
+            false => Ok((whole, guest)),
+            true => Err(PodError::State {
+                what: if whole { "pod" } else { "container" },
+                id: id.clone(),
+                state: "paused with its guest",
+                action: "update it",
+            }),
+        });
         let request = request.and_then(|(whole, guest)| match whole {
             true => Ok((resize::request(&guest, &self.settings, &resources)?, guest)),
             false => {

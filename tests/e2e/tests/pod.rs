@@ -235,6 +235,9 @@ fn a_pod_that_runs_is_given_less_memory_and_what_it_frees_goes_back_to_the_host(
         update("256m").succeeded();
         inside(fill).succeeded();
         update("20m").exited(1).says(&["for itself"]);
+        engine.hyper(&["pod", "pause", &name]).succeeded();
+        update("128m").exited(1).says(&["paused", "cannot update it"]);
+        engine.hyper(&["pod", "unpause", &name]).succeeded();
         assert_eq!(pod_field(&engine, &name, "{{.memory_bytes}}"), (256 * MIB).to_string());
         engine.hyper(&["pod", "rm", "-f", &name]).succeeded();
     }
