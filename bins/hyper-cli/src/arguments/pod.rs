@@ -61,7 +61,7 @@ pub enum PodCommand {
         #[arg(required = true)]
         pods: Vec<String>,
     },
-    /// Change pods; all but labels only while they do not run
+    /// Change pods; one that runs gets no more memory and CPUs than it booted with
     Update(PodUpdateFlags),
     /// Addresses that only one pod sees, with backends behind them
     #[command(subcommand)]

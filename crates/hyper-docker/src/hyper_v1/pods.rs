@@ -48,7 +48,7 @@ pub(crate) struct PodCreate {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct PodUpdate {
-    /// Added to those it has; null takes one away. Also of a pod that runs.
+    /// Added to those it has; null takes one away.
     labels: BTreeMap<String, Option<String>>,
     /// Virtual CPUs of the guest.
     vcpus: Option<u32>,
