@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use hyper_e2e::{Engine, eventually, runtimes};
+use hyper_e2e::{Engine, Host, eventually, runtimes};
 
 /// A container that serves `text` on port 80.
 fn serve(engine: &Engine, name: &str, text: &str, flags: &[&str]) {
@@ -279,4 +279,19 @@ fn what_a_pod_sends_and_receives_is_held_to_its_rates() {
         assert_ne!(outcome.code, 0, "{arguments:?}");
         assert!(outcome.stderr.contains(words), "{arguments:?}: {}", outcome.stderr);
     }
+}
+
+#[test]
+fn starts_that_fail_for_a_taken_port_leave_no_supervisor() {
+    let engine = Engine::apart();
+    serve(&engine, "owner", "first", &["-p", "8077:80"]);
+    let marker = engine.dir().display().to_string();
+    let before = Host::at_rest(&marker).processes.len();
+    for _ in 0..10 {
+        let run = ["run", "--rm", "-p", "8077:80", "busybox", "true"];
+        engine.docker(&run).exited(125).says(&["8077"]);
+    }
+    eventually("only the owner's processes", Duration::from_secs(10), || {
+        Host::look(&marker).processes.len() == before
+    });
 }

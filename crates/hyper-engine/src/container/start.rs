@@ -151,7 +151,11 @@ pub(crate) async fn pod_with_disks(
         Ok::<_, Error>((image, phases::now()))
     };
     let network = network::attach(core, spec, &bundle);
-    let ((pod, connected), (rootfs, disk_ready), ()) = tokio::try_join!(connect, disks, network)?;
+    // Each to its end: a supervisor that is only just being started when another fails would be found by
+    // nobody.
+    let (connect, disks, network) = tokio::join!(connect, disks, network);
+    network?;
+    let ((rootfs, disk_ready), (pod, connected)) = (disks?, connect?);
     prepared.times = (connected, disk_ready);
     Ok((pod, rootfs, prepared))
 }
