@@ -95,12 +95,15 @@ impl Engine {
         let engine_id = store.engine_id().await?;
         let events = crate::event::Log::kept_in(store.clone()).await?;
         let networks = Networks::open(config.layout.clone(), store.clone()).await?;
+        let tasks = TaskTracker::new();
         let core = Arc::new(Core {
             layout: config.layout.clone(),
             launcher: Launcher {
                 program: config.supervisor.clone(),
                 events: config.layout.events_socket(),
                 debug: config.debug,
+                tasks: tasks.clone(),
+                turns: Arc::default(),
             },
             config,
             store,
@@ -114,7 +117,7 @@ impl Engine {
             pods: crate::pod::registry::Pods::default(),
             execs: std::sync::Mutex::default(),
             restarts: Arc::new(tokio::sync::Semaphore::new(0)),
-            tasks: TaskTracker::new(),
+            tasks,
         });
         crate::volume::restore(&core).await?;
         restore::run(&core).await?;

@@ -41,6 +41,7 @@ pub mod signal;
 mod stats;
 mod store;
 mod supervisor;
+mod turns;
 mod volume;
 
 pub use attach::{Attached, Attaching};

@@ -1,6 +1,7 @@
 //! Networks as users have them: addresses, ports, names; and that nothing of them is left behind.
 //! hyperd runs in a network namespace of its own, so that the machine has none of it.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use hyper_e2e::{Engine, Host, eventually, runtimes};
@@ -282,14 +283,21 @@ fn what_a_pod_sends_and_receives_is_held_to_its_rates() {
 }
 
 #[test]
-fn starts_that_fail_for_a_taken_port_leave_no_supervisor() {
+fn starts_that_fail_or_are_given_up_leave_no_supervisor() {
     let engine = Engine::apart();
     serve(&engine, "owner", "first", &["-p", "8077:80"]);
     let marker = engine.dir().display().to_string();
     let before = Host::at_rest(&marker).processes.len();
-    for _ in 0..10 {
+    for round in 0..20 {
         let run = ["run", "--rm", "-p", "8077:80", "busybox", "true"];
         engine.docker(&run).exited(125).says(&["8077"]);
+        // Removed while its supervisor is only just being started.
+        engine.docker(&["create", "--name", "given-up", "busybox", "sleep", "60"]).succeeded();
+        let mut client = engine.docker_command(&["start", "given-up"]);
+        let mut client = client.stderr(Stdio::null()).spawn().expect("docker");
+        std::thread::sleep(Duration::from_millis(10 + 2 * round));
+        engine.hyper(&["rm", "-f", "given-up"]).succeeded();
+        client.wait().expect("reap");
     }
     eventually("only the owner's processes", Duration::from_secs(10), || {
         Host::look(&marker).processes.len() == before

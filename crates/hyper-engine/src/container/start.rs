@@ -72,6 +72,7 @@ pub(crate) async fn start(
 
 /// Ends whatever a bundle belongs to and removes it.
 pub(crate) async fn discard(core: &Core, id: &str) {
+    core.launcher.settled(id).await;
     let bundle = core.layout.bundle(id);
     if !tokio::fs::try_exists(&bundle).await.unwrap_or(true) {
         core.networks.release(id).await.remove().await;
@@ -151,11 +152,7 @@ pub(crate) async fn pod_with_disks(
         Ok::<_, Error>((image, phases::now()))
     };
     let network = network::attach(core, spec, &bundle);
-    // Each to its end: a supervisor that is only just being started when another fails would be found by
-    // nobody.
-    let (connect, disks, network) = tokio::join!(connect, disks, network);
-    network?;
-    let ((rootfs, disk_ready), (pod, connected)) = (disks?, connect?);
+    let ((rootfs, disk_ready), (pod, connected), ()) = tokio::try_join!(disks, connect, network)?;
     prepared.times = (connected, disk_ready);
     Ok((pod, rootfs, prepared))
 }
