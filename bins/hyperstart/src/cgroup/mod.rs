@@ -69,7 +69,11 @@ pub(crate) fn limit_containers(memory_bytes: u64) -> Outcome<()> {
     if memory_bytes == 0 {
         return all.set("memory.max", "max");
     }
-    let used = || all.get("memory.current").map(|text| text.trim().parse().unwrap_or(0_u64));
+    let used = || -> Outcome<u64> {
+        let text = all.get("memory.current")?;
+        let wrong = |_| failure(FailureKind::Internal, format!("memory.current is `{text}`"));
+        text.trim().parse().map_err(wrong)
+    };
     let beyond = used()?.saturating_sub(memory_bytes);
     if beyond > 0 {
         // It fails where less than that could be reclaimed: what counts is what is left.

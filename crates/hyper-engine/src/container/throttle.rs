@@ -110,8 +110,22 @@ mod test {
             |path: &str| resolve(&mut [throttle(path)], Path::new("/")).unwrap_err().to_string();
         assert!(told("/dev/null").contains("`/dev/null`: it is no block device"));
         assert!(told("/dev/no-such-disk").contains("No such file"));
-        let memory = resolve(&mut [throttle("/dev/null")], Path::new("/proc"));
-        assert!(memory.is_err());
+    }
+
+    /// Needs root, to make a device's node: the machine's own may be out of sight.
+    #[test]
+    fn disks_on_no_block_device_or_on_another_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = dir.path().join("disk");
+        let (kind, mode) = (rustix::fs::FileType::BlockDevice, rustix::fs::Mode::RUSR);
+        // Numbers for experiments (Documentation/admin-guide/devices.txt): no file system is on it.
+        let device = rustix::fs::makedev(240, 0);
+        rustix::fs::mknodat(rustix::fs::CWD, &node, kind, mode, device).unwrap();
+        let mut all = [throttle(&node.display().to_string())];
+        let told = resolve(&mut all, Path::new("/proc")).unwrap_err().to_string();
+        assert!(told.contains("in /proc, whose file system is on no block device"), "{told}");
+        let told = resolve(&mut all, dir.path()).unwrap_err().to_string();
+        assert!(told.contains(&dir.path().display().to_string()), "{told}");
     }
 
     #[test]

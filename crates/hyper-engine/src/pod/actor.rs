@@ -197,15 +197,19 @@ impl Actor {
         self.keep(change.over(&self.spec)).await
     }
 
-    /// Stores a spec, and then makes it true for the network of a pod that is up.
+    /// Stores a spec, and then makes it true for the network of a pod that is up, or leaves all as
+    /// it was.
     async fn keep(&mut self, spec: PodSpec) -> Result<()> {
         // First: a hyperd that is killed in between makes the rules by it when it comes back.
         self.core.store.set_pod_spec(&spec).await?;
         if matches!(self.work, Work::Up { .. })
             && let Err(error) = life::renew_network(&self.core, &spec).await
         {
-            if let Err(again) = self.core.store.set_pod_spec(&self.spec).await {
-                tracing::warn!(pod = spec.id, error = again.chain(), "spec");
+            let restored = self.core.store.set_pod_spec(&self.spec).await;
+            // Policy, rates and services change one after the other: some may have.
+            let renewed = life::renew_network(&self.core, &self.spec).await;
+            for again in [restored, renewed].into_iter().filter_map(Result::err) {
+                tracing::warn!(pod = spec.id, error = again.chain(), "undo an update");
             }
             return Err(error);
         }
