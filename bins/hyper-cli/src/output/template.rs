@@ -26,6 +26,7 @@ impl Format {
         template.add_func("upper", |arguments| text_function(arguments, str::to_uppercase));
         template.add_func("lower", |arguments| text_function(arguments, str::to_lowercase));
         template.add_func("join", join);
+        template.add_func("index", index);
         let text = text.replace("\\t", "\t").replace("\\n", "\n");
         template.parse(shown(&text)).map_err(|error| anyhow!("format `{text}`: {error}"))?;
         Ok(Self(template))
@@ -177,6 +178,24 @@ fn join(arguments: &[gtmpl::Value]) -> Result<gtmpl::Value, FuncError> {
     }
 }
 
+/// As Go's: what a map has not is nothing, not an error.
+fn index(arguments: &[gtmpl::Value]) -> Result<gtmpl::Value, FuncError> {
+    let Some((value, keys)) = arguments.split_first() else {
+        return Err(FuncError::Generic("index needs a map or a list".into()));
+    };
+    keys.iter().try_fold(value.clone(), |value, key| match (value, key) {
+        (gtmpl::Value::Object(fields) | gtmpl::Value::Map(fields), gtmpl::Value::String(name)) => {
+            Ok(fields.get(name).cloned().unwrap_or(gtmpl::Value::Nil))
+        }
+        (gtmpl::Value::Array(items), gtmpl::Value::Number(number)) => {
+            let at = number.as_u64().and_then(|at| usize::try_from(at).ok());
+            let item = at.and_then(|at| items.get(at).cloned());
+            item.ok_or_else(|| FuncError::Generic(format!("index out of range: {number:?}")))
+        }
+        (_, key) => Err(FuncError::Generic(format!("index: no place for {key}"))),
+    })
+}
+
 #[cfg(test)]
 mod test {
     use super::*;
@@ -209,6 +228,9 @@ mod test {
             ("{{if .N}}yes{{else}}no{{end}} {{join .Cmd \"}}\"}}", "yes sh}}-c"),
             ("{{range $key, $value := .One}}{{$key}}={{$value}};{{end}}", "k=v;"),
             ("{{with .Labels}}{{.a}}{{end}}{{/* nothing */}}", "1"),
+            ("{{index .Labels \"b\"}}{{index .Cmd 1}}", "2-c"),
+            ("{{with index .Labels \"none\"}}{{.}}{{end}}", ""),
+            ("{{(index .Ports \"80/tcp\" 0).HostPort}}", "8080"),
         ] {
             let told = Format::parse(template).unwrap().render(&value);
             assert_eq!(told.unwrap(), text, "{template}");
