@@ -124,6 +124,9 @@ impl Agent {
             Request::LimitContainers { memory_bytes } => {
                 aside(move || cgroup::limit_containers(memory_bytes)).await
             }
+            Request::ChangeNetwork { gone, interfaces, routes } => {
+                pod::change_network(&gone, &interfaces, &routes).await
+            }
             Request::DeleteContainer { container } => self.delete(&container).await,
             Request::DeleteExec { process } => {
                 self.container(&process.container)?.forget_exec(&process)

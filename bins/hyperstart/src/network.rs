@@ -4,6 +4,7 @@ use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr},
     os::fd::OwnedFd,
+    path::Path,
 };
 
 use hyper_link::message::{Interface, Route};
@@ -14,15 +15,26 @@ use rustix::net::{
 use crate::failure::{Doing as _, Outcome, invalid};
 
 const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 /// `NLM_F_REQUEST | NLM_F_ACK`.
 const ASK: u16 = 0x01 | 0x04;
 /// `NLM_F_REPLACE | NLM_F_CREATE`.
 const MAKE: u16 = 0x100 | 0x400;
+/// `NLM_F_EXCL | NLM_F_CREATE`.
+const MAKE_NEW: u16 = 0x200 | 0x400;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_MACVLAN_MODE: u16 = 1;
+/// Riders of one card do not hear each other: the networks they are in meet on the host, if at all.
+const MACVLAN_MODE_PRIVATE: u32 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
@@ -34,6 +46,8 @@ const IFA_F_NODAD: u8 = 0x02;
 const IFF_UP: u32 = 1;
 const RTNH_F_ONLINK: u32 = 4;
 const LOOPBACK: u32 = 1;
+/// Begins the name of a card that has nothing of its own any more.
+pub(crate) const IDLE: &str = "idle";
 
 /// Brings `lo` up.
 ///
@@ -53,6 +67,17 @@ pub(crate) fn find(mac: &str) -> Option<(u32, String)> {
         let same = address.trim().eq_ignore_ascii_case(mac);
         same.then(|| (index, entry.file_name().to_string_lossy().into_owned()))
     })
+}
+
+/// The card that an interface rides on, if it does.
+pub(crate) fn rides_on(name: &str) -> Option<String> {
+    let directory = Path::new("/sys/class/net").join(name);
+    let about = fs::read_to_string(directory.join("uevent")).ok()?;
+    if !about.lines().any(|line| line == "DEVTYPE=macvlan") {
+        return None;
+    }
+    let mut entries = fs::read_dir(directory).ok()?.flatten();
+    entries.find_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("lower_")?.to_owned()))
 }
 
 /// A connection to the kernel's routing tables.
@@ -84,9 +109,7 @@ impl Rtnetlink {
             attributes.extend(attribute(IFLA_IFNAME, &zero_ended));
         }
         if wanted.found_by.is_some() {
-            let mac = parse_mac(&wanted.mac)
-                .ok_or_else(|| invalid(format!("{:?} is no MAC address", wanted.mac)))?;
-            attributes.extend(attribute(IFLA_ADDRESS, &mac));
+            attributes.extend(attribute(IFLA_ADDRESS, &mac(&wanted.mac)?));
         }
         if wanted.mtu != 0 {
             attributes.extend(attribute(IFLA_MTU, &wanted.mtu.to_ne_bytes()));
@@ -97,6 +120,46 @@ impl Rtnetlink {
             self.add_address(index, ip, length).doing(|| describe(&format!("add {address} to")))?;
         }
         Ok(())
+    }
+
+    /// Makes an interface that rides on a card, by [`Interface::carrier`]; still down.
+    pub(crate) fn add_rider(&mut self, card: u32, wanted: &Interface) -> Outcome<()> {
+        let describe = || format!("make interface {} ({})", wanted.name, wanted.mac);
+        let mac = mac(&wanted.mac)?;
+        let mode = attribute(IFLA_MACVLAN_MODE, &MACVLAN_MODE_PRIVATE.to_ne_bytes());
+        let info = [attribute(IFLA_INFO_KIND, b"macvlan"), attribute(IFLA_INFO_DATA, &mode)];
+        let name = [wanted.name.as_bytes(), b"\0"].concat();
+        let attributes = [
+            attribute(IFLA_LINK, &card.to_ne_bytes()),
+            attribute(IFLA_IFNAME, &name),
+            attribute(IFLA_ADDRESS, &mac),
+            attribute(IFLA_LINKINFO, &info.concat()),
+        ];
+        let body = link_message(0, 0, &attributes.concat());
+        self.ask(RTM_NEWLINK, MAKE_NEW, &body).doing(describe)
+    }
+
+    /// Removes an interface that rides on a card; a card loses its addresses and its name, since it
+    /// may carry others, and others may be called so.
+    pub(crate) fn take_down(&mut self, index: u32, name: &str, gone: &Interface) -> Outcome<()> {
+        let describe = || format!("take down interface {} ({})", gone.name, gone.mac);
+        if gone.carrier.is_some() {
+            return self.ask(RTM_DELLINK, 0, &link_message(index, 0, &[])).doing(describe);
+        }
+        for address in &gone.addresses {
+            let (ip, length) = parse_prefix(address)?;
+            match self.ask(RTM_DELADDR, 0, &address_message(index, ip, length)) {
+                Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {}
+                done => done.doing(describe)?,
+            }
+        }
+        let idle = format!("{IDLE}{index}");
+        if idle == name {
+            return Ok(());
+        }
+        let renamed = attribute(IFLA_IFNAME, &[idle.as_bytes(), b"\0"].concat());
+        // It stays up: what rides on it runs.
+        self.change_link(index, IFF_UP, &renamed).doing(describe)
     }
 
     /// Adds a route, or replaces the one to the same destination.
@@ -123,22 +186,11 @@ impl Rtnetlink {
     }
 
     fn change_link(&mut self, index: u32, flags: u32, attributes: &[u8]) -> io::Result<()> {
-        // struct ifinfomsg: family, pad, type, index, flags, change.
-        let mut body = vec![0; 4];
-        body.extend(index.to_ne_bytes());
-        body.extend(flags.to_ne_bytes());
-        body.extend(IFF_UP.to_ne_bytes());
-        body.extend(attributes);
-        self.ask(RTM_NEWLINK, 0, &body)
+        self.ask(RTM_NEWLINK, 0, &link_message(index, flags, attributes))
     }
 
     fn add_address(&mut self, index: u32, ip: IpAddr, length: u8) -> io::Result<()> {
-        // struct ifaddrmsg: family, prefix length, flags, scope, index.
-        let flags = if ip.is_ipv6() { IFA_F_NODAD } else { 0 };
-        let mut body = vec![family(ip), length, flags, 0];
-        body.extend(index.to_ne_bytes());
-        body.extend(attribute(IFA_LOCAL, &bytes(ip)));
-        body.extend(attribute(IFA_ADDRESS, &bytes(ip)));
+        let mut body = address_message(index, ip, length);
         if let IpAddr::V4(v4) = ip
             && length < 31
         {
@@ -205,6 +257,26 @@ impl Rtnetlink {
     }
 }
 
+/// `struct ifinfomsg` (family, pad, type, index, flags, change) with attributes.
+fn link_message(index: u32, flags: u32, attributes: &[u8]) -> Vec<u8> {
+    let mut body = vec![0; 4];
+    body.extend(index.to_ne_bytes());
+    body.extend(flags.to_ne_bytes());
+    body.extend(IFF_UP.to_ne_bytes());
+    body.extend(attributes);
+    body
+}
+
+/// `struct ifaddrmsg` (family, prefix length, flags, scope, index) with the address.
+fn address_message(index: u32, ip: IpAddr, length: u8) -> Vec<u8> {
+    let flags = if ip.is_ipv6() { IFA_F_NODAD } else { 0 };
+    let mut body = vec![family(ip), length, flags, 0];
+    body.extend(index.to_ne_bytes());
+    body.extend(attribute(IFA_LOCAL, &bytes(ip)));
+    body.extend(attribute(IFA_ADDRESS, &bytes(ip)));
+    body
+}
+
 /// A routing attribute, padded to four bytes.
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let len = 4 + value.len();
@@ -226,6 +298,10 @@ fn bytes(ip: IpAddr) -> Vec<u8> {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
     }
+}
+
+fn mac(text: &str) -> Outcome<[u8; 6]> {
+    parse_mac(text).ok_or_else(|| invalid(format!("{text:?} is no MAC address")))
 }
 
 /// Reads `02:42:ac:11:00:02`.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use hyper_link::message::{PodConfig, SHARED};
+use hyper_link::message::{Interface, PodConfig, Route, SHARED};
 use rustix::{
     fs::{Mode, mkdir},
     io::Errno,
@@ -41,11 +41,43 @@ pub(crate) async fn configure(config: &PodConfig) -> Outcome<()> {
     for (name, value) in &config.sysctls {
         set_sysctl(name, value)?;
     }
-    if config.interfaces.is_empty() && config.routes.is_empty() {
+    set_up(&config.interfaces, &config.routes).await
+}
+
+/// Carries out [`hyper_link::message::Request::ChangeNetwork`].
+pub(crate) async fn change_network(
+    gone: &[Interface],
+    interfaces: &[Interface],
+    routes: &[Route],
+) -> Outcome<()> {
+    let mut netlink = Rtnetlink::open().doing(|| "open rtnetlink".to_owned())?;
+    for interface in gone {
+        if let Some((index, name)) = network::find(&interface.mac) {
+            netlink.take_down(index, &name, interface)?;
+        }
+    }
+    for interface in interfaces {
+        let Some(carrier) = &interface.carrier else { continue };
+        let missing = || invalid(format!("no card has the address {carrier}"));
+        let (card, card_name) = network::find(carrier).ok_or_else(missing)?;
+        if network::find(&interface.mac).is_none() {
+            netlink.add_rider(card, interface)?;
+        }
+        // Both see what is asked of everyone in the networks of both: each answers for itself only.
+        for name in [&card_name, &interface.name] {
+            set_sysctl(&format!("net/ipv4/conf/{name}/arp_ignore"), "1")?;
+            set_sysctl(&format!("net/ipv4/conf/{name}/arp_announce"), "2")?;
+        }
+    }
+    set_up(interfaces, routes).await
+}
+
+async fn set_up(interfaces: &[Interface], routes: &[Route]) -> Outcome<()> {
+    if interfaces.is_empty() && routes.is_empty() {
         return Ok(());
     }
     let mut netlink = Rtnetlink::open().doing(|| "open rtnetlink".to_owned())?;
-    for interface in &config.interfaces {
+    for interface in interfaces {
         let found = tokio::time::timeout(INTERFACE_DEADLINE, async {
             loop {
                 // Its own first: it may have been given it before.
@@ -62,7 +94,7 @@ pub(crate) async fn configure(config: &PodConfig) -> Outcome<()> {
         })?;
         netlink.set_up(index, &name, interface)?;
     }
-    config.routes.iter().try_for_each(|route| netlink.add_route(route))
+    routes.iter().try_for_each(|route| netlink.add_route(route))
 }
 
 /// Mounts the directories of the host. Who may look into them is the containers' matter: outside of

@@ -14,9 +14,10 @@
 //!   host: bridges and rules come with the first pod of a network.
 //!
 //! Files: [`spec`] words, [`manage`] making and removing networks, [`attach`] pods come and go,
-//! [`services`], [`ports`], [`names`], [`host`] the blocking work.
+//! [`change`] what changes while they run, [`services`], [`ports`], [`names`], [`host`] the blocking work.
 
 pub(crate) mod attach;
+mod change;
 mod host;
 mod manage;
 mod names;
@@ -26,16 +27,16 @@ pub mod spec;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hyper_network::egress::Egress;
 use hyper_network::link::parse_mac;
 use hyper_network::rules::{self, Rules};
 use ipnet::IpNet;
-use tokio::sync::OwnedMutexGuard;
 
 use crate::layout::Layout;
 use crate::store::Store;
+use crate::turns::{Turn, Turns};
 use crate::{Error, Result};
 pub(crate) use attach::{egress, rates};
 pub(crate) use attach::{parse_exposed, wanted};
@@ -56,7 +57,7 @@ pub(crate) struct Networks {
     /// One at a time writes what resolvers read: what is written last is what is known last.
     written: tokio::sync::Mutex<()>,
     /// One at a time changes what a container has, by its id.
-    turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    turns: Turns,
 }
 
 #[derive(Debug, Default)]
@@ -100,7 +101,7 @@ impl Networks {
             state: Mutex::new(state),
             host: tokio::sync::Mutex::default(),
             written: tokio::sync::Mutex::default(),
-            turns: Mutex::default(),
+            turns: Turns::default(),
         };
         if opened.trouble.is_none() && opened.find(DEFAULT).is_err() {
             opened.make_default().await?;
@@ -114,20 +115,8 @@ impl Networks {
     }
 
     /// The right to change what a container has.
-    pub async fn turn(&self, container: &str) -> OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            turns.retain(|_, turn| turn.strong_count() > 0);
-            match turns.get(container).and_then(Weak::upgrade) {
-                Some(turn) => turn,
-                None => {
-                    let turn = Arc::default();
-                    turns.insert(container.to_owned(), Arc::downgrade(&turn));
-                    turn
-                }
-            }
-        };
-        turn.lock_owned().await
+    pub async fn turn(&self, container: &str) -> Turn {
+        self.turns.take(container).await
     }
 
     fn check(&self) -> Result<()> {
@@ -181,12 +170,14 @@ impl Networks {
         state.endpoints.values().filter(|one| one.network == network).cloned().collect()
     }
 
-    /// Endpoints of a container, by interface.
+    /// Endpoints of a container, the way out first and then by interface.
     pub fn endpoints(&self, container: &str) -> Vec<Endpoint> {
         let state = self.state();
         let mut own: Vec<Endpoint> =
             state.endpoints.values().filter(|one| one.container == container).cloned().collect();
-        own.sort_by(|one, other| one.interface.cmp(&other.interface));
+        let place =
+            |one: &Endpoint| (one.gateways.is_empty(), one.interface.len(), one.interface.clone());
+        own.sort_by_key(place);
         own
     }
 

@@ -89,6 +89,13 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<()> {
         // Pods run on; starts will say what is wrong.
         tracing::error!(error = error.chain(), "networks are not as they should be");
     }
+    for view in core.views() {
+        if let Some(pod) = view.pod.clone().filter(|_| view.spec.host.pod.is_empty())
+            && let Err(error) = core.networks.settle(&view.spec, &view.name, &pod).await
+        {
+            tracing::error!(container = view.name, error = error.chain(), "networks");
+        }
+    }
     for view in pods {
         // As they were asked for last, however far that had come.
         if let Err(error) = crate::pod::renew_network(core, &view.spec).await {

@@ -362,6 +362,14 @@ impl Pod {
         }
     }
 
+    /// Brings the guest's interfaces to what is in the pod's network namespace now.
+    pub async fn rewire(&self) -> Result<()> {
+        match self.call(&Call::Rewire).await? {
+            Answer::Done => Ok(()),
+            _ => Err(failure(&self.id, "change its networks", "another answer came".to_owned())),
+        }
+    }
+
     pub async fn report(&self) -> Result<PodReport> {
         match self.call(&Call::Pod).await? {
             Answer::Pod(report) => Ok(*report),

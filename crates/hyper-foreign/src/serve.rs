@@ -47,6 +47,7 @@ async fn client(container: Weak<Container>, call: Call, mut stream: UnixStream) 
             let pid = container.running();
             Ok(Answer::Networks { networks: pid.map(host::networks).unwrap_or_default() })
         }
+        Call::Rewire => rewire(&container),
         Call::Phases => {
             let phases = container.phases.lock().unwrap_or_else(PoisonError::into_inner).clone();
             Ok(Answer::Phases(phases))
@@ -55,6 +56,17 @@ async fn client(container: Weak<Container>, call: Call, mut stream: UnixStream) 
     };
     let answer = answer.unwrap_or_else(|error| Answer::Error { message: chain(&error) });
     write_answer(&mut stream, &answer).await
+}
+
+/// Processes on the host's kernel are in the namespace itself.
+fn rewire(container: &Container) -> Result<Answer> {
+    if container.foreign.runtime.shares_kernel() {
+        return Ok(Answer::Done);
+    }
+    Err(ForeignError::Invalid(format!(
+        "runtime `{}` takes its networks as it starts: stop the container first",
+        container.foreign.runtime.name
+    )))
 }
 
 /// The processes, as the host numbers them; those of a kernel of their own it cannot see.

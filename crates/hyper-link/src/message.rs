@@ -35,6 +35,10 @@ pub enum Request {
     /// Bounds the memory of all containers together, in bytes; 0: no bound but the guest's memory.
     /// What they use beyond it is reclaimed first; [`FailureKind::Conflict`] when that is not enough.
     LimitContainers { memory_bytes: u64 },
+    /// Brings the interfaces to what they are to be now: those that are gone are removed, or left
+    /// without address where they are cards; all others and all routes are set up as in
+    /// [`PodConfig`]. The same again changes nothing.
+    ChangeNetwork { gone: Vec<Interface>, interfaces: Vec<Interface>, routes: Vec<Route> },
     /// The container's processes, with their ids in the guest.
     Processes { container: String },
     /// Counters of a container's cgroup, and of the guest as a whole.
@@ -72,6 +76,7 @@ impl Request {
             Self::Freeze { .. } => "freeze",
             Self::Update { .. } => "update",
             Self::LimitContainers { .. } => "limit_containers",
+            Self::ChangeNetwork { .. } => "change_network",
             Self::Processes { .. } => "processes",
             Self::Stats { .. } => "stats",
             Self::DeleteContainer { .. } => "delete_container",
@@ -135,6 +140,9 @@ pub struct Interface {
     pub mac: String,
     /// The one by which it is found, where that is another: a clone's card has its template's.
     pub found_by: Option<String>,
+    /// The card, by its MAC address, whose frames its own are: it came when there was no card for it,
+    /// and is a macvlan. `None`: it is a card itself.
+    pub carrier: Option<String>,
     /// Name to give it, e.g. `eth0`.
     pub name: String,
     pub mtu: u32,

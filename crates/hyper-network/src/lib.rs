@@ -24,4 +24,4 @@ mod wiring;
 
 pub use error::NetworkError;
 pub use netlink::Netlink;
-pub use wiring::{Card, Manner, Wired, wire};
+pub use wiring::{Card, Manner, Rider, Wired, Wiring, wire};

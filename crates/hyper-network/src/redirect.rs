@@ -27,6 +27,11 @@ const ETH_IP: u16 = 0x0800;
 const ETH_ARP: u16 = 0x0806;
 const ETH_IPV6: u16 = 0x86dd;
 
+/// Guards that one interface can have: the 16 bits of a rule's priority hold so many.
+pub(crate) const MAX_SLOTS: u32 = 60;
+/// Priorities of one guard.
+const SLOT: u32 = 0x400;
+
 /// Whom frames of a guest may name as their sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guard {
@@ -36,20 +41,28 @@ pub struct Guard {
 }
 
 impl Netlink {
-    /// Sends all frames that arrive at `from` out of `to`; with a guard only the good ones.
+    /// Sends all frames that arrive at `from` out of `to`; with a guard only the good ones. Several
+    /// guards at `from` have slots of their own, below [`MAX_SLOTS`].
     ///
     /// # Errors
     /// The kernel's: it lacks `sch_ingress`, `cls_u32` or `act_mirred`.
-    pub fn redirect(&mut self, from: u32, to: u32, guard: Option<&Guard>) -> Result<()> {
+    pub(crate) fn redirect(
+        &mut self,
+        from: u32,
+        to: u32,
+        slot: u32,
+        guard: Option<&Guard>,
+    ) -> Result<()> {
         self.ingress(from)?;
+        let base = slot * SLOT;
         let Some(guard) = guard else {
-            return self.filter(from, to, (ETH_ALL, 1), vec![key(0, 0, 0)]);
+            return self.filter(from, to, (ETH_ALL, base + 1), vec![key(0, 0, 0)]);
         };
         let mac = sender(guard.mac);
         if guard.addresses.is_empty() {
-            return self.filter(from, to, (ETH_ALL, 1), mac);
+            return self.filter(from, to, (ETH_ALL, base + 1), mac);
         }
-        for (at, address) in (1..).zip(&guard.addresses) {
+        for (at, address) in (base + 1..).zip(&guard.addresses) {
             match address {
                 IpAddr::V4(ip) => {
                     let ip = u32::from(*ip);
@@ -71,13 +84,13 @@ impl Netlink {
         }
         // A look whether an address is taken names none: before DHCP, and for duplicates.
         let none = [key(12, 0xffff, 0), key(16, 0xffff_0000, 0)];
-        self.filter(from, to, (ETH_ARP, 0x300), with(&mac, none))?;
+        self.filter(from, to, (ETH_ARP, base + 0x300), with(&mac, none))?;
         if guard.addresses.iter().any(IpAddr::is_ipv6) {
             // Neighbours are found from link-local addresses, and from none.
             let local = [key(8, 0xffc0_0000, 0xfe80_0000)];
-            self.filter(from, to, (ETH_IPV6, 0x301), with(&mac, local))?;
+            self.filter(from, to, (ETH_IPV6, base + 0x301), with(&mac, local))?;
             let none = [0, 1, 2, 3].map(|at| key(8 + 4 * at, u32::MAX, 0));
-            self.filter(from, to, (ETH_IPV6, 0x302), with(&mac, none))?;
+            self.filter(from, to, (ETH_IPV6, base + 0x302), with(&mac, none))?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::process::Command;
 use hyper_network::egress::Egress;
 use hyper_network::rules::{Network, Port, Protocol, Rules};
 use hyper_network::service::{Service, Services};
-use hyper_network::{Manner, Netlink, namespace, wire};
+use hyper_network::{Manner, Netlink, Rider, namespace, wire};
 
 fn ip(namespace: &Path, words: &str) -> String {
     let namespace = format!("--net={}", namespace.display());
@@ -55,8 +55,9 @@ fn a_bridge_a_pod_and_rules() {
     .unwrap();
     ip(&host, "busybox ping -c1 -W2 10.9.0.2");
 
-    let wired = wire(&pod, Manner { strict: true, removed: false }).unwrap();
+    let (mut wiring, wired) = wire(&pod, Manner { strict: true, removed: false }).unwrap();
     assert_eq!(wired.len(), 1);
+    assert_eq!(wiring.interfaces(), [Rider { card: wired[0].card.clone(), carrier: None }]);
     let card = &wired[0].card;
     assert_eq!((card.name.as_str(), card.mtu), ("eth0", 1400));
     assert_eq!(card.addresses, ["10.9.0.2/24".parse().unwrap()]);
@@ -71,6 +72,29 @@ fn a_bridge_a_pod_and_rules() {
         .output()
         .unwrap();
     assert!(!deaf.status.success());
+
+    // What comes later rides on the card that is there, and leaves no rule when it goes.
+    let filters = || ip(&pod, "tc filter show dev hypertap0 ingress").matches("mirred").count();
+    let alone = filters();
+    ip(&pod, "ip link add eth1 address 02:42:0a:08:00:02 mtu 1500 type veth peer name far");
+    ip(&pod, "ip addr add 10.8.0.2/24 dev eth1");
+    ip(&pod, "ip link set eth1 up");
+    wiring.renew().unwrap();
+    let riders = wiring.interfaces();
+    assert_eq!((riders.len(), riders[1].card.name.as_str()), (2, "eth1"));
+    assert_eq!(riders[1].carrier, Some([2, 0x42, 10, 9, 0, 2]));
+    assert_eq!(riders[1].card.mtu, 1400, "more than its carrier");
+    assert_eq!(filters(), 2 * alone);
+    ip(&pod, "ip link del eth1");
+    wiring.renew().unwrap();
+    assert_eq!((wiring.interfaces().len(), wiring.gone().len(), filters()), (1, 1, alone));
+    wiring.told();
+    ip(&pod, "ip link add eth1 address 02:42:0a:09:00:02 type veth peer name far");
+    ip(&pod, "ip addr add 10.8.0.2/24 dev eth1");
+    let error = wiring.renew().unwrap_err().to_string();
+    assert!(error.contains("hardware address of eth0"), "{error}");
+    assert_eq!((wiring.interfaces().len(), filters()), (1, alone));
+    ip(&pod, "ip link del eth1");
     drop(wired);
     assert!(!ip(&pod, "ip link").contains("hypertap"));
 

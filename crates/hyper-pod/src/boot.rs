@@ -115,6 +115,7 @@ pub(crate) async fn boot(
         paused: AtomicBool::new(false),
         sharer,
         shared: Mutex::new(spec.shared.clone()),
+        wiring: Mutex::new(network.wiring),
         held: Mutex::new(held),
     };
     Ok((guest, events))

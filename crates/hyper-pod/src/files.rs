@@ -26,6 +26,8 @@ use tokio::net::unix::OwnedReadHalf;
 use crate::guest::Guest;
 use crate::{Pod, PodError, chain};
 
+/// What a paused guest is told not to do.
+const ACTION: &str = "reach its files";
 /// To look at one path.
 const QUICK: Duration = Duration::from_secs(30);
 /// How long the agent may neither send nor take a byte: disks may be slow, hosts overloaded.
@@ -36,7 +38,7 @@ const TRANSFER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Answers [`wire::Call::Stat`].
 pub(crate) async fn stat(pod: &Pod, container: String, path: String) -> Answer {
     let asked = async {
-        let guest = pod.files(&container).await?;
+        let guest = pod.guest(&container, ACTION).await?;
         guest.call(&container.clone(), Request::StatPath { container, path }, QUICK).await
     };
     match asked.await {
@@ -58,7 +60,7 @@ pub(crate) async fn read(
     what: ReadFiles,
     mut stream: UnixStream,
 ) -> io::Result<()> {
-    let guest = match pod.files(&container).await {
+    let guest = match pod.guest(&container, ACTION).await {
         Ok(guest) => guest,
         Err(error) => return write_answer(&mut stream, &Answer::Fault(fault(&error))).await,
     };
@@ -101,7 +103,7 @@ pub(crate) async fn write(
     mut stream: UnixStream,
 ) -> io::Result<()> {
     let container = request.container.clone();
-    let guest = match pod.files(&container).await {
+    let guest = match pod.guest(&container, ACTION).await {
         Ok(guest) => guest,
         Err(error) => return write_answer(&mut stream, &Answer::Fault(fault(&error))).await,
     };

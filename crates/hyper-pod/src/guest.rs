@@ -13,6 +13,7 @@ use std::time::Duration;
 use hyper_hypervisor::{Disk, DiskModel, Hypervisor, Vm, VmExit};
 use hyper_link::message::{Event, GuestDisk, Reply, Request, Rootfs};
 use hyper_link::{CallError, EventReceiver, Link};
+use hyper_network::Wiring;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::PodError;
@@ -49,6 +50,8 @@ pub(crate) struct Guest {
     /// Serves directories of the host to it.
     pub sharer: Option<Sharer>,
     pub shared: Mutex<Vec<Shared>>,
+    /// Of its network namespace, if it has one.
+    pub wiring: Mutex<Option<Wiring>>,
     /// Locks on volumes that are disks, for as long as the guest may write to them.
     pub held: Mutex<Vec<std::fs::File>>,
 }

@@ -2,20 +2,26 @@
 //!
 //! containerd's CRI plugin (CNI) and hyperd give a network namespace by path. Its interfaces are
 //! redirected to taps, and their names, MACs, MTUs, addresses and routes are the guest's, which the
-//! agent sets. Without a namespace a guest has its loopback only.
+//! agent sets. Without a namespace a guest has its loopback only. What comes into the namespace, or
+//! goes, while the guest runs counts when hyperd says so ([`Guest::rewire`]).
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper_hypervisor::Nic;
-use hyper_link::message::{Interface, Route};
-use hyper_network::Manner;
+use hyper_link::message::{Interface, Request, Route};
 use hyper_network::link::mac_text;
+use hyper_network::{Manner, Rider, Wiring};
 use hyper_task::annotation;
 use serde_json::Value;
 
 use crate::PodError;
 use crate::create::blocking;
+use crate::guest::Guest;
+
+/// How long the agent may take to change its interfaces.
+const REWIRE: Duration = Duration::from_secs(10);
 
 /// What the host prepared for this pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,30 +61,77 @@ pub(crate) struct Network {
     pub nics: Vec<Nic>,
     pub interfaces: Vec<Interface>,
     pub routes: Vec<Route>,
+    /// Absent without a namespace.
+    pub wiring: Option<Wiring>,
 }
 
 /// Wires the namespace, if there is one.
 pub(crate) async fn wire(found: &Found) -> Result<Network, PodError> {
     let Some(path) = found.namespace.clone() else { return Ok(Network::default()) };
     let manner = found.manner;
-    let wired =
+    let (wiring, wired) =
         blocking(move || hyper_network::wire(&path, manner).map_err(PodError::Network)).await?;
-    let mut network = Network::default();
+    let mut network = Network { wiring: Some(wiring), ..Network::default() };
     for wired in wired {
         let card = wired.card;
         let mac = mac_text(card.mac);
         let tap = Arc::new(wired.tap);
         network.nics.push(Nic { tap, mac: mac.clone(), mtu: card.mtu });
         network.routes.extend(routes(&card));
-        network.interfaces.push(Interface {
-            found_by: None,
-            mac,
-            name: card.name,
-            mtu: card.mtu,
-            addresses: card.addresses.iter().map(ToString::to_string).collect(),
-        });
+        network.interfaces.push(interface(&Rider { card, carrier: None }));
     }
     Ok(network)
+}
+
+impl Guest {
+    /// Brings the interfaces of a guest that runs to what is in its namespace now. One at a time: the
+    /// wiring is held for so long.
+    ///
+    /// # Errors
+    /// [`PodError::Network`], [`PodError::State`], the agent's. What could not be done is tried again
+    /// by the next call.
+    pub async fn rewire(&self, pod: &str) -> Result<(), PodError> {
+        let mut held = self.wiring.lock().await;
+        let Some(wiring) = held.clone() else {
+            return Err(PodError::State {
+                what: "pod",
+                id: pod.to_owned(),
+                state: "without a network",
+                action: "change its networks",
+            });
+        };
+        let renewed = blocking(move || {
+            let mut wiring = wiring;
+            let done = wiring.renew();
+            Ok((wiring, done))
+        });
+        let (wiring, done) = renewed.await?;
+        *held = Some(wiring.clone());
+        done.map_err(PodError::Network)?;
+        let all = wiring.interfaces();
+        let request = Request::ChangeNetwork {
+            gone: wiring.gone().iter().map(interface).collect(),
+            interfaces: all.iter().map(interface).collect(),
+            routes: all.iter().flat_map(|rider| routes(&rider.card)).collect(),
+        };
+        self.call(pod, request, REWIRE).await?;
+        if let Some(wiring) = held.as_mut() {
+            wiring.told();
+        }
+        Ok(())
+    }
+}
+
+fn interface(rider: &Rider) -> Interface {
+    let card = &rider.card;
+    Interface {
+        mac: mac_text(card.mac),
+        found_by: None,
+        carrier: rider.carrier.map(mac_text),
+        name: card.name.clone(),
+        mtu: card.mtu,
+        addresses: card.addresses.iter().map(ToString::to_string).collect(),
+    }
 }
 
 /// Those on the link first: gateways are found by them.

@@ -69,16 +69,16 @@ impl Actor {
                     _ => None,
                 });
             }
-            Command::Files { container, reply } => {
+            Command::Guest { container, action, reply } => {
                 let process = ProcessId { container, exec: None };
-                let guest = self.live(&process, "reach its files");
+                let guest = self.live(&process, action);
                 let guest = guest.and_then(|guest| match guest.is_paused() {
                     false => Ok(guest),
                     true => Err(PodError::State {
                         what: "container",
                         id: process.container,
                         state: "paused with its guest",
-                        action: "reach its files",
+                        action,
                     }),
                 });
                 answer(reply, guest);

@@ -76,7 +76,7 @@ pub(crate) enum Command {
     Update { container: String, resources: Value, reply: Reply<()> },
     Stats { container: String, reply: Reply<Stats> },
     Processes { container: String, reply: Reply<Vec<ProcessInfo>> },
-    Files { container: String, reply: Reply<Arc<Guest>> },
+    Guest { container: String, action: &'static str, reply: Reply<Arc<Guest>> },
     Attach { process: ProcessId, wanted: Wanted, reply: Reply<Attachment> },
     Phases { container: String, reply: Reply<Phases> },
     Pod { reply: Reply<PodReport> },
@@ -224,10 +224,14 @@ impl Pod {
         self.ask(|reply| Command::Attach { process, wanted, reply }).await
     }
 
-    /// The guest of a container whose files can be reached: it is there and is not paused.
-    pub(crate) async fn files(&self, container: &str) -> Result<Arc<Guest>, PodError> {
+    /// The guest of a container that runs, for an `action` that a paused one cannot do.
+    pub(crate) async fn guest(
+        &self,
+        container: &str,
+        action: &'static str,
+    ) -> Result<Arc<Guest>, PodError> {
         let container = container.to_owned();
-        self.ask(|reply| Command::Files { container, reply }).await
+        self.ask(|reply| Command::Guest { container, action, reply }).await
     }
 
     /// When things happened to a container.

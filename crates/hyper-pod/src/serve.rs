@@ -33,6 +33,13 @@ async fn client(
         Call::Networks => pod.stats(&container).await.map(|stats| Answer::Networks {
             networks: stats.networks.into_iter().map(counters).collect(),
         }),
+        Call::Rewire => {
+            let guest = pod.guest(&container, "change its networks").await;
+            match guest {
+                Ok(guest) => guest.rewire(&container).await.map(|()| Answer::Done),
+                Err(error) => Err(error),
+            }
+        }
         Call::Pod => pod.report().await.map(|report| Answer::Pod(Box::new(report))),
         Call::Stat { path } => Ok(files::stat(pod, container, path).await),
         Call::Read { what } => return files::read(pod, container, what, stream).await,

@@ -54,6 +54,8 @@ pub enum Call {
     Processes,
     /// [`Answer::Networks`].
     Networks,
+    /// [`Answer::Done`]: the guest has the interfaces that are in the pod's network namespace now.
+    Rewire,
     /// [`Answer::Phases`].
     Phases,
     /// [`Answer::Pod`].
@@ -77,6 +79,8 @@ pub enum Answer {
     },
     Phases(Phases),
     Pod(Box<PodReport>),
+    /// What was asked for is done.
+    Done,
     /// Files could not be read or written.
     Fault(FileFault),
     Error {

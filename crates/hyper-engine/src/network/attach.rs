@@ -13,7 +13,6 @@ use tokio::sync::OwnedMutexGuard;
 use super::spec::{DEFAULT, EGRESS, Endpoint, Mode, Network, Policy, PortWish, RATE, Rates, Wish};
 use super::{Networks, host, names, ports};
 use crate::container::spec::{HostSpec, Spec};
-use crate::supervisor::Pod;
 use crate::{Error, Result, id};
 
 /// What a pod's bundle has to name.
@@ -82,8 +81,11 @@ impl Networks {
     ) -> Result<Attachment> {
         // What an earlier pod of it has left, if hyperd did not see its end.
         self.release_now(&spec.id).await;
+        let out = self.way_out(wanted);
         for (at, (network, wish)) in wanted.iter().enumerate() {
-            self.plug(spec, name, network, wish, at).await?;
+            let interface = format!("eth{at}");
+            let out = Some(network) == out.as_ref();
+            self.plug(spec, name, (network, wish), interface, out).await?;
         }
         if !self.publish(spec).await? {
             self.enforce(spec).await?;
@@ -92,17 +94,23 @@ impl Networks {
         Ok(Attachment { namespace: Some(self.layout.namespace(&spec.id)), names: Some(names) })
     }
 
-    /// One network: the address first, then the link.
-    async fn plug(
+    /// The network that packets for elsewhere leave by: the first that leads anywhere.
+    pub(super) fn way_out(&self, wanted: &[(String, Wish)]) -> Option<String> {
+        let leads = |name: &str| self.find(name).is_ok_and(|network| !network.internal);
+        wanted.iter().map(|(name, _)| name).find(|name| leads(name)).cloned()
+    }
+
+    /// One network: the address first, then the link. `out`: it is the way out.
+    pub(super) async fn plug(
         &self,
         spec: &Spec,
         name: &str,
-        network: &str,
-        wish: &Wish,
-        at: usize,
+        (network, wish): (&str, &Wish),
+        interface: String,
+        out: bool,
     ) -> Result<()> {
         let network = self.bring_up(&self.find(network)?.id).await?;
-        let endpoint = self.reserve(spec, name, &network, wish, at)?;
+        let endpoint = self.reserve(spec, name, &network, wish, (interface, out))?;
         self.store.put_endpoint(&endpoint).await?;
         let path = self.layout.namespace(&spec.id);
         let (of, plugged) = (network.clone(), endpoint.clone());
@@ -129,7 +137,7 @@ impl Networks {
         name: &str,
         network: &Network,
         wish: &Wish,
-        at: usize,
+        (interface, out): (String, bool),
     ) -> Result<Endpoint> {
         let mut state = self.state();
         let members = state.endpoints.values().filter(|one| one.network == network.id);
@@ -188,16 +196,11 @@ impl Networks {
             network: network.id.clone(),
             network_name: network.name.clone(),
             container: spec.id.clone(),
-            interface: format!("eth{at}"),
+            interface,
             link: format!("{}{}", host::LINK, &id[..12]),
             mac: if wish.mac.is_empty() { host::mac(first) } else { wish.mac.clone() },
             addresses,
-            // One way out, by the first network; of an internal one there is none.
-            gateways: if at == 0 && !network.internal {
-                network.subnets.iter().map(|subnet| subnet.gateway).collect()
-            } else {
-                Vec::new()
-            },
+            gateways: if out { network.gateways() } else { Vec::new() },
             aliases: wish.aliases.clone(),
             names: names::of(spec, name, &wish.aliases),
             ports: Vec::new(),
@@ -211,7 +214,7 @@ impl Networks {
     }
 
     /// Writes the rules if there are policies for it, before anything of it runs.
-    async fn enforce(&self, spec: &Spec) -> Result<()> {
+    pub(super) async fn enforce(&self, spec: &Spec) -> Result<()> {
         let bound = self.endpoints(&spec.id).iter().any(|endpoint| self.is_bound(endpoint));
         if !bound {
             return Ok(());
@@ -220,17 +223,15 @@ impl Networks {
         self.apply().await
     }
 
-    /// Holds the ports and sends them to the first network's endpoint. Whether the rules have been
-    /// written for that.
-    async fn publish(&self, spec: &Spec) -> Result<bool> {
+    /// Holds the ports and sends them to the endpoint of the way out, unless it has them. Whether the
+    /// rules have been written for that.
+    pub(super) async fn publish(&self, spec: &Spec) -> Result<bool> {
         let wishes = port_wishes(spec);
-        let Some(mut endpoint) = self.endpoints(&spec.id).into_iter().next() else {
+        let mut endpoints = self.endpoints(&spec.id).into_iter();
+        let Some(mut endpoint) = endpoints.find(|endpoint| !endpoint.gateways.is_empty()) else {
             return Ok(false);
         };
-        if wishes.is_empty() {
-            return Ok(false);
-        }
-        if self.find(&endpoint.network)?.internal {
+        if wishes.is_empty() || !endpoint.ports.is_empty() {
             return Ok(false);
         }
         let mut held = Vec::new();
@@ -282,7 +283,7 @@ impl Networks {
     }
 
     /// Takes an endpoint's rules back, and last its address.
-    async fn free_endpoint(&self, endpoint: &Endpoint) {
+    pub(super) async fn free_endpoint(&self, endpoint: &Endpoint) {
         if !endpoint.ports.is_empty() || !endpoint.services.is_empty() || self.is_bound(endpoint) {
             let _turn = self.host.lock().await;
             {
@@ -402,33 +403,7 @@ impl Networks {
         let _ = done.await;
     }
 
-    /// Brings a running container from the networks of one spec to those of another.
-    ///
-    /// # Errors
-    /// As [`Self::attach`]; [`Error::Unsupported`].
-    pub async fn change(&self, _: &Spec, _: &Spec, name: &str, _: &Pod) -> Result<()> {
-        Err(Error::Unsupported(format!(
-            "container {name} runs: networks are changed while it is stopped in this version"
-        )))
-    }
-
-    /// The container has another name now.
-    pub async fn renamed(&self, spec: &Spec, name: &str) {
-        for mut endpoint in self.endpoints(&spec.id) {
-            endpoint.names = names::of(spec, name, &endpoint.aliases);
-            let stored = self.store.put_endpoint(&endpoint).await;
-            self.state().endpoints.insert(endpoint.id.clone(), endpoint.clone());
-            let written = match self.find(&endpoint.network) {
-                Ok(network) => self.write_network(&network).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = stored.and(written) {
-                tracing::warn!(container = spec.id, error = error.chain(), "names");
-            }
-        }
-    }
-
-    async fn write_network(&self, network: &Network) -> Result<()> {
+    pub(super) async fn write_network(&self, network: &Network) -> Result<()> {
         let path = self.layout.network_names(&network.id);
         let _turn = self.written.lock().await;
         if network.name == DEFAULT && tokio::fs::try_exists(&path).await.unwrap_or(false) {
@@ -437,59 +412,6 @@ impl Networks {
         }
         let known = names::network(&network.name, self.members(&network.id).iter());
         crate::core::blocking(move || names::replace(&path, &known)).await
-    }
-
-    /// Puts the policy that a container asks for in place of the one that it has. What it does not let
-    /// through ends at once, also what has begun. After a failure it has what it had.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`], [`Error::Network`].
-    pub async fn set_egress(&self, spec: &Spec) -> Result<()> {
-        let policy = egress(&spec.host)?;
-        let _turn = self.turn(&spec.id).await;
-        for endpoint in self.endpoints(&spec.id) {
-            if endpoint.egress == policy {
-                continue;
-            }
-            self.put(Endpoint { egress: policy.clone(), ..endpoint.clone() }, endpoint).await?;
-            self.write_pod(spec).await?;
-        }
-        Ok(())
-    }
-
-    /// Holds the links of a container to the rates that it asks for.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`], [`Error::Network`].
-    pub async fn set_rates(&self, spec: &Spec) -> Result<()> {
-        let rates = rates(&spec.host)?;
-        let _turn = self.turn(&spec.id).await;
-        for endpoint in self.endpoints(&spec.id) {
-            if endpoint.rates == rates {
-                continue;
-            }
-            let (changed, path) = (Endpoint { rates, ..endpoint }, self.layout.namespace(&spec.id));
-            self.store.put_endpoint(&changed).await?;
-            let held = changed.clone();
-            crate::core::blocking(move || host::bound(&held, &path)).await?;
-            self.state().endpoints.insert(changed.id.clone(), changed);
-        }
-        Ok(())
-    }
-
-    /// Changes an endpoint and the rules with it, or nothing.
-    pub(super) async fn put(&self, changed: Endpoint, before: Endpoint) -> Result<()> {
-        self.store.put_endpoint(&changed).await?;
-        let _turn = self.host.lock().await;
-        self.state().endpoints.insert(changed.id.clone(), changed);
-        let applied = self.apply().await;
-        if applied.is_err() {
-            if let Err(error) = self.store.put_endpoint(&before).await {
-                tracing::warn!(container = before.container, error = error.chain(), "endpoint");
-            }
-            self.state().endpoints.insert(before.id.clone(), before);
-        }
-        applied
     }
 
     /// Writes what a pod's resolver knows.

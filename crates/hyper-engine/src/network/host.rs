@@ -1,5 +1,6 @@
 //! What the engine does to the host for networks. All of it blocks.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -201,12 +202,26 @@ pub(super) fn plug(network: &Network, endpoint: &Endpoint, path: &Path) -> Resul
         for address in &given.addresses {
             netlink.add_address(link.index, *address)?;
         }
-        for gateway in &given.gateways {
-            netlink.add_default_route(link.index, *gateway)?;
-        }
-        Ok(())
+        given.gateways.iter().try_for_each(|ip| netlink.add_default_route(link.index, *ip))
     })
     .map_err(wrong)
+}
+
+/// Lets the packets of the namespace at `path` leave by an endpoint's gateways.
+pub(super) fn lead_out(endpoint: &Endpoint, path: &Path) -> Result<()> {
+    let given = endpoint.clone();
+    namespace::within(path, move || {
+        let mut netlink = Netlink::open().map_err(unopened)?;
+        let Some(link) = netlink.link(&given.interface)? else { return Ok(()) };
+        given.gateways.iter().try_for_each(|ip| netlink.add_default_route(link.index, *ip))
+    })
+    .map_err(wrong)
+}
+
+/// Names of all the host's interfaces.
+pub(super) fn links() -> Result<HashSet<String>> {
+    let links = open()?.links().map_err(wrong)?;
+    Ok(links.into_iter().map(|link| link.name).collect())
 }
 
 /// Holds the link of an endpoint to its rates, at the host's end and at the pod's in `path`.

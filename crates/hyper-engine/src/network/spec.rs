@@ -58,6 +58,13 @@ impl Network {
         self.name == DEFAULT
     }
 
+    /// Where packets for elsewhere go; nowhere from an internal one.
+    #[must_use]
+    pub fn gateways(&self) -> Vec<IpAddr> {
+        let subnets = self.subnets.iter().filter(|_| !self.internal);
+        subnets.map(|subnet| subnet.gateway).collect()
+    }
+
     #[must_use]
     pub fn has_ipv6(&self) -> bool {
         self.subnets.iter().any(|subnet| subnet.net.addr().is_ipv6())

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Actor, Work};
 use crate::container::spec::Spec;
+use crate::container::state::Status;
 use crate::network::spec::{NONE, Wish};
 use crate::network::wanted;
 use crate::{Error, Result};
@@ -45,8 +46,20 @@ impl Actor {
             }
         }
         if let Work::Up { pod, .. } = &self.work {
-            let pod = pod.clone();
-            self.core.networks.change(&self.spec, &spec, &self.name, &pod).await?;
+            if self.state.status == Status::Paused {
+                return Err(Error::Conflict(format!(
+                    "container {} is paused: unpause it first",
+                    self.name
+                )));
+            }
+            let (pod, networks) = (pod.clone(), &self.core.networks);
+            networks.check_changeable(&self.spec, &self.name).await?;
+            if let Err(error) = networks.change(&spec, &self.name, &pod).await {
+                if let Err(again) = networks.change(&self.spec, &self.name, &pod).await {
+                    tracing::warn!(container = self.spec.id, error = again.chain(), "networks");
+                }
+                return Err(error);
+            }
         } else if !matches!(self.work, Work::Idle) {
             return Err(Error::Conflict(format!(
                 "container {} is being started or stopped: try again",
