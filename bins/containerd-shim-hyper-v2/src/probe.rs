@@ -51,6 +51,7 @@ pub fn probe() -> anyhow::Result<()> {
     let mut host = vec![mke2fs()];
     host.extend(flavours.values().map(|flavour| initramfs(&flavour.initramfs)));
     host.dedup();
+    host.extend(network());
     let auto = entries.iter().find(|entry| entry.probe.usable).map(|entry| entry.name);
     let report = Report { usable: auto.is_some(), auto, hypervisors: entries, runtimes, host };
     println!("{}", serde_json::to_string_pretty(&report).context("encode the report")?);
@@ -91,6 +92,32 @@ fn mke2fs() -> Finding {
             |path| path.display().to_string(),
         ),
     }
+}
+
+/// What networks need, and who else has a say in what pods may send.
+fn network() -> Vec<Finding> {
+    let trouble = hyper_network::trouble();
+    let mut all = vec![Finding {
+        what: "networks".to_owned(),
+        ok: trouble.is_none(),
+        detail: match trouble {
+            None => "taps and nft are there".to_owned(),
+            Some(why) => format!("{why}; until then containers have --network none only"),
+        },
+    }];
+    // Without nft, or the right to ask it, there is nothing to tell.
+    for chain in hyper_network::firewall::strangers().unwrap_or_default() {
+        all.push(Finding {
+            what: "firewall".to_owned(),
+            ok: false,
+            detail: format!(
+                "nft's chain `{chain}` drops what it does not know, pods' packets too: nft insert \
+                 rule {chain} iifname \"hy-*\" accept; nft insert rule {chain} oifname \"hy-*\" \
+                 accept"
+            ),
+        });
+    }
+    all
 }
 
 fn initramfs(path: &Path) -> Finding {

@@ -28,6 +28,7 @@ pub mod spec;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyper_network::egress::Egress;
 use hyper_network::link::parse_mac;
@@ -41,6 +42,9 @@ use crate::{Error, Result};
 pub(crate) use attach::{egress, rates};
 pub(crate) use attach::{parse_exposed, wanted};
 use spec::{Blocked, DEFAULT, Endpoint, Network, Policy};
+
+/// How long other firewalls of the host are taken to be as they were.
+const ADMITTED: Duration = Duration::from_secs(5);
 
 /// The networks of one engine.
 #[derive(Debug)]
@@ -73,6 +77,8 @@ struct State {
     last: HashMap<String, IpAddr>,
     /// Endpoints that are on their way out: no rule is for them any more.
     free: BTreeSet<String>,
+    /// Bridges that the host's other firewalls know, and since when.
+    admitted: Option<(Vec<String>, Instant)>,
     /// What policies have dropped before the rules were written last, by endpoint.
     blocked: HashMap<String, Blocked>,
 }
@@ -84,7 +90,7 @@ impl Networks {
         let networks = store.networks().await?;
         let endpoints = store.endpoints().await?;
         let tag = host::tag(&layout.exec_root);
-        let trouble = crate::core::blocking(|| Ok(host::trouble())).await?;
+        let trouble = crate::core::blocking(|| Ok(hyper_network::trouble())).await?;
         if let Some(why) = &trouble {
             tracing::warn!(why, "no networks on this host: containers have --network none only");
         }
@@ -296,6 +302,11 @@ impl Networks {
         format!("hyper_{}", self.tag)
     }
 
+    /// Ours in iptables.
+    fn firewall_chain(&self) -> String {
+        format!("HYPER-{}", self.tag)
+    }
+
     /// Writes the rules, with [`Self::host`] held.
     async fn apply(&self) -> Result<()> {
         let (rules, mark) = (self.rules(), self.layout.rules_mark());
@@ -305,7 +316,20 @@ impl Networks {
             let counted = self.count(&chains).await;
             self.state().blocked = counted;
         }
+        let bridges: Vec<String> = rules.networks.iter().map(|one| one.bridge.clone()).collect();
+        let chain = self.firewall_chain();
+        let admitted = {
+            let mut state = self.state();
+            let known =
+                |(known, at): &(Vec<String>, Instant)| *known == bridges && at.elapsed() < ADMITTED;
+            let admitted = state.admitted.as_ref().is_some_and(known);
+            state.admitted = Some((bridges.clone(), Instant::now()));
+            admitted
+        };
         crate::core::blocking(move || {
+            if !admitted && (mark.exists() || !bridges.is_empty()) {
+                host::admit(&chain, &bridges);
+            }
             if rules.networks.is_empty() {
                 if mark.exists() {
                     Rules::remove(&rules.table).map_err(host::wrong)?;

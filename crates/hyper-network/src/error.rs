@@ -24,6 +24,9 @@ pub enum NetworkError {
     /// `nft` said no, or is not there.
     #[error("set the packet filter's rules: {0}")]
     Rules(String),
+    /// Another firewall of the host did not take what it was told.
+    #[error("tell {firewall} of the host about networks: {why}")]
+    Firewall { firewall: &'static str, why: String },
     #[error("egress policy `{text}`: {why}")]
     Egress { text: String, why: String },
     #[error("{0}")]

@@ -11,6 +11,7 @@
 
 pub mod egress;
 mod error;
+pub mod firewall;
 pub mod link;
 pub mod namespace;
 mod netlink;
@@ -24,4 +25,20 @@ mod wiring;
 
 pub use error::NetworkError;
 pub use netlink::Netlink;
+/// Why this host can have no networks.
+#[must_use]
+pub fn trouble() -> Option<String> {
+    let on_path = |program: &str| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    };
+    if !std::path::Path::new("/dev/net/tun").exists() {
+        return Some("there is no /dev/net/tun: load the kernel's module `tun`".to_owned());
+    }
+    if !on_path("nft") {
+        return Some("there is no program `nft`: install the package nftables".to_owned());
+    }
+    Netlink::open().err().map(|error| format!("open rtnetlink: {error}"))
+}
+
 pub use wiring::{Card, Manner, Rider, Wired, Wiring, wire};

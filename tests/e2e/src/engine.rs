@@ -15,6 +15,8 @@ const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Configuration of an engine's supervisors, below its directory.
 const SUPERVISORS: &str = "supervisor.toml";
+/// Programs that hyperd finds before the machine's, below an engine's directory.
+pub const TOOLS: &str = "tools";
 
 /// A running hyperd. Dropped: its pods and containers are removed, it is stopped, its files go.
 #[derive(Debug)]
@@ -276,6 +278,10 @@ fn spawn(dir: &Path, flags: &[String], namespace: Option<&str>) -> Child {
     let mut command = entered(namespace, &program("hyperd"));
     if dir.join(SUPERVISORS).exists() {
         command.env("HYPER_SUPERVISOR_CONFIG", dir.join(SUPERVISORS));
+    }
+    if dir.join(TOOLS).exists() {
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", dir.join(TOOLS).display()));
     }
     command
         .arg("-H")

@@ -95,6 +95,7 @@ fn a_running_container_comes_into_a_network_and_leaves_it() {
         assert!(reaches(&engine, "in-near", "guest", "guest"), "{runtime}");
         let shown = shell(&engine, "guest", "ip -4 addr show eth0");
         assert!(shown.contains(&address(&engine, "guest", "near")), "{shown}");
+        engine.kill_daemon();
         engine.restart();
         assert!(reaches(&engine, "guest", "in-far", "in-far"), "{runtime}");
         assert!(reaches(&engine, "in-near", "guest", "guest"), "{runtime}");

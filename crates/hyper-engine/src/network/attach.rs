@@ -348,7 +348,7 @@ impl Networks {
         if self.trouble.is_none() {
             crate::core::blocking(move || {
                 host::sweep(&all, &known)?;
-                idle.iter().for_each(|bridge| host::unplug(bridge));
+                idle.iter().for_each(|bridge| host::remove_bridge(bridge));
                 Ok(())
             })
             .await?;

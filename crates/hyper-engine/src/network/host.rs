@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hyper_network::link::{Mac, parse_mac};
-use hyper_network::{Netlink, NetworkError, namespace, subnet};
+use hyper_network::{Netlink, NetworkError, firewall, namespace, subnet};
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
@@ -35,21 +35,6 @@ fn unopened(source: std::io::Error) -> NetworkError {
 pub(super) fn tag(exec_root: &Path) -> String {
     let hash = Sha256::digest(exec_root.as_os_str().as_encoded_bytes());
     hash.iter().take(3).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Why this host can have no networks.
-pub(super) fn trouble() -> Option<String> {
-    let on_path = |program: &str| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
-    };
-    if !Path::new("/dev/net/tun").exists() {
-        return Some("there is no /dev/net/tun: load the kernel's module `tun`".to_owned());
-    }
-    if !on_path("nft") {
-        return Some("there is no program `nft`: install the package nftables".to_owned());
-    }
-    open().err().map(|error| error.chain())
 }
 
 /// Only one hyperd at a time looks what is free and takes it: an abstract socket is a lock in this
@@ -216,6 +201,22 @@ pub(super) fn lead_out(endpoint: &Endpoint, path: &Path) -> Result<()> {
         given.gateways.iter().try_for_each(|ip| netlink.add_default_route(link.index, *ip))
     })
     .map_err(wrong)
+}
+
+/// Makes the bridges known to other firewalls of the host. Better a pod without a way out than no
+/// pod: what they refuse is told and no more.
+pub(super) fn admit(chain: &str, bridges: &[String]) {
+    if let Err(error) = firewall::admit(chain, bridges).map_err(wrong) {
+        tracing::warn!(error = error.chain(), "pods may not get out of their networks");
+    }
+}
+
+/// Takes a bridge from the host.
+pub(super) fn remove_bridge(bridge: &str) {
+    unplug(bridge);
+    if let Err(error) = firewall::forget(bridge).map_err(wrong) {
+        tracing::warn!(bridge, error = error.chain(), "a firewall still knows it");
+    }
 }
 
 /// Names of all the host's interfaces.

@@ -165,7 +165,7 @@ impl Networks {
         }
         let bridge = network.bridge.clone();
         crate::core::blocking(move || {
-            host::unplug(&bridge);
+            host::remove_bridge(&bridge);
             Ok(())
         })
         .await?;
