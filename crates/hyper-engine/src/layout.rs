@@ -130,6 +130,17 @@ impl Layout {
         self.networks().join(format!("pod-{id}.json"))
     }
 
+    /// What is pinned for the names of a pod's policies.
+    #[must_use]
+    pub fn pod_pins(&self, id: &str) -> PathBuf {
+        self.networks().join(format!("pod-{id}.pins"))
+    }
+
+    #[must_use]
+    pub fn rules_lock(&self) -> PathBuf {
+        self.networks().join("rules.lock")
+    }
+
     #[must_use]
     pub fn rules_mark(&self) -> PathBuf {
         self.exec_root.join("rules")

@@ -35,6 +35,7 @@ use hyper_network::link::parse_mac;
 use hyper_network::rules::{self, Rules};
 use ipnet::IpNet;
 
+use crate::container::spec::Spec;
 use crate::layout::Layout;
 use crate::store::Store;
 use crate::turns::{Turn, Turns};
@@ -187,6 +188,22 @@ impl Networks {
         own
     }
 
+    /// Whether a policy for a container means hosts by name: only our resolver can hold it then.
+    pub fn has_names(&self, spec: &Spec) -> Result<bool> {
+        let of_network = |(name, _): &(String, _)| self.find(name).ok()?.egress();
+        let mut all: Vec<Policy> = match spec.host.pod.as_str() {
+            "" => wanted(&spec.host).iter().filter_map(of_network).collect(),
+            pod => {
+                let of_pod = |endpoint: &Endpoint| {
+                    Some(policies(&self.find(&endpoint.network).ok()?, endpoint))
+                };
+                self.endpoints(pod).iter().filter_map(of_pod).flatten().collect()
+            }
+        };
+        all.extend(egress(&spec.host)?);
+        Ok(all.iter().any(|policy| !policy.names.is_empty()))
+    }
+
     /// Whether a policy is for it, its own or the network's.
     fn is_bound(&self, endpoint: &Endpoint) -> bool {
         let of_network = || self.find(&endpoint.network).is_ok_and(|one| one.egress().is_some());
@@ -229,8 +246,7 @@ impl Networks {
         let (mut egress, mut services) = (Vec::new(), Vec::new());
         for endpoint in state.endpoints.values().filter(|one| !state.free.contains(&one.id)) {
             let Some(network) = state.networks.get(&endpoint.network) else { continue };
-            let policies: Vec<Policy> =
-                network.egress().into_iter().chain(endpoint.egress.clone()).collect();
+            let policies = policies(network, endpoint);
             if !state.up.contains(&network.id) {
                 continue;
             }
@@ -244,6 +260,7 @@ impl Networks {
                     addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
                     subnets: network.subnets.iter().map(|subnet| subnet.net).collect(),
                     policies,
+                    pins: self.layout.pod_pins(&endpoint.container),
                 };
                 chains = own.policy_chains();
                 egress.push(own);
@@ -284,6 +301,7 @@ impl Networks {
             ports,
             egress,
             services,
+            lock: self.layout.rules_lock(),
         }
     }
 
@@ -350,6 +368,11 @@ impl Networks {
         let others = state.networks.values().filter(|network| network.id != but);
         others.flat_map(|network| network.subnets.iter().map(|subnet| subnet.net)).collect()
     }
+}
+
+/// All that hold for an endpoint, in the order of their chains.
+fn policies(network: &Network, endpoint: &Endpoint) -> Vec<Policy> {
+    network.egress().into_iter().chain(endpoint.egress.clone()).collect()
 }
 
 /// Names the chains of an endpoint.

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! none|public|all [,allow=TARGET]… [,deny=TARGET]…      TARGET: ADDRESS[/BITS][:PORT[/PROTOCOL]]
+//!                                                       to allow, HOST[:PORT[/PROTOCOL]], too
 //!
 //! packet of a pod, before it is routed:
 //!   answer to somebody ─► passes
-//!   each policy: denied ─► dropped │ allowed ─► passes │ none ─► dropped
+//!   each policy: denied ─► dropped │ allowed, or pinned (see `named.rs`) ─► passes │ none ─► dropped
 //!                public: to private or local addresses, of the host too ─► dropped │ else passes
 //!
 //! IPv6 of a pod, before that:
@@ -19,6 +20,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -27,6 +29,8 @@ use serde_json::{Value, json};
 
 use crate::error::{NetworkError, Result};
 use crate::link::{Mac, mac_text};
+use crate::named::{self, Named};
+use crate::pins::{self, Pin};
 use crate::rules::{Protocol, family, is, payload};
 
 /// What a pod may reach.
@@ -36,6 +40,9 @@ pub struct Policy {
     /// Reached all the same.
     #[serde(default)]
     pub allow: Vec<Target>,
+    /// Hosts that are reached by name, at addresses that their names were answered with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<Named>,
     /// Not reached, whatever else is said.
     #[serde(default)]
     pub deny: Vec<Target>,
@@ -75,6 +82,8 @@ pub struct Egress {
     /// most hosts do not show the filter what stays on a bridge.
     pub subnets: Vec<IpNet>,
     pub policies: Vec<Policy>,
+    /// File with what is pinned for names of its policies.
+    pub pins: PathBuf,
 }
 
 /// Packets and bytes that were dropped.
@@ -125,9 +134,15 @@ const NEIGHBOUR_TYPES: [&str; 7] = [
 /// Base chain; those of pods are `egress-NAME-N`.
 pub(crate) const CHAIN: &str = "egress";
 
+/// The chain of the policy at a place in [`Egress::policies`].
+#[must_use]
+pub fn chain(name: &str, at: usize) -> String {
+    format!("{CHAIN}-{name}-{at}")
+}
+
 impl Egress {
     fn chain(&self, at: usize) -> String {
-        format!("{CHAIN}-{}-{at}", self.name)
+        chain(&self.name, at)
     }
 
     /// What its link needs, and no more from link-local addresses.
@@ -144,6 +159,19 @@ impl Egress {
     /// Its chains: they must be there before a rule jumps to them.
     pub(crate) fn chains(&self) -> Vec<String> {
         self.policy_chains().into_iter().chain([self.link_chain()]).collect()
+    }
+
+    /// What its rules look into, with what is pinned: it must be there before them.
+    pub(crate) fn sets(&self, table: &str) -> Vec<Value> {
+        let pins: Vec<Pin> = if self.has_names() { pins::read(&self.pins) } else { Vec::new() };
+        let policies = self.policies.iter().enumerate();
+        policies
+            .flat_map(|(at, policy)| named::sets(table, &self.chain(at), policy, &pins))
+            .collect()
+    }
+
+    pub(crate) fn has_names(&self) -> bool {
+        self.policies.iter().any(|policy| !policy.names.is_empty())
     }
 
     /// Its rules, each with the chain it is for.
@@ -175,7 +203,9 @@ impl Egress {
             }
         }
         for (at, policy) in self.policies.iter().enumerate() {
-            rules.extend(policy.rules().into_iter().map(|rule| (self.chain(at), rule)));
+            rules.extend(
+                policy.rules(&self.chain(at)).into_iter().map(|rule| (self.chain(at), rule)),
+            );
         }
         rules
     }
@@ -207,7 +237,19 @@ impl Egress {
 }
 
 impl Policy {
-    fn rules(&self) -> Vec<Vec<Value>> {
+    /// Whether a name may be asked for on the pod's behalf: with `none`, only what is allowed.
+    #[must_use]
+    pub fn asks(&self, name: &str) -> bool {
+        self.mode != Mode::None || self.covers(name)
+    }
+
+    /// Whether the answer to a name is to be pinned.
+    #[must_use]
+    pub fn covers(&self, name: &str) -> bool {
+        self.names.iter().any(|target| target.covers(name))
+    }
+
+    fn rules(&self, chain: &str) -> Vec<Vec<Value>> {
         let mut rules = Vec::new();
         for target in &self.deny {
             rules.extend(target.matches().into_iter().map(dropped));
@@ -219,16 +261,18 @@ impl Policy {
             };
             rules.extend(target.matches().into_iter().map(passes));
         }
+        for mut pinned in named::matches(chain, self) {
+            pinned.push(json!({ "return": null }));
+            rules.push(pinned);
+        }
         match self.mode {
             Mode::All => {}
             Mode::None => rules.push(dropped(Vec::new())),
             Mode::Public => {
                 let local = json!({ "fib": { "result": "type", "flags": ["daddr"] } });
                 rules.push(dropped(vec![is(local, json!("local"))]));
-                for (family, nets) in [("ip", &PRIVATE_V4[..]), ("ip6", &PRIVATE_V6[..])] {
-                    let nets: Vec<Value> =
-                        nets.iter().map(|(net, len)| prefix(net, *len)).collect();
-                    rules.push(dropped(vec![is(payload(family, "daddr"), json!({ "set": nets }))]));
+                for family in ["ip", "ip6"] {
+                    rules.push(dropped(vec![is(payload(family, "daddr"), private(family))]));
                 }
             }
         }
@@ -242,13 +286,46 @@ impl Target {
         let to = prefix(&self.net.network().to_string(), self.net.prefix_len());
         let to = is(payload(family(self.net.addr()), "daddr"), to);
         let Some(port) = self.port else { return vec![vec![to]] };
-        let protocols = match self.protocol {
-            Some(protocol) => vec![protocol],
-            None => vec![Protocol::Tcp, Protocol::Udp],
-        };
         let at = |protocol: Protocol| is(payload(protocol.word(), "dport"), json!(port));
-        protocols.into_iter().map(|protocol| vec![to.clone(), at(protocol)]).collect()
+        protocols(self.protocol)
+            .into_iter()
+            .map(|protocol| vec![to.clone(), at(protocol)])
+            .collect()
     }
+}
+
+/// Those that a port without one is of.
+pub(crate) fn protocols(protocol: Option<Protocol>) -> Vec<Protocol> {
+    protocol.map_or_else(|| vec![Protocol::Tcp, Protocol::Udp], |one| vec![one])
+}
+
+/// Reads `PORT[/PROTOCOL]` or nothing.
+pub(crate) fn port_and_protocol(text: &str) -> Option<(Option<u16>, Option<Protocol>)> {
+    let (port, protocol) = match text.split_once('/') {
+        Some((port, "tcp")) => (port, Some(Protocol::Tcp)),
+        Some((port, "udp")) => (port, Some(Protocol::Udp)),
+        Some((port, "sctp")) => (port, Some(Protocol::Sctp)),
+        Some(_) => return None,
+        None => (text, None),
+    };
+    match port {
+        "" => protocol.is_none().then_some((None, None)),
+        text => Some((Some(text.parse().ok().filter(|port| *port > 0)?), protocol)),
+    }
+}
+
+/// The set of a family's addresses that are not the internet.
+fn private(family: &str) -> Value {
+    let nets = if family == "ip" { &PRIVATE_V4[..] } else { &PRIVATE_V6[..] };
+    let nets: Vec<Value> = nets.iter().map(|(net, len)| prefix(net, *len)).collect();
+    json!({ "set": nets })
+}
+
+/// Matches of a destination in the internet that is not the host.
+pub(crate) fn public(family: &str) -> Vec<Value> {
+    let local = json!({ "fib": { "result": "type", "flags": ["daddr"] } });
+    let not = |left: Value, right: Value| json!({ "match": { "op": "!=", "left": left, "right": right } });
+    vec![not(payload(family, "daddr"), private(family)), not(local, json!("local"))]
 }
 
 /// What was dropped, by [`Egress::name`], out of `nft -j list table`.
@@ -298,14 +375,25 @@ impl FromStr for Policy {
             "all" => Mode::All,
             other => return Err(wrong(format!("`{other}` is not none, public or all"))),
         };
-        let mut policy = Self { mode, allow: Vec::new(), deny: Vec::new() };
+        let mut policy = Self { mode, allow: Vec::new(), names: Vec::new(), deny: Vec::new() };
         for word in words {
-            let list = match word.split_once('=') {
-                Some(("allow", target)) => (&mut policy.allow, target),
-                Some(("deny", target)) => (&mut policy.deny, target),
+            match word.split_once('=') {
+                Some(("allow", target)) => match (target.parse(), target.parse()) {
+                    (Ok(target), _) => policy.allow.push(target),
+                    (Err(_), Ok(named)) => policy.names.push(named),
+                    (Err(address), Err(name)) => return Err(wrong(format!("{address}; {name}"))),
+                },
+                Some(("deny", target)) => match target.parse() {
+                    Ok(target) => policy.deny.push(target),
+                    Err(why) if target.parse::<Named>().is_ok() => {
+                        return Err(wrong(format!(
+                            "{why}; a name cannot be denied: its host is reached without it, too"
+                        )));
+                    }
+                    Err(why) => return Err(wrong(why)),
+                },
                 _ => return Err(wrong(format!("`{word}` is not allow=TARGET or deny=TARGET"))),
-            };
-            list.0.push(list.1.parse().map_err(wrong)?);
+            }
         }
         Ok(policy)
     }
@@ -315,12 +403,8 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let wrong = || {
-            format!(
-                "`{text}` is no ADDRESS[/BITS][:PORT[/tcp|udp|sctp]] (IPv6 in brackets; names of \
-                 hosts are not supported)"
-            )
-        };
+        let wrong =
+            || format!("`{text}` is no ADDRESS[/BITS][:PORT[/tcp|udp|sctp]] (IPv6 in brackets)");
         let (net, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (net, port) = rest.split_once(']').ok_or_else(wrong)?;
@@ -333,17 +417,7 @@ impl FromStr for Target {
             Ok(net) => net.trunc(),
             Err(_) => net.parse::<IpAddr>().map(IpNet::from).map_err(|_| wrong())?,
         };
-        let (port, protocol) = match port.split_once('/') {
-            Some((port, "tcp")) => (port, Some(Protocol::Tcp)),
-            Some((port, "udp")) => (port, Some(Protocol::Udp)),
-            Some((port, "sctp")) => (port, Some(Protocol::Sctp)),
-            Some(_) => return Err(wrong()),
-            None => (port, None),
-        };
-        let port = match port {
-            "" if protocol.is_none() => None,
-            text => Some(text.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?),
-        };
+        let (port, protocol) = port_and_protocol(port).ok_or_else(wrong)?;
         Ok(Self { net, port, protocol })
     }
 }
@@ -355,12 +429,9 @@ impl fmt::Display for Policy {
             Mode::Public => "public",
             Mode::All => "all",
         })?;
-        for (list, targets) in [("allow", &self.allow), ("deny", &self.deny)] {
-            for target in targets {
-                write!(f, ",{list}={target}")?;
-            }
-        }
-        Ok(())
+        self.allow.iter().try_for_each(|target| write!(f, ",allow={target}"))?;
+        self.names.iter().try_for_each(|named| write!(f, ",allow={named}"))?;
+        self.deny.iter().try_for_each(|target| write!(f, ",deny={target}"))
     }
 }
 
@@ -386,6 +457,7 @@ mod test {
             "public",
             "all,deny=198.51.100.7/32",
             "none,allow=10.0.0.0/8:443,allow=[fd00::/8]:53/udp,deny=10.1.0.0/16",
+            "none,allow=10.0.0.0/8,allow=*.example.org:443/tcp,allow=example.org,deny=10.1.0.0/16",
         ] {
             assert_eq!(text.parse::<Policy>().unwrap().to_string(), text);
         }
@@ -401,7 +473,9 @@ mod test {
             ("", "``"),
             ("open", "`open`"),
             ("public,10.0.0.0/8", "`10.0.0.0/8`"),
-            ("none,allow=example.org", "names of hosts"),
+            ("none,allow=exa mple.org", "`exa mple.org` is no HOST"),
+            ("public,deny=example.org", "a name cannot be denied"),
+            ("none,allow=*.org", "too wide"),
             ("none,allow=10.0.0.0/33", "`10.0.0.0/33`"),
             ("none,allow=10.0.0.1:0", "`10.0.0.1:0`"),
             ("none,allow=10.0.0.1:80/icmp", "80/icmp"),

@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use nftables::helper;
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 
 use crate::egress::{self, Blocked, Egress};
 use crate::error::{NetworkError, Result};
+use crate::pins;
 use crate::service::{self, Services};
 
 /// What is to hold.
@@ -35,6 +37,8 @@ pub struct Rules {
     pub egress: Vec<Egress>,
     /// Services of pods that have some.
     pub services: Vec<Services>,
+    /// Held while the table is replaced, if policies have names, see [`crate::pins`].
+    pub lock: PathBuf,
 }
 
 /// A bridge and what is behind it.
@@ -87,6 +91,8 @@ impl Rules {
     /// # Errors
     /// [`NetworkError::Rules`] with `nft`'s words.
     pub fn apply(&self) -> Result<()> {
+        let named = self.egress.iter().any(Egress::has_names);
+        let _held = named.then(|| pins::hold(&self.lock)).transpose()?;
         run(&json!({ "nftables": self.commands() }))
     }
 
@@ -148,6 +154,7 @@ impl Rules {
                 "family": "inet", "table": self.table, "name": chain,
             } } }));
         }
+        all.extend(self.egress.iter().flat_map(|egress| egress.sets(&self.table)));
         let mut rule = |chain: &str, parts: Vec<Value>| {
             all.push(json!({ "add": { "rule": {
                 "family": "inet", "table": self.table, "chain": chain, "expr": parts,
@@ -249,7 +256,7 @@ impl Port {
     }
 }
 
-fn run(commands: &Value) -> Result<()> {
+pub(crate) fn run(commands: &Value) -> Result<()> {
     let none: [&str; 0] = [];
     helper::apply_ruleset_raw(&commands.to_string(), None::<&str>, none).map(drop).map_err(told)
 }

@@ -1,11 +1,13 @@
 //! Over real namespaces, links and rules; in a namespace of its own, so that the host has none of
 //! it. Needs root.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
-use hyper_network::egress::Egress;
+use hyper_network::egress::{Egress, Policy, chain};
+use hyper_network::pins::{Pin, Place};
 use hyper_network::rules::{Network, Port, Protocol, Rules};
 use hyper_network::service::{Service, Services};
 use hyper_network::{Manner, Netlink, Rider, namespace, wire};
@@ -142,11 +144,26 @@ fn a_bridge_a_pod_and_rules() {
             subnets: vec!["10.9.0.0/24".parse().unwrap(), "fd00:9::/64".parse().unwrap()],
             policies: [
                 "public,allow=10.8.0.0/16:443,deny=8.8.8.8",
-                "none,allow=[fd00::/8]:53/udp,deny=10.8.1.0/24",
+                "none,allow=[fd00::/8]:53/udp,allow=*.example.org:443,allow=b.org,deny=10.8.1.0/24",
             ]
             .map(|policy| policy.parse().unwrap())
             .into(),
+            pins: dir.path().join("pins"),
         }],
+        lock: dir.path().join("lock"),
+    };
+    let policies = rules.egress[0].policies.iter().cloned();
+    let policies: BTreeMap<String, Policy> =
+        (0..).map(|at| chain("abc123", at)).zip(policies).collect();
+    let (pins, lock) = (dir.path().join("pins"), dir.path().join("lock"));
+    let again = rules.clone();
+    let pinned = move || {
+        let place = Place { table: "hyper_test", file: &pins, lock: &lock, policies: &policies };
+        let pin = |name: &str, ip: &str, ttl| Pin::new(name, ip.parse().unwrap(), ttl);
+        place.pin(&[pin("a.example.org", "8.8.8.8", 1), pin("b.org", "2001:4860::8", 9999)])?;
+        // Once more, and one that no policy means.
+        place.pin(&[pin("b.org", "2001:4860::8", 9999), pin("other.org", "8.8.4.4", 60)])?;
+        again.apply()
     };
     let blocked = namespace::within(&host, move || {
         rules.apply()?;
@@ -155,6 +172,21 @@ fn a_bridge_a_pod_and_rules() {
     })
     .unwrap();
     assert_eq!(blocked["abc123"].packets, 0);
+    namespace::within(&host, pinned).unwrap();
+    // What was pinned is in the table that took the place of the first, too.
+    let set =
+        |name: &str| ip(&host, &format!("nft list set inet hyper_test egress-abc123-1-{name}"));
+    let ports = set("4p");
+    assert!(
+        ports.contains("8.8.8.8 . tcp . 443") && ports.contains("8.8.8.8 . udp . 443"),
+        "{ports}"
+    );
+    assert!(ports.contains("timeout 5m"), "{ports}");
+    let any = set("6");
+    assert!(any.contains("2001:4860::8 timeout 1h") || any.contains("timeout 59m"), "{any}");
+    for name in ["4", "6p"] {
+        assert!(!set(name).contains("elements"), "{}", set(name));
+    }
     let text = ip(&host, "nft list ruleset");
     for wanted in ["dnat ip to 10.9.0.2:80", "dnat ip6 to [fd00:9::2]:80", "masquerade"] {
         assert!(text.contains(wanted), "{wanted}: {text}");

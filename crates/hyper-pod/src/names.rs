@@ -5,10 +5,12 @@
 //! agent ─question─▶ known name? ─yes─▶ answer
 //!                     └ no ─▶ may it be asked on? ─no─▶ no such name
 //!                               └ yes ─▶ servers of the pod, or the host's, one after the other
+//!                                          └ a policy allows the name ─▶ its addresses are pinned
 //! ```
 //! What a guest asks is hostile: bounded, parsed by hickory-proto, and never more than [`AT_ONCE`]
 //! at a time. Files are read at each question, so an hyperd that is away changes nothing.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,11 +21,16 @@ use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hyper_link::Link;
 use hyper_link::names::{OVER_TCP, read, write};
-use hyper_task::names::{NetworkNames, PodNames};
+use hyper_network::egress::Policy;
+use hyper_network::pins::{Pin, Place};
+use hyper_task::names::{NetworkNames, Pinning, PodNames};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
+
+use crate::create::blocking;
+use crate::{PodError, chain};
 
 /// Questions of one pod that are resolved at the same time.
 const AT_ONCE: usize = 32;
@@ -35,6 +42,8 @@ const SERVERS: usize = 3;
 const TTL: u32 = 5;
 /// Of an answer over UDP, unless the question allows more.
 const DATAGRAM: usize = 512;
+/// Addresses of one answer that are pinned.
+const ADDRESSES: usize = 64;
 /// Longest file of names that is read.
 const MAX_FILE: u64 = 8 << 20;
 
@@ -91,14 +100,78 @@ pub async fn resolve(file: &Path, bytes: &[u8], tcp: bool) -> Option<Vec<u8>> {
     if !pod.forward {
         return reply(&question, ResponseCode::NXDomain, Vec::new()).to_vec().ok();
     }
+    let ways = ways(&pod);
+    let text = text(&name);
+    let asks = |way: &BTreeMap<String, Policy>| way.values().all(|policy| policy.asks(&text));
+    if !(ways.is_empty() || ways.iter().any(asks)) {
+        return reply(&question, ResponseCode::NXDomain, Vec::new()).to_vec().ok();
+    }
     let servers = if pod.servers.is_empty() { host_servers().await } else { pod.servers };
     for server in servers.into_iter().take(SERVERS) {
         let asked = tokio::time::timeout(SERVER, ask(server, bytes, tcp)).await;
-        if let Ok(Ok(answer)) = asked {
-            return Some(answer);
+        let Ok(Ok(answer)) = asked else { continue };
+        match pinned(pod.pinning.as_ref(), &ways, &text, &answer).await {
+            Ok(()) => return Some(answer),
+            Err(error) => {
+                // Who got the answer could not reach what it says.
+                tracing::warn!(error = chain(&error), "an answer is not passed on");
+                break;
+            }
         }
     }
     reply(&question, ResponseCode::ServFail, Vec::new()).to_vec().ok()
+}
+
+/// Lower case, without a dot at the end.
+fn text(name: &Name) -> String {
+    name.to_ascii().trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// The policies of each way out, by chain; none where no policy has names.
+fn ways(pod: &PodNames) -> Vec<BTreeMap<String, Policy>> {
+    // They were read when they were made: what is none now opens nothing.
+    let read = |(chain, text): (&String, &String)| Some((chain.clone(), text.parse().ok()?));
+    let ways = pod.pinning.iter().flat_map(|pinning| &pinning.ways);
+    ways.map(|way| way.iter().filter_map(read).collect()).collect()
+}
+
+/// Opens the addresses of an answer to the pod, if its policies say so of the name.
+async fn pinned(
+    pinning: Option<&Pinning>,
+    ways: &[BTreeMap<String, Policy>],
+    name: &str,
+    answer: &[u8],
+) -> Result<(), PodError> {
+    let policies: BTreeMap<String, Policy> = ways.iter().cloned().flatten().collect();
+    let covered = policies.values().any(|policy| policy.covers(name));
+    let (Some(pinning), true) = (pinning.cloned(), covered) else { return Ok(()) };
+    let pins = pins(name, answer);
+    if pins.is_empty() {
+        return Ok(());
+    }
+    blocking(move || {
+        let Pinning { table, file, lock, .. } = &pinning;
+        let place = Place { table, file, lock, policies: &policies };
+        place.pin(&pins).map_err(PodError::Network)
+    })
+    .await
+}
+
+/// The addresses that an answer to `name` has; aliases are followed by who answered.
+fn pins(name: &str, answer: &[u8]) -> Vec<Pin> {
+    let Ok(answer) = Message::from_vec(answer) else { return Vec::new() };
+    if !answer.queries.iter().any(|query| text(query.name()) == name) {
+        return Vec::new();
+    }
+    let address = |record: &Record| {
+        let ip = match &record.data {
+            RData::A(ip) => IpAddr::V4(ip.0),
+            RData::AAAA(ip) => IpAddr::V6(ip.0),
+            _ => return None,
+        };
+        Some(Pin::new(name, ip, record.ttl))
+    };
+    answer.answers.iter().filter_map(address).take(ADDRESSES).collect()
 }
 
 fn reply(question: &Message, code: ResponseCode, records: Vec<Record>) -> Message {
@@ -116,7 +189,7 @@ fn reply(question: &Message, code: ResponseCode, records: Vec<Record>) -> Messag
 /// Blocking.
 fn known(file: &Path, name: &Name, kind: RecordType) -> (PodNames, Option<Vec<Record>>) {
     let pod: PodNames = document(file);
-    let text = name.to_ascii().trim_end_matches('.').to_ascii_lowercase();
+    let text = text(name);
     let mut found = false;
     let mut records = Vec::new();
     for path in &pod.networks {

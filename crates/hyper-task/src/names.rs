@@ -20,6 +20,22 @@ pub struct PodNames {
     pub servers: Vec<IpAddr>,
     /// Whether anybody is asked for anything else.
     pub forward: bool,
+    /// Policies that mean hosts by name; absent: there are none.
+    pub pinning: Option<Pinning>,
+}
+
+/// Addresses that names are answered with are opened to the pod, where its policies allow the name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pinning {
+    /// nft's, of the hyperd.
+    pub table: String,
+    /// What is pinned.
+    pub file: PathBuf,
+    /// Held by who changes the table or what is pinned.
+    pub lock: PathBuf,
+    /// For each way out, the policies that all hold there: as text, by their chain in the table.
+    pub ways: Vec<BTreeMap<String, String>>,
 }
 
 /// For one network.

@@ -32,9 +32,13 @@ impl Outside {
         ip("addr add 8.8.4.1/24 dev out0");
         ip("addr add 10.77.0.1/24 dev out0");
         ip("link set out0 up");
-        for words in
-            ["addr add 8.8.4.2/24 dev out1", "addr add 10.77.0.2/24 dev out1", "link set out1 up"]
-        {
+        for words in [
+            "addr add 8.8.4.2/24 dev out1",
+            "addr add 8.8.4.3/24 dev out1",
+            "addr add 10.77.0.2/24 dev out1",
+            "link set out1 up",
+            "link set lo up",
+        ] {
             let words: Vec<&str> = ["-n", &name].into_iter().chain(words.split(' ')).collect();
             run("ip", &words, WAIT).succeeded();
         }
@@ -171,12 +175,12 @@ fn a_networks_policy_holds_for_all_of_it_and_over_a_restart_of_hyperd() {
             "run",
             "--rm",
             "--annotation",
-            "io.hyper.egress=none,allow=example.org",
+            "io.hyper.egress=none,allow=*.org",
             "busybox",
             "true",
         ])
         .exited(125)
-        .says(&["example.org", "names of hosts"]);
+        .says(&["*.org", "too wide"]);
     engine
         .docker(&[
             "run",
@@ -199,7 +203,11 @@ fn a_networks_policy_holds_for_all_of_it_and_over_a_restart_of_hyperd() {
     engine.docker(&create).succeeded();
     engine.docker(&["network", "connect", "walled", "sneaky"]);
     engine.docker(&["start", "-a", "sneaky"]).says(&["egress policy `public` of network walled"]);
-    engine.docker(&["rm", "-f", "sneaky"]).succeeded();
+    let run = ["run", "-d", "--name", "slow", "--runtime", "runc", "busybox", "sleep", "600"];
+    engine.docker(&run).succeeded();
+    let connect = engine.docker(&["network", "connect", "walled", "slow"]);
+    connect.exited(1).says(&["egress policy `public` of network walled", "runc"]);
+    engine.docker(&["rm", "-f", "sneaky", "slow"]).succeeded();
     start(&engine, "member", &["--network", "walled"]);
     // Neighbours of a network reach each other: that is what it is for.
     start(&engine, "friend", &["--network", "walled"]);
@@ -264,5 +272,71 @@ fn a_pods_link_local_address_is_no_way_around_its_policy() {
         let member = &seen[0]["Containers"][engine.inspect(name, "{{.Id}}")]["Hyper"];
         let packets = member["Blocked"]["Packets"].as_u64();
         assert!(packets.is_some_and(|packets| packets > 0), "{seen}");
+    }
+}
+
+/// A DNS server outside, at [`PRIVATE`]; ended when dropped.
+struct Names(Child);
+
+impl Names {
+    fn at(outside: &Outside) -> Self {
+        let mut server = Command::new("ip");
+        server.args(["netns", "exec", &outside.name, "dnsmasq", "--keep-in-foreground"]);
+        server.args(["--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root"]);
+        server.args(["--pid-file", "--bind-interfaces", "--listen-address", PRIVATE]);
+        for (name, address) in [
+            ("allowed.example", PUBLIC),
+            ("wild.example", "8.8.4.3"),
+            ("other.example", "8.8.4.3"),
+            ("evil.example", PRIVATE),
+        ] {
+            server.arg(format!("--address=/{name}/{address}"));
+        }
+        Self(server.stdin(Stdio::null()).spawn().expect("dnsmasq"))
+    }
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn hosts_are_reached_by_the_names_that_a_policy_allows() {
+    let mut engine = Engine::apart();
+    let outside = Outside::beyond(&engine);
+    let _names = Names::at(&outside);
+    let policy = "none,allow=allowed.example:80,allow=*.wild.example,allow=evil.example";
+    for runtime in ["uml", "qemu"] {
+        let flags = ["--runtime", runtime, "--dns", PRIVATE, "--egress", policy];
+        start(&engine, "caged", &flags);
+        assert!(!reaches(&engine, "caged", PUBLIC), "{runtime}: reached before its name was asked");
+        eventually("a host by its name", WAIT, || reaches(&engine, "caged", "allowed.example"));
+        assert!(reaches(&engine, "caged", PUBLIC), "{runtime}");
+        // Another port of it, and what no allowed name was answered with.
+        let script = format!("nc -w 2 {PUBLIC} 53 </dev/null && echo reached");
+        let said = engine.docker(&["exec", "caged", "sh", "-c", &script]).text();
+        assert!(!said.contains("reached"), "{runtime}: {said}");
+        assert!(!reaches(&engine, "caged", "8.8.4.3"), "{runtime}");
+        let unknown = engine.docker(&["exec", "caged", "nslookup", "other.example"]).text();
+        assert!(!unknown.contains("8.8.4.3"), "{runtime}: {unknown}");
+        // The owner of an allowed name does not open what is private.
+        let told = engine.docker(&["exec", "caged", "nslookup", "evil.example"]).text();
+        assert!(told.contains(PRIVATE), "{runtime}: {told}");
+        assert!(!reaches(&engine, "caged", "evil.example"), "{runtime}");
+        // Other rules come and go: what is open stays so.
+        engine.docker(&["run", "--rm", "-p", "8098:80", "busybox", "true"]).succeeded();
+        assert!(reaches(&engine, "caged", PUBLIC), "{runtime}: lost with another pod's rules");
+        engine.kill_daemon();
+        engine.restart();
+        assert!(reaches(&engine, "caged", PUBLIC), "{runtime}: lost with hyperd");
+        assert!(reaches(&engine, "caged", "a.wild.example"), "{runtime}");
+        engine.docker(&["rm", "-f", "caged"]).succeeded();
+        let files = std::fs::read_dir(engine.dir().join("exec/networks")).expect("directory");
+        let files: Vec<_> = files.flatten().map(|entry| entry.file_name()).collect();
+        let left = |name: &&std::ffi::OsString| name.to_string_lossy().starts_with("pod-");
+        assert_eq!(files.iter().find(left), None, "{runtime}");
     }
 }

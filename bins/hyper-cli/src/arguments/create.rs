@@ -33,7 +33,7 @@ pub struct CreateFlags {
     #[arg(long, value_name = "WALL")]
     pub min_isolation: Option<String>,
     /// What it may reach: none, public or all, then ,allow=TARGET and ,deny=TARGET as often as
-    /// needed (TARGET: ADDRESS[/BITS][:PORT[/PROTOCOL]])
+    /// needed (TARGET: ADDRESS[/BITS][:PORT[/PROTOCOL]], to allow HOST[:PORT[/PROTOCOL]], too)
     #[arg(long, value_name = "POLICY")]
     pub egress: Option<String>,
     /// Bits per second that it may receive and send, e.g. in=10m,out=5m

@@ -182,7 +182,8 @@ async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Pr
         write("hosts", network::hosts(&spec, &[]).as_bytes())?;
         write("hostname", format!("{}\n", oci::hostname(&spec)).as_bytes())?;
         // A network stack of a runtime's own does not reach our resolver.
-        let resolver = network::has_resolver(&spec)
+        let named = core.networks.has_names(&spec)?;
+        let resolver = network::has_resolver(&spec, named)
             && foreign.as_ref().is_none_or(hyper_task::foreign::Runtime::shares_kernel);
         write("resolv.conf", network::resolv_conf(&spec, resolver).as_bytes())?;
         if let Some(runtime) = &foreign {

@@ -2,15 +2,16 @@
 //!
 //! Each step is undone by [`Networks::release`], whichever failed: it goes by what is there.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use hyper_network::egress::chain as egress_chain;
 use hyper_network::subnet;
 use ipnet::IpNet;
 use tokio::sync::OwnedMutexGuard;
 
-use super::spec::{DEFAULT, EGRESS, Endpoint, Mode, Network, Policy, PortWish, RATE, Rates, Wish};
+use super::spec::{DEFAULT, EGRESS, Endpoint, Network, Policy, PortWish, RATE, Rates, Wish};
 use super::{Networks, host, names, ports};
 use crate::container::spec::{HostSpec, Spec};
 use crate::{Error, Result, id};
@@ -43,6 +44,7 @@ impl Remains {
             if let Some((namespace, names)) = files {
                 hyper_network::namespace::remove(&namespace);
                 // Not there when the start failed before.
+                let _ = std::fs::remove_file(names.with_extension("pins"));
                 let _ = std::fs::remove_file(names);
             }
             links.iter().for_each(|link| host::unplug(link));
@@ -388,7 +390,8 @@ impl Networks {
         let done = crate::core::blocking(move || {
             for entry in std::fs::read_dir(networks).into_iter().flatten().flatten() {
                 let name = entry.file_name();
-                let pod = name.to_str().and_then(|n| n.strip_prefix("pod-")?.strip_suffix(".json"));
+                let pod = name.to_str().and_then(|name| name.strip_prefix("pod-"));
+                let pod = pod.and_then(|name| Some(name.split_once('.')?.0));
                 if pod.is_some_and(|pod| !live.contains(pod)) {
                     let _ = std::fs::remove_file(entry.path());
                 }
@@ -416,18 +419,16 @@ impl Networks {
 
     /// Writes what a pod's resolver knows.
     pub(super) async fn write_pod(&self, spec: &Spec) -> Result<PathBuf> {
-        let mut networks = BTreeMap::new();
+        let mut networks = Vec::new();
         for endpoint in self.endpoints(&spec.id) {
             let network = self.find(&endpoint.network)?;
-            // Who may reach nothing asks nobody outside for names either.
-            let none = [endpoint.egress.clone(), network.egress()]
-                .into_iter()
-                .flatten()
-                .any(|policy| policy.mode == Mode::None);
-            networks.insert(network.id, (network.name, network.internal || none));
+            let name = super::chain(&endpoint.id);
+            let policies = super::policies(&network, &endpoint).into_iter().enumerate();
+            let policies = policies.map(|(at, policy)| (egress_chain(name, at), policy)).collect();
+            networks.push((network, policies));
         }
         let path = self.layout.pod_names(&spec.id);
-        let (at, known) = (path.clone(), names::pod(&self.layout, spec, &networks));
+        let (at, known) = (path.clone(), names::pod(&self.layout, self.table(), spec, &networks));
         crate::core::blocking(move || names::replace(&at, &known)).await?;
         Ok(path)
     }

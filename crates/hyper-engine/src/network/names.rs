@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use hyper_task::names::{NetworkNames, PodNames};
+use hyper_task::names::{NetworkNames, Pinning, PodNames};
 use serde::Serialize;
 
-use super::spec::{DEFAULT, Endpoint};
+use super::spec::{DEFAULT, Endpoint, Mode, Network, Policy};
 use crate::container::spec::Spec;
 use crate::{Error, Result, id, layout, oci};
 
@@ -43,17 +43,34 @@ pub(super) fn network<'e>(
     all
 }
 
-/// What a pod in `networks` knows.
+/// What a pod knows that is in these networks, each with the policies that hold there by chain.
 pub(super) fn pod(
     layout: &layout::Layout,
+    table: String,
     spec: &Spec,
-    endpoints: &BTreeMap<String, (String, bool)>,
+    networks: &[(Network, BTreeMap<String, Policy>)],
 ) -> PodNames {
+    // Who may reach nothing asks nobody outside for names either, nor who is in internal networks only.
+    let shut = |policy: &Policy| policy.mode == Mode::None && policy.names.is_empty();
+    let ways: Vec<_> = networks
+        .iter()
+        .filter(|(network, policies)| !network.internal && !policies.values().any(shut))
+        .map(|(_, policies)| policies)
+        .collect();
+    let named = ways.iter().any(|policies| policies.values().any(|one| !one.names.is_empty()));
+    let text = |policies: &&BTreeMap<String, Policy>| {
+        policies.iter().map(|(chain, policy)| (chain.clone(), policy.to_string())).collect()
+    };
     PodNames {
-        networks: endpoints.keys().map(|id| layout.network_names(id)).collect(),
+        networks: networks.iter().map(|(network, _)| layout.network_names(&network.id)).collect(),
         servers: spec.host.dns.iter().filter_map(|server| server.parse().ok()).collect(),
-        // A pod whose networks are all internal does not get out by names either.
-        forward: endpoints.values().any(|(_, internal)| !internal),
+        forward: !ways.is_empty(),
+        pinning: named.then(|| Pinning {
+            table,
+            file: layout.pod_pins(&spec.id),
+            lock: layout.rules_lock(),
+            ways: ways.iter().map(text).collect(),
+        }),
     }
 }
 

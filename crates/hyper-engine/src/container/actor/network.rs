@@ -7,7 +7,7 @@ use crate::container::spec::Spec;
 use crate::container::state::Status;
 use crate::network::spec::{NONE, Wish};
 use crate::network::wanted;
-use crate::{Error, Result};
+use crate::{Error, Result, runtime};
 
 impl Actor {
     /// Into a network, or out of it (`None`).
@@ -53,6 +53,7 @@ impl Actor {
                 )));
             }
             let (pod, networks) = (pod.clone(), &self.core.networks);
+            runtime::check_policies(&self.core, &spec.host)?;
             networks.check_changeable(&self.spec, &self.name).await?;
             if let Err(error) = networks.change(&spec, &self.name, &pod).await {
                 if let Err(again) = networks.change(&self.spec, &self.name, &pod).await {

@@ -22,9 +22,9 @@ pub(super) fn has_own(spec: &Spec) -> bool {
 }
 
 /// Whether its guest asks our resolver. As in Docker's, `--dns` on the default network goes
-/// straight to the servers it names.
-pub(super) fn has_resolver(spec: &Spec) -> bool {
-    is_wanted(spec) && (spec.host.dns.is_empty() || !is_default(spec))
+/// straight to the servers it names, unless its policy has hosts by `named`.
+pub(super) fn has_resolver(spec: &Spec, named: bool) -> bool {
+    is_wanted(spec) && (named || spec.host.dns.is_empty() || !is_default(spec))
 }
 
 fn is_default(spec: &Spec) -> bool {
@@ -152,10 +152,13 @@ mod test {
         let text = hosts(&spec, &[]);
         assert!(text.contains("10.0.0.1\tdb\n") && text.contains("fe80::1\tsix\n"), "{text}");
         assert!(text.ends_with("127.0.1.1\tabababababab\n"), "{text}");
-        assert_eq!(resolv_conf(&spec, has_resolver(&spec)), "nameserver 9.9.9.9\nsearch a b\n");
+        assert_eq!(
+            resolv_conf(&spec, has_resolver(&spec, false)),
+            "nameserver 9.9.9.9\nsearch a b\n"
+        );
         spec.host.network = "mine".into();
         assert_eq!(
-            resolv_conf(&spec, has_resolver(&spec)),
+            resolv_conf(&spec, has_resolver(&spec, false)),
             "nameserver 127.0.0.11\nsearch a b\noptions ndots:0\n"
         );
         let endpoint = serde_json::json!({
