@@ -60,6 +60,9 @@ fn inspect(app: &App, name: &str, version: Version) -> ApiResult {
         "DockerVersion": config.docker_version,
         "Author": config.author,
         "Config": config.config,
+        // Not in Docker's since 1.45; but docker-compose 1, which speaks every version, looks for an
+        // image's volumes there.
+        "ContainerConfig": config.config,
         "Architecture": config.architecture,
         "Os": config.os,
         "Size": image.size,

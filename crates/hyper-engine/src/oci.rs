@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::container::spec::{Limits, Seccomp, Security, Spec};
+use crate::container::spec::{Limits, Seccomp, Security, Spec, Ulimit};
 use crate::container::throttle;
 use crate::volume::Backing;
 use crate::{Result, id};
@@ -150,6 +150,7 @@ pub(crate) fn exec_process(spec: &Spec, exec: &ExecSpec) -> Result<Value> {
     let mut process = skeleton(&exec.args, &env, cwd, &caps);
     process["terminal"] = json!(exec.tty);
     process["noNewPrivileges"] = json!(security.no_new_privileges);
+    limited(&mut process, spec);
     console_size(&mut process, exec.tty, exec.console_size);
     let user = if exec.user.is_empty() { &spec.user } else { &exec.user };
     if !user.is_empty() {
@@ -237,26 +238,27 @@ fn process(spec: &Spec, caps: &BTreeSet<&'static str>) -> Value {
     if !spec.host.security.group_names.is_empty() {
         process[GROUP_NAMES] = json!(spec.host.security.group_names);
     }
+    console_size(&mut process, spec.host.tty, spec.host.console_size);
+    limited(&mut process, spec);
+    process
+}
+
+/// Limits that every process of the container has, those of an exec, too.
+fn limited(process: &mut Value, spec: &Spec) {
     if spec.host.oom_score_adj != 0 {
         process["oomScoreAdj"] = json!(spec.host.oom_score_adj);
     }
-    console_size(&mut process, spec.host.tty, spec.host.console_size);
-    let limits: Vec<Value> = spec
-        .host
-        .ulimits
-        .iter()
-        .map(|limit| {
-            json!({
-                "type": format!("RLIMIT_{}", limit.name.to_ascii_uppercase()),
-                "soft": unlimited(limit.soft),
-                "hard": unlimited(limit.hard),
-            })
+    let limit = |limit: &Ulimit| {
+        json!({
+            "type": format!("RLIMIT_{}", limit.name.to_ascii_uppercase()),
+            "soft": unlimited(limit.soft),
+            "hard": unlimited(limit.hard),
         })
-        .collect();
+    };
+    let limits: Vec<Value> = spec.host.ulimits.iter().map(limit).collect();
     if !limits.is_empty() {
         process["rlimits"] = Value::Array(limits);
     }
-    process
 }
 
 /// `RLIM_INFINITY` for what is negative.

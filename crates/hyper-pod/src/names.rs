@@ -190,11 +190,12 @@ fn reply(question: &Message, code: ResponseCode, records: Vec<Record>) -> Messag
 fn known(file: &Path, name: &Name, kind: RecordType) -> (PodNames, Option<Vec<Record>>) {
     let pod: PodNames = document(file);
     let text = text(name);
+    let text = pod.aliases.get(&text).unwrap_or(&text);
     let mut found = false;
     let mut records = Vec::new();
     for path in &pod.networks {
         let network: NetworkNames = document(path);
-        for ip in network.names.get(&text).into_iter().flatten() {
+        for ip in network.names.get(text).into_iter().flatten() {
             found = true;
             let data = match (ip, kind) {
                 (IpAddr::V4(ip), RecordType::A | RecordType::ANY) => RData::A(A(*ip)),

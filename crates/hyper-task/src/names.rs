@@ -16,6 +16,8 @@ pub const ADDRESS: &str = "127.0.0.11";
 pub struct PodNames {
     /// Files of the pod's networks ([`NetworkNames`]).
     pub networks: Vec<PathBuf>,
+    /// Names that only this pod knows, lower case, and what they are called in its networks.
+    pub aliases: BTreeMap<String, String>,
     /// Who is asked for everything else; empty: the host's resolvers.
     pub servers: Vec<IpAddr>,
     /// Whether anybody is asked for anything else.

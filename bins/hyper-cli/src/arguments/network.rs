@@ -34,6 +34,9 @@ pub struct NetworkFlags {
     /// NAME:ADDRESS, or NAME:host-gateway
     #[arg(long)]
     pub add_host: Vec<String>,
+    /// Name for another container that only this one knows: CONTAINER[:ALIAS]
+    #[arg(long, value_name = "CONTAINER[:ALIAS]")]
+    pub link: Vec<String>,
     #[arg(long)]
     pub dns: Vec<String>,
     #[arg(long)]
@@ -59,6 +62,7 @@ impl NetworkFlags {
         host["PortBindings"] = bindings.into();
         host["PublishAllPorts"] = json!(self.publish_all);
         host["ExtraHosts"] = json!(self.add_host);
+        host["Links"] = json!(self.link);
         host["Dns"] = json!(self.dns);
         host["DnsSearch"] = json!(self.dns_search);
         host["DnsOptions"] = json!(self.dns_option);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bollard_stubs::models::{EndpointSettings, HostConfig, NetworkingConfig, PortBinding};
 use hyper_engine::View;
-use hyper_engine::networks::{Endpoint, PortWish, Protocol, Wish};
+use hyper_engine::networks::{Endpoint, Link, PortWish, Protocol, Wish};
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
@@ -23,6 +23,15 @@ pub(super) fn wishes(
         }
     }
     let mode = host.network_mode.as_deref().filter(|mode| !mode.is_empty()).unwrap_or("default");
+    let links = links(host.links.as_deref().unwrap_or_default())?;
+    if !links.is_empty() {
+        if mode == "none" || mode.starts_with("container:") {
+            return Err(ApiError::invalid(format!(
+                "conflicting options: links can't be used with the network mode {mode}"
+            )));
+        }
+        all.entry(mode.to_owned()).or_default().links.extend(links);
+    }
     let fixed = all.get(mode).is_some_and(|wish| wish.ipv4.is_some() || wish.ipv6.is_some());
     if fixed && matches!(mode, "default" | "bridge") {
         return Err(ApiError::invalid(
@@ -46,11 +55,6 @@ pub(crate) fn wish(settings: &EndpointSettings) -> ApiResult<Wish> {
             "EndpointsConfig.DriverOpts \"{key}={value}\" is not supported: there are none"
         )));
     }
-    if let Some(link) = settings.links.as_ref().and_then(|list| list.first()) {
-        return Err(ApiError::unsupported(format!(
-            "Links \"{link}\" is not supported: use a network of your own and --network-alias"
-        )));
-    }
     let mac = settings.mac_address.clone().unwrap_or_default();
     Ok(Wish {
         ipv4: address(ipam.ipv4_address.as_deref(), "IPv4")?,
@@ -61,7 +65,26 @@ pub(crate) fn wish(settings: &EndpointSettings) -> ApiResult<Wish> {
             hyper_engine::mac(&mac).map_err(|e| ApiError::invalid(e.to_string()))?
         },
         aliases: settings.aliases.clone().unwrap_or_default(),
+        links: links(settings.links.as_deref().unwrap_or_default())?,
     })
+}
+
+/// `CONTAINER[:ALIAS]`
+fn links(all: &[String]) -> ApiResult<Vec<Link>> {
+    let link = |text: &String| {
+        let (container, alias) = text.split_once(':').unwrap_or((text, text));
+        // As Docker's older clients write it.
+        let (container, alias) = (container.trim_start_matches('/'), alias.rsplit('/').next());
+        match (container, alias.unwrap_or_default()) {
+            ("", _) | (_, "") => {
+                Err(ApiError::invalid(format!("bad format for links: {text}: CONTAINER[:ALIAS]")))
+            }
+            (container, alias) => {
+                Ok(Link { container: container.to_owned(), alias: alias.to_owned() })
+            }
+        }
+    };
+    all.iter().map(link).collect()
 }
 
 fn address<T: std::str::FromStr>(text: Option<&str>, family: &str) -> ApiResult<Option<T>> {

@@ -58,10 +58,6 @@ fn networks(host: &HostConfig) -> ApiResult<()> {
     if mode == "host" {
         no("HostConfig.NetworkMode", mode, "a guest has a network stack of its own: use -p")?;
     }
-    if let Some(link) = some(host.links.as_ref()) {
-        let why = "use a network of your own and --network-alias";
-        no("HostConfig.Links", link, why)?;
-    }
     Ok(())
 }
 

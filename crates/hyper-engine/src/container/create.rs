@@ -15,7 +15,7 @@ use crate::attach::Slot;
 use crate::core::{Core, Handle, image_error};
 use crate::engine::pods::KERNELS_NAME;
 use crate::event::Kind;
-use crate::network::spec::Rates;
+use crate::network::spec::{Rates, Wish};
 use crate::phases::{self, Record};
 use crate::store;
 use crate::supervisor::Pod;
@@ -45,6 +45,7 @@ pub(crate) async fn create(core: &Arc<Core>, mut request: CreateRequest) -> Resu
     let image = resolve_image(core, &request)?;
     join(core, &mut request.host)?;
     check_host(core, &request.host)?;
+    resolve_links(core, request.host.endpoints.values_mut())?;
     bound_transfers(core, &mut request.host).await?;
     given::check(&mut request.host, &request.env)?;
     let name = request.name.clone();
@@ -83,6 +84,21 @@ pub(crate) async fn create(core: &Arc<Core>, mut request: CreateRequest) -> Resu
     drop(volumes);
     core.events.publish(Kind::Container, "create", &id, labels);
     Ok(Created { id, warnings })
+}
+
+/// Fills in the ids of containers that are linked.
+pub(crate) fn resolve_links<'w>(
+    core: &Core,
+    wishes: impl Iterator<Item = &'w mut Wish>,
+) -> Result<()> {
+    for link in wishes.flat_map(|wish| &mut wish.links) {
+        // Not "no such container": clients would take it for the image's.
+        let found = core.find(&link.container).map_err(|error| {
+            Error::Invalid(format!("could not get container for {}: {error}", link.container))
+        })?;
+        link.container = found.view.borrow().spec.id.clone();
+    }
+    Ok(())
 }
 
 async fn bound_transfers(core: &Core, host: &mut HostSpec) -> Result<()> {

@@ -95,7 +95,8 @@ impl Engine {
     /// # Errors
     /// [`crate::Error::NoSuchContainer`], [`crate::Error::NoSuchNetwork`],
     /// [`crate::Error::Forbidden`] when it is in it.
-    pub async fn connect(&self, container: &str, network: &str, wish: Wish) -> Result<()> {
+    pub async fn connect(&self, container: &str, network: &str, mut wish: Wish) -> Result<()> {
+        crate::container::create::resolve_links(&self.core, std::iter::once(&mut wish))?;
         let handle = self.core.find(container)?;
         let network = self.core.networks.find(network)?;
         let id = handle.view.borrow().spec.id.clone();

@@ -6,7 +6,7 @@ use std::path::Path;
 use hyper_task::names::{NetworkNames, Pinning, PodNames};
 use serde::Serialize;
 
-use super::spec::{DEFAULT, Endpoint, Mode, Network, Policy};
+use super::spec::{DEFAULT, Endpoint, Link, Mode, Network, Policy};
 use crate::container::spec::Spec;
 use crate::{Error, Result, id, layout, oci};
 
@@ -61,7 +61,11 @@ pub(super) fn pod(
     let text = |policies: &&BTreeMap<String, Policy>| {
         policies.iter().map(|(chain, policy)| (chain.clone(), policy.to_string())).collect()
     };
+    let links = spec.host.endpoints.values().flat_map(|wish| &wish.links);
+    let alias =
+        |link: &Link| (link.alias.to_ascii_lowercase(), id::short(&link.container).to_owned());
     PodNames {
+        aliases: links.map(alias).collect(),
         networks: networks.iter().map(|(network, _)| layout.network_names(&network.id)).collect(),
         servers: spec.host.dns.iter().filter_map(|server| server.parse().ok()).collect(),
         forward: !ways.is_empty(),

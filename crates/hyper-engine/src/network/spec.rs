@@ -104,6 +104,16 @@ pub struct Wish {
     /// `02:…`; empty: made of the address.
     pub mac: String,
     pub aliases: Vec<String>,
+    /// Other containers of the network, by names that only this one knows.
+    pub links: Vec<Link>,
+}
+
+/// `--link CONTAINER:ALIAS`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// As asked for; its id once the container that has the link is made.
+    pub container: String,
+    pub alias: String,
 }
 
 /// A port that is to be published.

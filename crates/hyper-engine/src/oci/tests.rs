@@ -64,8 +64,7 @@ fn limits_user_and_terminal() {
     spec.host.console_size = (40, 120);
     spec.host.limits =
         Limits { memory_bytes: 64 << 20, nano_cpus: 1_500_000_000, pids: 9, ..Limits::default() };
-    spec.host.ulimits =
-        vec![crate::container::spec::Ulimit { name: "nofile".into(), soft: 10, hard: -1 }];
+    spec.host.ulimits = vec![Ulimit { name: "nofile".into(), soft: 10, hard: -1 }];
     let document = document(&spec, &Surroundings::default()).unwrap();
     read(&document);
     assert_eq!(document["annotations"][USER], "www-data:1000");

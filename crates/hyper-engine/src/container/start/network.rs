@@ -9,7 +9,7 @@ use hyper_task::names::ADDRESS;
 use crate::container::spec::Spec;
 use crate::core::Core;
 use crate::network::spec::{DEFAULT, Endpoint, NONE};
-use crate::{Error, Result, oci};
+use crate::{Error, Result, id, oci};
 
 /// Whether the container has more than its loopback.
 pub(super) fn is_wanted(spec: &Spec) -> bool {
@@ -54,9 +54,31 @@ pub(super) async fn attach(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) ->
 
 /// With the addresses of `owner`'s pod.
 async fn write_hosts(core: &Core, spec: &Spec, owner: &str, bundle: &Path) -> Result<()> {
-    let text = hosts(spec, &core.networks.endpoints(owner));
+    let mut text = hosts(spec, &core.networks.endpoints(owner));
+    text.push_str(&linked(core, spec)?);
     let path = bundle.join("hosts");
     tokio::fs::write(&path, text).await.map_err(Error::file("write", path))
+}
+
+/// Lines for containers that are linked in the default network, where no names are known.
+fn linked(core: &Core, spec: &Spec) -> Result<String> {
+    let mut text = String::new();
+    let links = ["default", DEFAULT].into_iter().filter_map(|name| spec.host.endpoints.get(name));
+    for link in links.flat_map(|wish| &wish.links) {
+        let name = core.find(&link.container)?.view.borrow().name.clone();
+        let mut endpoints = core.networks.endpoints(&link.container).into_iter();
+        let endpoint = endpoints.find(|endpoint| endpoint.network_name == DEFAULT);
+        let Some(endpoint) = endpoint else {
+            return Err(Error::Conflict(format!(
+                "cannot link to a non running container: {name} as {}: start it first",
+                link.alias
+            )));
+        };
+        for ip in endpoint.addresses.iter().map(ipnet::IpNet::addr) {
+            text.push_str(&format!("{ip}\t{} {} {name}\n", link.alias, id::short(&link.container)));
+        }
+    }
+    Ok(text)
 }
 
 /// `/etc/hosts`.
