@@ -142,7 +142,9 @@ async fn pinned(
     name: &str,
     answer: &[u8],
 ) -> Result<(), PodError> {
-    let policies: BTreeMap<String, Policy> = ways.iter().cloned().flatten().collect();
+    let all = ways.iter().flatten();
+    let policies: BTreeMap<String, Policy> =
+        all.map(|(chain, policy)| (chain.clone(), policy.clone())).collect();
     let covered = policies.values().any(|policy| policy.covers(name));
     let (Some(pinning), true) = (pinning.cloned(), covered) else { return Ok(()) };
     let pins = pins(name, answer);

@@ -414,6 +414,7 @@ async fn the_network_is_what_the_supervisor_says() -> Result<()> {
         interfaces: vec![Interface {
             mac: WIRE_MAC.to_owned(),
             found_by: None,
+            carrier: None,
             name: "eth0".to_owned(),
             mtu: 1400,
             addresses: vec!["10.9.8.2/24".to_owned(), "fd00:9::2/64".to_owned()],
