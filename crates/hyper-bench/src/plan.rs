@@ -119,14 +119,25 @@ pub enum Kind {
     Start { network: bool, cloned: bool },
     /// As many containers as this started at once, looked at, removed.
     Crowd { count: u32 },
-    /// The steps run in one container without a network, after `setup`; with a volume at `/bench-volume` and a tmpfs at
-    /// `/bench-tmpfs` if `mounts`.
-    Inside { setup: String, mounts: bool },
+    /// The steps run in one container without a network, after `setup`.
+    Inside { setup: String, mounts: Mounts },
     /// `/proc/meminfo` of a subject with a kernel of its own.
     Guest,
     /// `server` runs in a container and is ready when it takes connections at `port`; the steps run in the image's tree on
     /// the host, where `@IP@` is the server's address.
     Served { server: String, port: u16 },
+    /// The same, but the steps run in another container of the subject.
+    Between { server: String, port: u16 },
+}
+
+/// What the container of [`Kind::Inside`] has mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mounts {
+    None,
+    /// A volume at `/bench-volume` and a tmpfs at `/bench-tmpfs`.
+    Volumes,
+    /// A volume of the driver `disk` at `/bench-disk`, which only guests have.
+    Disk,
 }
 
 /// One command and what is taken from its output.

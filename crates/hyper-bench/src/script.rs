@@ -138,7 +138,7 @@ mod test {
 
     fn run(setup: &str, commands: [&str; 2]) -> Yield {
         let mut job = cpu();
-        job.kind = Kind::Inside { setup: setup.to_owned(), mounts: false };
+        job.kind = Kind::Inside { setup: setup.to_owned(), mounts: crate::plan::Mounts::None };
         for (step, command) in job.steps.iter_mut().zip(commands) {
             step.command = command.to_owned();
         }

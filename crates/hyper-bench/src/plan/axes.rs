@@ -1,6 +1,6 @@
 //! The jobs of each axis.
 
-use super::{Axis, Better, Job, Kind, Measure, Step};
+use super::{Axis, Better, Job, Kind, Measure, Mounts, Step};
 use crate::tools::Tool;
 
 use Better::{Higher, Lower};
@@ -11,7 +11,7 @@ pub(super) fn of(axis: Axis, quick: bool, cpus: u32) -> Vec<Job> {
         Axis::Cpu => vec![cpu(quick, cpus)],
         Axis::Memory => memory(quick),
         Axis::Disk => disk(quick),
-        Axis::Network => vec![network(quick)],
+        Axis::Network => network(quick),
         Axis::Syscalls => vec![syscalls(quick)],
         Axis::Nginx => vec![nginx(quick)],
         Axis::Mysql => vec![mysql(quick)],
@@ -39,7 +39,7 @@ fn job(id: &str, kind: Kind, repeat: u32, seconds: f64, steps: Vec<Step>) -> Job
 }
 
 fn inside(id: &str, setup: &str, seconds: f64, steps: Vec<Step>) -> Job {
-    job(id, Kind::Inside { setup: setup.to_owned(), mounts: false }, 1, seconds, steps)
+    job(id, Kind::Inside { setup: setup.to_owned(), mounts: Mounts::None }, 1, seconds, steps)
 }
 
 /// Seconds of a container whose steps take as long each.
@@ -284,39 +284,36 @@ fn disk(quick: bool) -> Vec<Job> {
     let seconds = taken(time, &steps) + 1.2;
     let mut jobs = vec![inside("disk", "", seconds, steps)];
     if !quick {
+        let write = "--ioengine=psync --rw=write --bs=1M --end_fsync=1";
+        let read = "--ioengine=psync --rw=randread --bs=4k";
+        let rate = |title| [("rate", title, "MiB/s", Higher, false)];
+        let iops = |title| [("iops", title, "1/s", Higher, false)];
+        let place = "/bench-volume";
         let steps = vec![
-            of(
-                "vol-sw1m",
-                "/bench-volume",
-                "--ioengine=psync --rw=write --bs=1M --end_fsync=1",
-                &[(
-                    "rate",
-                    "on a volume: sequential writes of 1 MiB, synced",
-                    "MiB/s",
-                    Higher,
-                    false,
-                )],
-            ),
-            of(
-                "vol-rr4k",
-                "/bench-volume",
-                "--ioengine=psync --rw=randread --bs=4k",
-                &[("iops", "on a volume: random reads of 4 KiB", "1/s", Higher, false)],
-            ),
+            of("vol-sw1m", place, write, &rate("on a volume: sequential writes of 1 MiB, synced")),
+            of("vol-rr4k", place, read, &iops("on a volume: random reads of 4 KiB")),
             of(
                 "tmpfs-rw4k",
                 "/bench-tmpfs",
                 "--ioengine=psync --rw=randwrite --bs=4k",
-                &[("iops", "on a tmpfs: random writes of 4 KiB", "1/s", Higher, false)],
+                &iops("on a tmpfs: random writes of 4 KiB"),
             ),
         ];
-        let kind = Kind::Inside { setup: String::new(), mounts: true };
+        let kind = Kind::Inside { setup: String::new(), mounts: Mounts::Volumes };
         jobs.push(job("mounts", kind, 1, taken(time, &steps) + 3.0, steps));
+        let place = "/bench-disk";
+        let title = "on a disk volume: sequential writes of 1 MiB, synced";
+        let steps = vec![
+            of("dvol-sw1m", place, write, &rate(title)),
+            of("dvol-rr4k", place, read, &iops("on a disk volume: random reads of 4 KiB")),
+        ];
+        let kind = Kind::Inside { setup: String::new(), mounts: Mounts::Disk };
+        jobs.push(job("disk-volume", kind, 1, taken(time, &steps) + 3.0, steps));
     }
     jobs
 }
 
-fn network(quick: bool) -> Job {
+fn network(quick: bool) -> Vec<Job> {
     let time = if quick { 1 } else { 5 };
     let port = 15_201;
     let iperf = |name: &str, options: &str, takes: &[Take], cpu: bool| {
@@ -376,23 +373,34 @@ fn network(quick: bool) -> Job {
             ),
         ]);
     }
-    steps.push(step(
-        Axis::Network,
-        "net-rr",
-        format!("sockperf ping-pong --tcp -i @IP@ -p {} -t {time}", port + 1),
-        Some(Tool::Sockperf),
-        &[
-            ("p50", "TCP round trip", "µs", Lower, true),
-            ("p99", "TCP round trip: 99 %", "µs", Lower, false),
-        ],
-    ));
+    let round_trip = |name: &str, titles: [&'static str; 2], main| {
+        let command = format!("sockperf ping-pong --tcp -i @IP@ -p {} -t {time}", port + 1);
+        let takes = [("p50", titles[0], "µs", Lower, main), ("p99", titles[1], "µs", Lower, false)];
+        step(Axis::Network, name, command, Some(Tool::Sockperf), &takes)
+    };
+    steps.push(round_trip("net-rr", ["TCP round trip", "TCP round trip: 99 %"], true));
     // iperf3 takes the probe of its readiness for a client, so sockperf is asked; it is ready later.
     let ready = port + 1;
     let server = format!(
         "iperf3 -s -p {port} >/dev/null 2>&1 </dev/null & sleep 0.7; exec sockperf server --tcp -p {ready}"
     );
     let seconds = taken(time, &steps) + 2.3;
-    job("network", Kind::Served { server, port: ready }, 1, seconds, steps)
+    let kind = Kind::Served { server: server.clone(), port: ready };
+    let mut jobs = vec![job("network", kind, 1, seconds, steps)];
+    if !quick {
+        let title = "TCP between two containers";
+        let steps = vec![
+            iperf("pair-net", "", &[("rate", title, "Gbit/s", Higher, false)], false),
+            round_trip(
+                "pair-rr",
+                ["round trip between two containers", "round trip between two containers: 99 %"],
+                false,
+            ),
+        ];
+        let seconds = taken(time, &steps) + 5.0;
+        jobs.push(job("network-pair", Kind::Between { server, port: ready }, 1, seconds, steps));
+    }
+    jobs
 }
 
 fn syscalls(quick: bool) -> Job {

@@ -248,7 +248,7 @@ async fn tools(
 
 fn wants_tree(jobs: &[Job], subjects: &[Subject]) -> bool {
     let host = subjects.iter().any(|one| matches!(one.engine, Engine::Host));
-    host || jobs.iter().any(|job| matches!(job.kind, Kind::Served { .. }))
+    host || jobs.iter().any(|job| matches!(job.kind, Kind::Served { .. } | Kind::Between { .. }))
 }
 
 /// The image's tree on the host. Without it neither the host nor servers can be measured, which is told.

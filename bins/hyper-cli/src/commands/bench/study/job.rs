@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use hyper_bench::plan::{Job, Kind};
+use hyper_bench::plan::{Job, Kind, Mounts};
 use hyper_bench::results::Settings;
 use hyper_bench::script::{self, Yield};
 use hyper_bench::tools::excerpt;
@@ -29,7 +29,8 @@ pub async fn run(
         Kind::Crowd { count } => Ok(crowd::run(subject, settings, job, *count).await),
         Kind::Guest => guest(&with).await,
         Kind::Inside { setup, mounts } => inside(&with, setup, *mounts).await,
-        Kind::Served { server, port } => served(&with, server, *port).await,
+        Kind::Served { server, port } => served(&with, server, *port, false).await,
+        Kind::Between { server, port } => served(&with, server, *port, true).await,
     };
     outcome.unwrap_or_else(|why| {
         let mut all = Yield::default();
@@ -113,14 +114,21 @@ async fn guest(with: &With<'_>) -> Result<Yield, String> {
     Ok(all)
 }
 
-async fn inside(with: &With<'_>, setup: &str, mounts: bool) -> Result<Yield, String> {
+/// Goes with its container.
+const DISK: &str = "type=volume,volume-driver=disk,volume-opt=size=1g,dst=/bench-disk";
+
+async fn inside(with: &With<'_>, setup: &str, mounts: Mounts) -> Result<Yield, String> {
     let With { subject, job, settings, .. } = with;
     let mark = mark();
     let text = script::steps(setup, &job.steps, &mark);
     let name = subject::name();
     let mut options = vec!["--rm", "--network", "none"];
-    if mounts {
-        options.extend(["-v", "/bench-volume", "--tmpfs", "/bench-tmpfs:size=512m"]);
+    match mounts {
+        Mounts::None => {}
+        Mounts::Volumes => {
+            options.extend(["-v", "/bench-volume", "--tmpfs", "/bench-tmpfs:size=512m"]);
+        }
+        Mounts::Disk => options.extend(["--mount", DISK]),
     }
     let mut command = match subject.run(settings, &name, &options, &["sh", "-c", &text]) {
         Some(command) => command,
@@ -156,24 +164,44 @@ struct Server {
     child: Option<Child>,
 }
 
-async fn served(with: &With<'_>, server: &str, port: u16) -> Result<Yield, String> {
-    let name = subject::name();
-    let outcome = ask(with, &name, server, port).await;
-    with.subject.remove(&[name]).await;
+/// Asks a server from the host's tree, or from a container of its kind.
+async fn served(with: &With<'_>, server: &str, port: u16, between: bool) -> Result<Yield, String> {
+    let names = [subject::name(), subject::name()];
+    let outcome = ask(with, &names[0], between.then_some(&names[1]), server, port).await;
+    with.subject.remove(&names).await;
     outcome
 }
 
-async fn ask(with: &With<'_>, name: &str, server: &str, port: u16) -> Result<Yield, String> {
-    let With { subject, job, .. } = with;
+async fn ask(
+    with: &With<'_>,
+    name: &str,
+    asker: Option<&String>,
+    server: &str,
+    port: u16,
+) -> Result<Yield, String> {
+    let With { subject, job, settings, .. } = with;
     let tree = with.tree()?;
+    if let Some(asker) = asker {
+        let words = ["sleep", "3600"];
+        let mut command = subject.run(settings, asker, &["-d"], &words).ok_or("no container")?;
+        if let Some(why) = process::run(&mut command, Duration::from_secs(90)).await?.failure() {
+            return Err(why);
+        }
+    }
     let text = format!("{}\n{server}", script::head());
     let server = serve(with, name, &text).await?;
     ready(subject, &server, port).await?;
     let mut all = Yield::default();
     for step in &job.steps {
         let asked = step.command.replace("@IP@", &server.address.to_string());
+        let mut command = match asker {
+            None => tree.command(&asked, None),
+            Some(asker) => {
+                subject.client(&["exec", asker, "sh", "-c", &asked]).ok_or("no container")?
+            }
+        };
         let busy = machine::busy();
-        let ended = process::run(&mut tree.command(&asked, None), job.deadline()).await;
+        let ended = process::run(&mut command, job.deadline()).await;
         let busy = machine::busy() - busy;
         let ended = match ended {
             Ok(ended) => ended,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hyper_bench::plan::{Job, Kind};
+use hyper_bench::plan::{Job, Kind, Mounts};
 use hyper_bench::results::Settings;
 use tokio::process::Command;
 
@@ -106,6 +106,8 @@ impl Subject {
             Kind::Crowd { .. } => !host,
             Kind::Guest => self.has_kernel(),
             Kind::Served { .. } => tree,
+            Kind::Between { .. } => tree && !host,
+            Kind::Inside { mounts: Mounts::Disk, .. } => self.has_kernel(),
             Kind::Inside { .. } => true,
         }
     }
