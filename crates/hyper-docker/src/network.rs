@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use bollard_stubs::models::{
     NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest,
 };
-use hyper_engine::networks::{NONE, NONE_ID, Network, NetworkRequest};
+use hyper_engine::networks::{Driver, NONE, NONE_ID, Network, NetworkRequest};
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
@@ -97,18 +97,26 @@ fn translate(body: NetworkCreateRequest) -> ApiResult<NetworkRequest> {
     let no = |what: &str, value: &str, why: &str| {
         Err(ApiError::unsupported(format!("{what} \"{value}\" is not supported: {why}")))
     };
-    match body.driver.as_deref() {
-        None | Some("" | "bridge" | "default") => {}
-        Some(name @ ("macvlan" | "ipvlan")) => {
-            return no("Driver", name, "a bridge is what there is in this version");
+    let driver = match body.driver.as_deref() {
+        None | Some("" | "bridge" | "default") => Driver::Bridge,
+        Some("macvlan") => Driver::Macvlan,
+        Some(name @ "ipvlan") => {
+            return no(
+                "Driver",
+                name,
+                "macvlan brings containers into a LAN, too, each with a hardware address of its own",
+            );
         }
         Some(name @ ("overlay" | "host")) => {
             return no("Driver", name, "this engine is no cluster, and a guest is not the host");
         }
         Some(name) => {
-            return Err(ApiError::not_found(format!("plugin \"{name}\" not found: use bridge")));
+            return Err(ApiError::not_found(format!(
+                "plugin \"{name}\" not found: {} are there",
+                Driver::WORDS.join(" and ")
+            )));
         }
-    }
+    };
     if body.enable_ipv4 == Some(false) {
         return no("EnableIPv4", "false", "every network has IPv4");
     }
@@ -140,6 +148,7 @@ fn translate(body: NetworkCreateRequest) -> ApiResult<NetworkRequest> {
     }
     Ok(NetworkRequest {
         name: body.name,
+        driver,
         subnets,
         ipv6: body.enable_ipv6.unwrap_or_default(),
         internal: body.internal.unwrap_or_default(),
@@ -219,7 +228,7 @@ fn joinable(app: &App, id: &str) -> ApiResult<String> {
 }
 
 fn driver(network: &Network) -> &'static str {
-    if network.name == NONE { "null" } else { "bridge" }
+    if network.name == NONE { "null" } else { network.driver.word() }
 }
 
 /// Loopback only.

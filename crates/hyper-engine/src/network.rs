@@ -1,4 +1,4 @@
-//! Networks of containers: bridges of the host, addresses, published ports, names.
+//! Networks of containers: bridges of the host or the LAN itself, addresses, published ports, names.
 //!
 //! ```text
 //!   create ─▶ database          first pod: bridge, rules
@@ -14,10 +14,12 @@
 //!   host: bridges and rules come with the first pod of a network.
 //!
 //! Files: [`spec`] words, [`manage`] making and removing networks, [`attach`] pods come and go,
-//! [`change`] what changes while they run, [`services`], [`ports`], [`names`], [`host`] the blocking work.
+//! [`change`] what changes while they run, [`services`], [`ports`], [`names`], [`direct`] networks without
+//! a bridge, [`host`] the blocking work.
 
 pub(crate) mod attach;
 mod change;
+mod direct;
 mod host;
 mod manage;
 mod names;

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+    LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
@@ -36,6 +37,18 @@ pub struct Link {
     pub master: Option<u32>,
     /// `veth`, `bridge`, `tun`, …
     pub kind: Option<String>,
+}
+
+/// Whom interfaces on one parent reach directly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MacvlanMode {
+    /// Each other.
+    #[default]
+    Bridge,
+    /// Nobody on the same parent.
+    Private,
+    /// Each other by a switch that sends frames back.
+    Vepa,
 }
 
 /// A route of the main table.
@@ -158,6 +171,45 @@ impl Netlink {
         message.attributes.push(LinkAttribute::Mtu(mtu));
         self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
             .map_err(link("make link", name))
+    }
+
+    /// Makes an interface with a hardware address of its own on the interface `parent`; in
+    /// `namespace`, still down, and gone with either. An MTU of 0 is the parent's.
+    ///
+    /// # Errors
+    /// The kernel's: it lacks `macvlan`, the parent is a port of a bridge, the name is taken.
+    pub fn add_macvlan(
+        &mut self,
+        (parent, mode): (u32, MacvlanMode),
+        (name, mac): (&str, Mac),
+        namespace: BorrowedFd<'_>,
+        mtu: u32,
+    ) -> Result<()> {
+        let mode = match mode {
+            MacvlanMode::Bridge => MacVlanMode::Bridge,
+            MacvlanMode::Private => MacVlanMode::Private,
+            MacvlanMode::Vepa => MacVlanMode::Vepa,
+        };
+        let data = InfoData::MacVlan(vec![InfoMacVlan::Mode(mode)]);
+        let mut message = named(name, InfoKind::MacVlan, Some(data));
+        message.attributes.push(LinkAttribute::Link(parent));
+        message.attributes.push(LinkAttribute::Address(mac.to_vec()));
+        message.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
+        if mtu != 0 {
+            message.attributes.push(LinkAttribute::Mtu(mtu));
+        }
+        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+            .map_err(link("make macvlan", name))
+    }
+
+    /// Lets frames for every multicast group arrive at an interface.
+    pub(crate) fn hear_all_groups(&mut self, index: u32) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Allmulti;
+        message.header.change_mask = LinkFlags::Allmulti;
+        self.change(RouteNetlinkMessage::SetLink(message), 0)
+            .map_err(link("hear all multicast groups at link", &index.to_string()))
     }
 
     /// Removes an interface; fine when it is gone.

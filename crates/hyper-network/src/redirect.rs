@@ -56,7 +56,8 @@ impl Netlink {
         self.ingress(from)?;
         let base = slot * SLOT;
         let Some(guard) = guard else {
-            return self.filter(from, to, (ETH_ALL, base + 1), vec![key(0, 0, 0)]);
+            // After what is kept, which has the first priority.
+            return self.filter(from, to, (ETH_ALL, base + 2), vec![key(0, 0, 0)]);
         };
         let mac = sender(guard.mac);
         if guard.addresses.is_empty() {
@@ -95,6 +96,19 @@ impl Netlink {
         Ok(())
     }
 
+    /// Leaves routers' advertisements that arrive at `from` to its own namespace: a guest would give
+    /// itself addresses and routes that its guard lets nothing out by.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn keep_advertisements(&mut self, from: u32) -> Result<()> {
+        self.ingress(from)?;
+        // Next header ICMPv6, type 134, in a packet that has no other header between.
+        let keys = vec![key(4, 0x0000_ff00, 58 << 8), key(40, 0xff00_0000, 134 << 24)];
+        // Before all that are redirected.
+        self.classify(from, (ETH_IPV6, 1), keys, None)
+    }
+
     /// Undoes [`Self::redirect`]; fine when there is none.
     ///
     /// # Errors
@@ -123,13 +137,7 @@ impl Netlink {
         }
     }
 
-    fn filter(
-        &mut self,
-        from: u32,
-        to: u32,
-        (protocol, priority): (u16, u32),
-        keys: Vec<TcU32Key>,
-    ) -> Result<()> {
+    fn filter(&mut self, from: u32, to: u32, at: (u16, u32), keys: Vec<TcU32Key>) -> Result<()> {
         let mut mirror = TcMirror::default();
         mirror.generic.action = TcActionType::Stolen;
         mirror.eaction = TcMirrorActionType::EgressRedir;
@@ -141,10 +149,23 @@ impl Netlink {
                 mirror,
             ))]),
         ];
+        self.classify(from, at, keys, Some(action))
+    }
+
+    /// What matches has the action, or goes on to the namespace's own stack.
+    fn classify(
+        &mut self,
+        from: u32,
+        (protocol, priority): (u16, u32),
+        keys: Vec<TcU32Key>,
+        action: Option<TcAction>,
+    ) -> Result<()> {
         let mut selector = TcU32Selector::default();
         selector.flags = TcU32SelectorFlags::Terminal;
         selector.nkeys = u8::try_from(keys.len()).unwrap_or(u8::MAX);
         selector.keys = keys;
+        let mut options = vec![TcOption::U32(TcFilterU32Option::Selector(selector))];
+        options.extend(action.map(|action| TcOption::U32(TcFilterU32Option::Action(vec![action]))));
         let message = TcMessage::from_parts(
             TcHeader {
                 index: from.cast_signed(),
@@ -152,13 +173,7 @@ impl Netlink {
                 info: (priority << 16) | u32::from(protocol.to_be()),
                 ..TcHeader::default()
             },
-            vec![
-                TcAttribute::Kind("u32".to_owned()),
-                TcAttribute::Options(vec![
-                    TcOption::U32(TcFilterU32Option::Selector(selector)),
-                    TcOption::U32(TcFilterU32Option::Action(vec![action])),
-                ]),
-            ],
+            vec![TcAttribute::Kind("u32".to_owned()), TcAttribute::Options(options)],
         );
         self.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_EXCL)
             .map_err(link("redirect frames of link", &from.to_string()))

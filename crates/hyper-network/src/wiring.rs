@@ -81,7 +81,7 @@ pub fn wire(path: &Path, manner: Manner) -> Result<(Wiring, Vec<Wired>)> {
             let (mac, mtu) = (card.mac, card.mtu);
             wiring.taps.push(Tap { index, mac, mtu });
             let port = Port { index: found.index, card: card.clone(), tap: at, slot: 0 };
-            wiring.connect(&mut netlink, &port, found.up)?;
+            wiring.connect(&mut netlink, &port, &found)?;
             wiring.ports.push(port);
             all.push(Wired { tap, card });
         }
@@ -203,7 +203,7 @@ impl Wiring {
             }
             let (tap, slot) = self.place(&card)?;
             let port = Port { index: link.index, card, tap, slot };
-            if let Err(error) = self.connect(&mut netlink, &port, link.up) {
+            if let Err(error) = self.connect(&mut netlink, &port, &link) {
                 // Half of its rules would be in the way of the next attempt.
                 self.rewire(&mut netlink, tap)?;
                 return Err(error);
@@ -254,13 +254,20 @@ impl Wiring {
         own.into_iter().try_for_each(|port| self.guard(netlink, port))
     }
 
-    fn connect(&self, netlink: &mut Netlink, port: &Port, up: bool) -> Result<()> {
-        if !up {
+    fn connect(&self, netlink: &mut Netlink, port: &Port, found: &Link) -> Result<()> {
+        if !found.up {
             netlink.up(port.index)?;
+        }
+        if found.kind.as_deref() == Some("macvlan") {
+            // It passes on groups that its own namespace is in; those of the guest nobody knows here.
+            netlink.hear_all_groups(port.index)?;
         }
         let Some(tap) = self.taps.get(port.tap) else { return Ok(()) };
         // What is left of an attempt that failed.
         netlink.stop_redirect(port.index)?;
+        if self.manner.strict {
+            netlink.keep_advertisements(port.index)?;
+        }
         netlink.redirect(port.index, tap.index, 0, None)?;
         self.guard(netlink, port)
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use hyper_network::egress::{Egress, Policy, chain};
+use hyper_network::link::MacvlanMode;
 use hyper_network::pins::{Pin, Place};
 use hyper_network::rules::{Network, Port, Protocol, Rules};
 use hyper_network::service::{Service, Services};
@@ -212,5 +213,62 @@ fn a_bridge_a_pod_and_rules() {
     for path in [&host, &pod] {
         namespace::remove(path);
         assert!(!path.exists());
+    }
+}
+
+#[test]
+fn a_pod_on_a_lan_hears_itself_and_all_groups_and_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lan, pod) = (dir.path().join("lan"), dir.path().join("pod"));
+    for path in [&lan, &pod] {
+        namespace::create(path).unwrap();
+    }
+    ip(&lan, "ip link add parent type veth peer name far");
+    ip(&lan, "ip addr add 10.9.0.9/24 dev far");
+    for link in ["parent", "far"] {
+        ip(&lan, &format!("ip link set {link} up"));
+    }
+    ip(&lan, "ip route add 239.0.0.0/8 dev far");
+    for last in [2, 3] {
+        ip(&lan, &format!("ip neigh add 10.9.0.{last} lladdr 02:42:0a:09:00:0{last} dev far"));
+    }
+    let inner = pod.clone();
+    namespace::within(&lan, move || {
+        let mut netlink = Netlink::open().unwrap();
+        let on = (netlink.link("parent")?.unwrap().index, MacvlanMode::Bridge);
+        let file = std::fs::File::open(inner).unwrap();
+        let own = ("eth0", [2, 0x42, 10, 9, 0, 2]);
+        netlink.add_macvlan(on, own, std::os::fd::AsFd::as_fd(&file), 1400)?;
+        // The name is taken.
+        assert!(netlink.add_macvlan(on, own, std::os::fd::AsFd::as_fd(&file), 0).is_err());
+        assert!(netlink.link("eth0")?.is_none(), "it is in the other namespace");
+        Ok(())
+    })
+    .unwrap();
+    ip(&pod, "ip addr add 10.9.0.2/24 dev eth0");
+    ip(&pod, "ip link set eth0 up");
+    let (_, wired) = wire(&pod, Manner { strict: true, removed: false }).unwrap();
+    assert_eq!((wired[0].card.name.as_str(), wired[0].card.mtu), ("eth0", 1400));
+    namespace::within(&lan, || {
+        let socket = std::net::UdpSocket::bind("10.9.0.9:0").unwrap();
+        // Its own last: what was sent before has come by then.
+        for to in ["239.1.2.3:9", "10.9.0.3:9", "10.9.0.2:9"] {
+            socket.send_to(to.as_bytes(), to).unwrap();
+            // Groups are passed on later than others.
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        Ok(())
+    })
+    .unwrap();
+    rustix::io::ioctl_fionbio(&wired[0].tap, true).unwrap();
+    let mut heard = String::new();
+    let mut frame = [0; 2048];
+    while let Ok(length) = rustix::io::read(&wired[0].tap, &mut frame) {
+        heard.push_str(&String::from_utf8_lossy(&frame[..length]));
+    }
+    assert!(heard.contains("239.1.2.3:9") && heard.contains("10.9.0.2:9"), "{heard:?}");
+    assert!(!heard.contains("10.9.0.3:9"), "{heard:?}");
+    for path in [&lan, &pod] {
+        namespace::remove(path);
     }
 }

@@ -126,7 +126,7 @@ impl Engine {
 fn about(network: &Network, container: Option<&str>) -> BTreeMap<String, String> {
     let mut all = BTreeMap::from([
         ("name".to_owned(), network.name.clone()),
-        ("type".to_owned(), "bridge".to_owned()),
+        ("type".to_owned(), network.driver.word().to_owned()),
     ]);
     all.extend(container.map(|id| ("container".to_owned(), id.to_owned())));
     all

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use tokio::sync::OwnedMutexGuard;
 
 use super::spec::{DEFAULT, EGRESS, Endpoint, Network, Policy, PortWish, RATE, Rates, Wish};
-use super::{Networks, host, names, ports};
+use super::{Networks, direct, host, names, ports};
 use crate::container::spec::{HostSpec, Spec};
 use crate::{Error, Result, id};
 
@@ -29,7 +29,7 @@ pub(crate) struct Attachment {
 #[derive(Debug, Default)]
 #[must_use = "links stay until they are removed"]
 pub struct Remains {
-    links: Vec<String>,
+    links: Vec<Endpoint>,
     /// Its namespace, and the names that its resolver knew.
     files: Option<(PathBuf, PathBuf)>,
     turn: Option<OwnedMutexGuard<()>>,
@@ -40,14 +40,17 @@ impl Remains {
     pub async fn remove(self) {
         let Self { links, files, turn } = self;
         let gone = crate::core::blocking(move || {
+            let Some((namespace, names)) = files else { return Ok(()) };
+            // Those that have no end on the host, while there is a way to them.
+            let (direct, others): (Vec<_>, Vec<_>) =
+                links.iter().partition(|link| link.is_direct());
+            direct.into_iter().for_each(|link| host::unplug_endpoint(link, &namespace));
             // With the namespace its end of each link goes, and so the link.
-            if let Some((namespace, names)) = files {
-                hyper_network::namespace::remove(&namespace);
-                // Not there when the start failed before.
-                let _ = std::fs::remove_file(names.with_extension("pins"));
-                let _ = std::fs::remove_file(names);
-            }
-            links.iter().for_each(|link| host::unplug(link));
+            hyper_network::namespace::remove(&namespace);
+            // Not there when the start failed before.
+            let _ = std::fs::remove_file(names.with_extension("pins"));
+            let _ = std::fs::remove_file(names);
+            others.into_iter().for_each(|link| host::unplug_endpoint(link, &namespace));
             Ok(())
         });
         // It fails only as hyperd ends, and the next one does it.
@@ -111,7 +114,9 @@ impl Networks {
         interface: String,
         out: bool,
     ) -> Result<()> {
-        let network = self.bring_up(&self.find(network)?.id).await?;
+        let network = self.find(network)?;
+        direct::check_member(&network, egress(&spec.host)?.as_ref(), &rates(&spec.host)?)?;
+        let network = self.bring_up(&network.id).await?;
         let endpoint = self.reserve(spec, name, &network, wish, (interface, out))?;
         self.store.put_endpoint(&endpoint).await?;
         let path = self.layout.namespace(&spec.id);
@@ -199,7 +204,10 @@ impl Networks {
             network_name: network.name.clone(),
             container: spec.id.clone(),
             interface,
-            link: format!("{}{}", host::LINK, &id[..12]),
+            link: match network.is_direct() {
+                true => String::new(),
+                false => format!("{}{}", host::LINK, &id[..12]),
+            },
             mac: if wish.mac.is_empty() { host::mac(first) } else { wish.mac.clone() },
             addresses,
             gateways: if out { network.gateways() } else { Vec::new() },
@@ -233,7 +241,8 @@ impl Networks {
         let Some(mut endpoint) = endpoints.find(|endpoint| !endpoint.gateways.is_empty()) else {
             return Ok(false);
         };
-        if wishes.is_empty() || !endpoint.ports.is_empty() {
+        // To an interface on the LAN the host sends nothing on, as with Docker: all its ports are there.
+        if wishes.is_empty() || !endpoint.ports.is_empty() || endpoint.is_direct() {
             return Ok(false);
         }
         let mut held = Vec::new();
@@ -278,7 +287,7 @@ impl Networks {
             self.free_endpoint(endpoint).await;
         }
         Remains {
-            links: endpoints.into_iter().map(|endpoint| endpoint.link).collect(),
+            links: endpoints,
             files: Some((namespace, self.layout.pod_names(container))),
             turn: None,
         }
@@ -341,9 +350,9 @@ impl Networks {
             let networks: Vec<Network> = state.networks.values().cloned().collect();
             (known, networks)
         };
-        let all: Vec<String> = networks.iter().map(|network| network.bridge.clone()).collect();
-        let idle: Vec<String> = networks
-            .iter()
+        let bridged = || networks.iter().filter(|network| !network.is_direct());
+        let all: Vec<String> = bridged().map(|network| network.bridge.clone()).collect();
+        let idle: Vec<String> = bridged()
             .filter(|network| !used.contains(&network.id))
             .map(|network| network.bridge.clone())
             .collect();

@@ -7,11 +7,11 @@
 //! What a container is in is compared with what its spec says, and changed: so a change that failed
 //! is undone by the old spec, and one that a crash cut off by the next hyperd ([`Networks::settle`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::attach::{egress, rates, wanted};
-use super::spec::Endpoint;
-use super::{Networks, host, names};
+use super::spec::{Endpoint, Policy, Rates};
+use super::{Networks, direct, host, names};
 use crate::container::spec::Spec;
 use crate::supervisor::Pod;
 use crate::{Error, Result};
@@ -40,10 +40,10 @@ impl Networks {
     pub async fn change(&self, spec: &Spec, name: &str, pod: &Pod) -> Result<()> {
         let _turn = self.turn(&spec.id).await;
         for endpoint in self.stray(spec).await? {
-            let link = endpoint.link.clone();
+            let (gone, path) = (endpoint.clone(), self.layout.namespace(&spec.id));
             // First: an address must not be another's while the guest can still send from it.
             crate::core::blocking(move || {
-                host::unplug(&link);
+                host::unplug_endpoint(&gone, &path);
                 Ok(())
             })
             .await?;
@@ -77,10 +77,21 @@ impl Networks {
             .iter()
             .filter_map(|(name, _)| Some(self.find(name).ok()?.id))
             .collect();
-        let links = crate::core::blocking(host::links).await?;
-        let mut all = self.endpoints(&spec.id);
-        all.retain(|one| !(wanted.contains(&one.network) && links.contains(&one.link)));
-        Ok(all)
+        let (mut all, path) = (self.endpoints(&spec.id), self.layout.namespace(&spec.id));
+        crate::core::blocking(move || {
+            let links = host::links()?;
+            let inner = match all.iter().any(Endpoint::is_direct) {
+                true => direct::links(&path)?,
+                false => HashSet::new(),
+            };
+            let there = |one: &Endpoint| match one.is_direct() {
+                true => inner.contains(&one.interface),
+                false => links.contains(&one.link),
+            };
+            all.retain(|one| !(wanted.contains(&one.network) && there(one)));
+            Ok(all)
+        })
+        .await
     }
 
     /// Plugs in what is missing, and sees to it that there is a way out.
@@ -143,6 +154,7 @@ impl Networks {
     pub async fn set_egress(&self, spec: &Spec) -> Result<()> {
         let policy = egress(&spec.host)?;
         let _turn = self.turn(&spec.id).await;
+        self.check_direct(spec, policy.as_ref(), &Rates::default())?;
         for endpoint in self.endpoints(&spec.id) {
             if endpoint.egress == policy {
                 continue;
@@ -160,6 +172,7 @@ impl Networks {
     pub async fn set_rates(&self, spec: &Spec) -> Result<()> {
         let rates = rates(&spec.host)?;
         let _turn = self.turn(&spec.id).await;
+        self.check_direct(spec, None, &rates)?;
         for endpoint in self.endpoints(&spec.id) {
             if endpoint.rates == rates {
                 continue;
@@ -172,6 +185,13 @@ impl Networks {
             crate::core::blocking(move || host::bound(&changed, &path)).await?;
         }
         Ok(())
+    }
+
+    /// Whether all networks of a container can hold it to these.
+    fn check_direct(&self, spec: &Spec, policy: Option<&Policy>, rates: &Rates) -> Result<()> {
+        let of = |one: Endpoint| self.find(&one.network).ok();
+        let networks = self.endpoints(&spec.id).into_iter().filter_map(of);
+        networks.into_iter().try_for_each(|one| direct::check_member(&one, policy, rates))
     }
 
     /// Changes an endpoint and the rules with it, or nothing.

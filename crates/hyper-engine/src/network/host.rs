@@ -11,6 +11,7 @@ use hyper_network::{Netlink, NetworkError, firewall, namespace, subnet};
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
+use super::direct;
 use super::spec::{Endpoint, Network};
 use crate::{Error, Result};
 
@@ -23,11 +24,11 @@ pub(super) fn wrong(error: NetworkError) -> Error {
     Error::Network(error)
 }
 
-fn open() -> Result<Netlink> {
+pub(super) fn open() -> Result<Netlink> {
     Netlink::open().map_err(unopened).map_err(wrong)
 }
 
-fn unopened(source: std::io::Error) -> NetworkError {
+pub(super) fn unopened(source: std::io::Error) -> NetworkError {
     NetworkError::Link { action: "open", name: "rtnetlink".to_owned(), source }
 }
 
@@ -157,6 +158,32 @@ pub(super) fn plug(network: &Network, endpoint: &Endpoint, path: &Path) -> Resul
     if !path.exists() {
         namespace::create(path).map_err(wrong)?;
     }
+    if network.is_direct() {
+        direct::add(network, endpoint, path)?;
+    } else {
+        add_veth(network, endpoint, path)?;
+    }
+    let given = endpoint.clone();
+    namespace::within(path, move || {
+        let mut netlink = Netlink::open().map_err(unopened)?;
+        let Some(link) = netlink.link(&given.interface)? else { return Ok(()) };
+        let conf = |file: &str| format!("/proc/sys/net/ipv6/conf/{}/{file}", link.name);
+        // Nobody but us gives it addresses and routes: a LAN has routers that would.
+        let _ = std::fs::write(conf("accept_ra"), "0");
+        if given.address(true).is_none() {
+            // The kernel of the namespace is not to talk for the guest.
+            let _ = std::fs::write(conf("disable_ipv6"), "1");
+        }
+        netlink.up(link.index)?;
+        for address in &given.addresses {
+            netlink.add_address(link.index, *address)?;
+        }
+        given.gateways.iter().try_for_each(|ip| netlink.add_default_route(link.index, *ip))
+    })
+    .map_err(|error| direct::explained(network, error))
+}
+
+fn add_veth(network: &Network, endpoint: &Endpoint, path: &Path) -> Result<()> {
     let mac: Mac = parse_mac(&endpoint.mac).map_err(|e| Error::Invalid(e.to_string()))?;
     let mut netlink = open()?;
     let bridge = netlink.link(&network.bridge).map_err(wrong)?.ok_or_else(|| {
@@ -173,23 +200,7 @@ pub(super) fn plug(network: &Network, endpoint: &Endpoint, path: &Path) -> Resul
             file.as_fd(),
             network.mtu,
         )
-        .map_err(wrong)?;
-    let given = endpoint.clone();
-    namespace::within(path, move || {
-        let mut netlink = Netlink::open().map_err(unopened)?;
-        let Some(link) = netlink.link(&given.interface)? else { return Ok(()) };
-        if given.address(true).is_none() {
-            // The kernel of the namespace is not to talk for the guest.
-            let _ =
-                std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", link.name), "1");
-        }
-        netlink.up(link.index)?;
-        for address in &given.addresses {
-            netlink.add_address(link.index, *address)?;
-        }
-        given.gateways.iter().try_for_each(|ip| netlink.add_default_route(link.index, *ip))
-    })
-    .map_err(wrong)
+        .map_err(wrong)
 }
 
 /// Lets the packets of the namespace at `path` leave by an endpoint's gateways.
@@ -243,8 +254,17 @@ pub(super) fn bound(endpoint: &Endpoint, path: &Path) -> Result<()> {
     .map_err(wrong)
 }
 
+/// Removes an endpoint's link, of a pod with its namespace at `path`.
+pub(super) fn unplug_endpoint(endpoint: &Endpoint, path: &Path) {
+    if endpoint.is_direct() {
+        direct::remove(endpoint, path);
+    } else {
+        unplug(&endpoint.link);
+    }
+}
+
 /// Removes the host's end of a link, and so the other.
-pub(super) fn unplug(link: &str) {
+fn unplug(link: &str) {
     if let Err(error) = open().and_then(|mut netlink| netlink.remove(link).map_err(wrong)) {
         tracing::warn!(link, error = error.chain(), "link not removed");
     }

@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use hyper_network::subnet;
 use ipnet::IpNet;
 
-use super::spec::{DEFAULT, EGRESS, NONE, Network, NetworkRequest, Policy, Subnet};
-use super::{Networks, host};
+use super::spec::{
+    DEFAULT, Driver, EGRESS, MODE, NONE, Network, NetworkRequest, PARENT, Policy, Subnet,
+};
+use super::{Networks, direct, host};
 use crate::{Error, Result, id};
 
 /// Docker's options that have a meaning here.
@@ -59,8 +61,11 @@ impl Networks {
             return Err(Error::Conflict(format!("network with name {name} already exists")));
         }
         let others = self.subnets("");
-        let seed = id_bytes(&network.id);
+        let (seed, of) = (id_bytes(&network.id), network.clone());
         network.subnets = crate::core::blocking(move || {
+            if of.is_direct() {
+                direct::parent(&of)?;
+            }
             let mut subnets = Vec::new();
             for (net, range, gateway) in wanted {
                 subnets.push(given(net, range, gateway, &others)?);
@@ -131,7 +136,8 @@ impl Networks {
         let _turn = self.host.lock().await;
         let (up, network) = known(self);
         let mut network = network.ok_or_else(missing)?;
-        if up {
+        // One on the LAN has nothing of its own on the host.
+        if up || network.is_direct() {
             return Ok(network);
         }
         let free = self.members(id).is_empty();
@@ -191,15 +197,27 @@ fn fresh(request: NetworkRequest) -> Result<Network> {
     let bad = |key: &str, value: &str, why: &str| {
         Error::Invalid(format!("network {}: option {key}={value}: {why}", request.name))
     };
-    let known = [MTU, NAME, MASQUERADE, EGRESS];
+    let known: &[&str] = match request.driver {
+        Driver::Bridge => &[MTU, NAME, MASQUERADE, EGRESS],
+        Driver::Macvlan => &[PARENT, MODE, MTU],
+    };
+    if request.driver == Driver::Macvlan && request.options.contains_key(EGRESS) {
+        return Err(Error::Unsupported(format!(
+            "network {}: option {EGRESS} is not supported with driver macvlan: packets do not pass \
+             the host there, which would hold containers to it: take a bridge network",
+            request.name
+        )));
+    }
     if let Some((key, value)) = request.options.iter().find(|(key, _)| !known.contains(&&***key)) {
         return Err(Error::Unsupported(format!(
-            "network {}: option {key}={value} is not supported: {} are",
+            "network {}: option {key}={value} is not supported with driver {}: {} are",
             request.name,
+            request.driver.word(),
             known.join(", ")
         )));
     }
     let bridge = match option(NAME) {
+        None if request.driver != Driver::Bridge => String::new(),
         None => format!("hy-{}", &id[..10]),
         Some(name) => {
             let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
@@ -210,7 +228,8 @@ fn fresh(request: NetworkRequest) -> Result<Network> {
         }
     };
     let mtu = match option(MTU) {
-        None => DEFAULT_MTU,
+        None if request.driver == Driver::Bridge => DEFAULT_MTU,
+        None => 0,
         Some(text) => match text.parse() {
             Ok(mtu @ 68..=65535) => mtu,
             _ => return Err(bad(MTU, text, "not 68 to 65535")),
@@ -219,10 +238,11 @@ fn fresh(request: NetworkRequest) -> Result<Network> {
     if let Some(text) = request.options.get(EGRESS) {
         text.parse::<Policy>().map_err(|error| bad(EGRESS, text, &error.to_string()))?;
     }
-    Ok(Network {
+    let network = Network {
         masquerade: option(MASQUERADE).is_none_or(|value| value != "false"),
         id,
         name: request.name,
+        driver: request.driver,
         created_ns: hyper_stdio::now_ns(),
         subnets: Vec::new(),
         internal: request.internal,
@@ -230,7 +250,11 @@ fn fresh(request: NetworkRequest) -> Result<Network> {
         options: request.options,
         bridge,
         mtu,
-    })
+    };
+    if network.is_direct() {
+        direct::check(&network)?;
+    }
+    Ok(network)
 }
 
 fn automatic(net: IpNet) -> Subnet {

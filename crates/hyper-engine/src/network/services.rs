@@ -41,6 +41,14 @@ impl Networks {
             Err(Error::Invalid(format!("service {service}: {why}")))
         };
         for service in services {
+            if network.is_direct() {
+                let (name, word) = (&network.name, network.driver.word());
+                let why = format!(
+                    "network {name} is of driver {word}, where packets do not pass the host, which \
+                     translates them: take a bridge network"
+                );
+                return invalid(service, why);
+            }
             if network.internal {
                 let why = format!("network {} is internal: no way leads out of it", network.name);
                 return invalid(service, why);

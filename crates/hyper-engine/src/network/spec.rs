@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use hyper_network::egress::{Blocked, Mode, Policy};
+pub use hyper_network::link::MacvlanMode;
 pub use hyper_network::rate::Rates;
 pub use hyper_network::rules::Protocol;
 pub use hyper_network::service::Service;
@@ -18,13 +19,39 @@ pub const NONE: &str = "none";
 /// Id of [`NONE`], which is always there.
 pub const NONE_ID: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// A network: a bridge of the host.
+/// How the pods of a network reach each other and all else.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// By a bridge of the host.
+    #[default]
+    Bridge,
+    /// By interfaces of their own on one of the host's.
+    Macvlan,
+}
+
+impl Driver {
+    /// All that there are, as users name them.
+    pub const WORDS: [&str; 2] = ["bridge", "macvlan"];
+
+    /// Its name.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Macvlan => "macvlan",
+        }
+    }
+}
+
+/// A network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Network {
     pub id: String,
     pub name: String,
     pub created_ns: i64,
+    pub driver: Driver,
     /// One of IPv4, and one of IPv6 if it has that.
     pub subnets: Vec<Subnet>,
     /// Nothing in, nothing out.
@@ -32,8 +59,9 @@ pub struct Network {
     pub labels: BTreeMap<String, String>,
     /// As given.
     pub options: BTreeMap<String, String>,
-    /// Name of the host's interface.
+    /// Name of the host's interface; none with [`Driver::Macvlan`].
     pub bridge: String,
+    /// 0: that of the parent.
     pub mtu: u32,
     /// Pods appear as the host outside.
     pub masquerade: bool,
@@ -44,7 +72,32 @@ pub const EGRESS: &str = hyper_task::annotation::EGRESS;
 /// The annotation of a container with what it may receive and send.
 pub const RATE: &str = hyper_task::annotation::NETWORK_RATE;
 
+/// The option with the host's interface that [`Driver::Macvlan`] is on.
+pub const PARENT: &str = "parent";
+/// The option with its [`MacvlanMode`].
+pub const MODE: &str = "macvlan_mode";
+
 impl Network {
+    /// Whether pods are in it without a bridge, and so without anything that the host could hold them
+    /// to but who they are.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.driver == Driver::Macvlan
+    }
+
+    /// The host's interface that it is on; empty with a bridge.
+    #[must_use]
+    pub fn parent(&self) -> &str {
+        self.options.get(PARENT).map_or("", String::as_str)
+    }
+
+    /// Whom its pods reach directly.
+    #[must_use]
+    pub fn mode(&self) -> MacvlanMode {
+        // Looked at when the network was made.
+        mode(self.options.get(MODE).map_or("", String::as_str)).unwrap_or_default()
+    }
+
     /// What its pods may reach, where that is restricted.
     #[must_use]
     pub fn egress(&self) -> Option<Policy> {
@@ -71,13 +124,23 @@ impl Network {
     }
 }
 
+/// Reads the option [`MODE`].
+pub(super) fn mode(word: &str) -> Option<MacvlanMode> {
+    match word {
+        "" | "bridge" => Some(MacvlanMode::Bridge),
+        "private" => Some(MacvlanMode::Private),
+        "vepa" => Some(MacvlanMode::Vepa),
+        _ => None,
+    }
+}
+
 /// Addresses of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnet {
     pub net: IpNet,
     /// Where addresses are taken from.
     pub range: Option<IpNet>,
-    /// The bridge's own address.
+    /// The bridge's own address; of a macvlan network that of its router.
     pub gateway: IpAddr,
     /// Chosen by us: another may be chosen while nobody uses it.
     pub automatic: bool,
@@ -87,6 +150,7 @@ pub struct Subnet {
 #[derive(Debug, Clone, Default)]
 pub struct NetworkRequest {
     pub name: String,
+    pub driver: Driver,
     /// Net, range, gateway; those absent are chosen.
     pub subnets: Vec<(Option<IpNet>, Option<IpNet>, Option<IpAddr>)>,
     pub ipv6: bool,
@@ -145,7 +209,7 @@ pub struct Endpoint {
     pub container: String,
     /// Its interface in the guest.
     pub interface: String,
-    /// The other end, on the host.
+    /// The other end, on the host; empty where there is none.
     pub link: String,
     pub mac: String,
     pub addresses: Vec<IpNet>,
@@ -167,6 +231,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Whether its network has no bridge, see [`Network::is_direct`].
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.link.is_empty()
+    }
+
     /// Its address of a family.
     #[must_use]
     pub fn address(&self, ipv6: bool) -> Option<IpNet> {

@@ -87,7 +87,9 @@ pub(super) fn hosts(spec: &Spec, endpoints: &[Endpoint]) -> String {
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
          ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
-    let gateway = endpoints.iter().find_map(|endpoint| endpoint.gateway(false));
+    // A LAN's gateway is not the host, which is not reached from there.
+    let mut bridged = endpoints.iter().filter(|endpoint| !endpoint.is_direct());
+    let gateway = bridged.find_map(|endpoint| endpoint.gateway(false));
     for entry in &spec.host.extra_hosts {
         if let Some((name, address)) = entry.split_once([':', '=']) {
             let address = address.trim_start_matches('[').trim_end_matches(']');
@@ -188,8 +190,12 @@ mod test {
             "interface": "eth0", "link": "l", "addresses": ["10.1.0.2/16", "fd00::2/64"],
             "gateways": ["10.1.0.1"], "aliases": [], "names": [],
         });
-        let text = hosts(&spec, &[serde_json::from_value(endpoint).unwrap()]);
+        let text = hosts(&spec, &[serde_json::from_value(endpoint.clone()).unwrap()]);
         assert!(text.ends_with("10.1.0.2\tabababababab\nfd00::2\tabababababab\n"), "{text}");
         assert!(text.contains("10.1.0.1\thost\n"), "{text}");
+        let mut on_lan: Endpoint = serde_json::from_value(endpoint).unwrap();
+        on_lan.link.clear();
+        let text = hosts(&spec, &[on_lan]);
+        assert!(!text.contains("\thost\n"), "a router is taken for the host: {text}");
     }
 }
