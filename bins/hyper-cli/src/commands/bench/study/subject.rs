@@ -104,10 +104,9 @@ impl Subject {
             Kind::Start { cloned: true, .. } => self.clones,
             Kind::Start { network, .. } => !(host && *network),
             Kind::Crowd { .. } => !host,
-            Kind::Guest => self.has_kernel(),
+            Kind::Guest | Kind::Inside { mounts: Mounts::Disk, .. } => self.has_kernel(),
             Kind::Served { .. } => tree,
             Kind::Between { .. } => tree && !host,
-            Kind::Inside { mounts: Mounts::Disk, .. } => self.has_kernel(),
             Kind::Inside { .. } => true,
         }
     }
