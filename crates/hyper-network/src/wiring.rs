@@ -208,7 +208,6 @@ impl Wiring {
                 self.rewire(&mut netlink, tap)?;
                 return Err(error);
             }
-            self.gone.retain(|gone| gone.card.mac != port.card.mac);
             self.ports.push(port);
         }
         Ok(())

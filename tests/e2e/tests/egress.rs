@@ -3,63 +3,17 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use hyper_e2e::{Engine, eventually, run};
+use hyper_e2e::{Engine, Outside, eventually};
 
 const WAIT: Duration = Duration::from_secs(20);
 const PUBLIC: &str = "8.8.4.2";
 const PRIVATE: &str = "10.77.0.2";
 
-/// A second namespace that is the internet and a private network beyond the host, with a web
-/// server; gone when dropped.
-struct Outside {
-    name: String,
-    server: Child,
-    _files: tempfile::TempDir,
-}
-
-impl Outside {
-    fn beyond(engine: &Engine) -> Self {
-        let name = format!("hyper-e2e-out-{}", std::process::id());
-        drop(run("ip", &["netns", "del", &name], WAIT));
-        run("ip", &["netns", "add", &name], WAIT).succeeded();
-        let ip = |words: &str| {
-            let words: Vec<&str> = std::iter::once("ip").chain(words.split(' ')).collect();
-            engine.beside(&words).succeeded();
-        };
-        ip("link add out0 type veth peer name out1");
-        let inside = engine.namespace().expect("a namespace of its own");
-        run("ip", &["-n", inside, "link", "set", "out1", "netns", &name], WAIT).succeeded();
-        ip("addr add 8.8.4.1/24 dev out0");
-        ip("addr add 10.77.0.1/24 dev out0");
-        ip("link set out0 up");
-        for words in [
-            "addr add 8.8.4.2/24 dev out1",
-            "addr add 8.8.4.3/24 dev out1",
-            "addr add 10.77.0.2/24 dev out1",
-            "link set out1 up",
-            "link set lo up",
-        ] {
-            let words: Vec<&str> = ["-n", &name].into_iter().chain(words.split(' ')).collect();
-            run("ip", &words, WAIT).succeeded();
-        }
-        let files = tempfile::tempdir().expect("directory");
-        std::fs::write(files.path().join("index.html"), "outside").expect("page");
-        let server = Command::new("ip")
-            .args(["netns", "exec", &name, "busybox", "httpd", "-f", "-p", "80", "-h"])
-            .arg(files.path())
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("busybox httpd");
-        Self { name, server, _files: files }
-    }
-}
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-        drop(run("ip", &["netns", "del", &self.name], WAIT));
-    }
+/// The internet and a private network beyond the host, with a web server.
+fn beyond(engine: &Engine) -> Outside {
+    let here = ["8.8.4.1/24", "10.77.0.1/24"];
+    let there = ["8.8.4.2/24", "8.8.4.3/24", "10.77.0.2/24"];
+    Outside::of(engine, "out", &here, &there, "outside")
 }
 
 /// Whether a container gets the page at `host`.
@@ -78,7 +32,7 @@ fn start(engine: &Engine, name: &str, flags: &[&str]) {
 #[test]
 fn policies_judge_what_is_behind_a_service() {
     let engine = Engine::apart();
-    let _outside = Outside::beyond(&engine);
+    let _outside = beyond(&engine);
     engine.hyper(&["pod", "create", "--egress", "public", "sly"]).succeeded();
     for (service, backend) in [("10.254.0.1:80", PUBLIC), ("8.8.4.77:80", PRIVATE)] {
         let backend = format!("{backend}:80");
@@ -107,7 +61,7 @@ fn policies_judge_what_is_behind_a_service() {
 #[test]
 fn pods_reach_what_their_policies_let_them() {
     let engine = Engine::apart();
-    let _outside = Outside::beyond(&engine);
+    let _outside = beyond(&engine);
     start(&engine, "free", &[]);
     eventually("the way out", WAIT, || reaches(&engine, "free", PUBLIC));
     assert!(reaches(&engine, "free", PRIVATE));
@@ -166,7 +120,7 @@ fn pods_reach_what_their_policies_let_them() {
 #[test]
 fn a_networks_policy_holds_for_all_of_it_and_over_a_restart_of_hyperd() {
     let mut engine = Engine::apart();
-    let _outside = Outside::beyond(&engine);
+    let _outside = beyond(&engine);
     engine.hyper(&["network", "create", "--egress", "public", "walled"]).succeeded();
     let create = ["network", "create", "-o", "io.hyper.egress=sometimes", "odd"];
     engine.docker(&create).says(&["io.hyper.egress=sometimes", "`sometimes`"]);
@@ -280,9 +234,14 @@ struct Names(Child);
 
 impl Names {
     fn at(outside: &Outside) -> Self {
-        let mut server = Command::new("ip");
-        server.args(["netns", "exec", &outside.name, "dnsmasq", "--keep-in-foreground"]);
-        server.args(["--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root"]);
+        let mut server = outside.command("dnsmasq");
+        server.args([
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--user=root",
+        ]);
         server.args(["--pid-file", "--bind-interfaces", "--listen-address", PRIVATE]);
         for (name, address) in [
             ("allowed.example", PUBLIC),
@@ -306,7 +265,7 @@ impl Drop for Names {
 #[test]
 fn hosts_are_reached_by_the_names_that_a_policy_allows() {
     let mut engine = Engine::apart();
-    let outside = Outside::beyond(&engine);
+    let outside = beyond(&engine);
     let _names = Names::at(&outside);
     let policy = "none,allow=allowed.example:80,allow=*.wild.example,allow=evil.example";
     for runtime in ["uml", "qemu"] {

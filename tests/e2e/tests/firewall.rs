@@ -4,62 +4,22 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use hyper_e2e::{Engine, Outcome, eventually, root, run};
+use hyper_e2e::{Engine, Outcome, Outside, eventually, root, run};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// A machine outside: a network namespace behind a link from the engine's. It serves on port 80.
-struct Outside {
-    name: String,
-    server: Child,
-}
-
-/// Its address, and that of the engine's host on the link between them.
+/// The address of a machine outside, and that of the engine's host on the link between them.
 const THERE: &str = "10.99.0.2";
 const HERE: &str = "10.99.0.1";
 
-impl Outside {
-    fn of(engine: &Engine) -> Self {
-        let inside = engine.namespace().expect("a namespace").to_owned();
-        let name = format!("{inside}-out");
-        let ip = |words: &str| {
-            let words: Vec<&str> = words.split(' ').collect();
-            run("ip", &words, SOON).succeeded();
-        };
-        drop(run("ip", &["netns", "del", &name], SOON));
-        ip(&format!("netns add {name}"));
-        ip(&format!("-n {inside} link add wan type veth peer name wan netns {name}"));
-        for (namespace, address) in [(&inside, HERE), (&name, THERE)] {
-            ip(&format!("-n {namespace} addr add {address}/24 dev wan"));
-            ip(&format!("-n {namespace} link set wan up"));
-            ip(&format!("-n {namespace} link set lo up"));
-        }
-        let directory = engine.dir().join("outside");
-        std::fs::create_dir(&directory).expect("directory");
-        std::fs::write(directory.join("index.html"), "outside").expect("page");
-        let server = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{name}"))
-            .args(["busybox", "httpd", "-f", "-p", "80", "-h"])
-            .arg(directory)
-            .spawn()
-            .expect("busybox httpd");
-        Self { name, server }
-    }
-
-    /// What it gets from the host.
-    fn fetched(&self, port: u16) -> String {
-        let (namespace, url) =
-            (format!("--net=/run/netns/{}", self.name), format!("http://{HERE}:{port}/"));
-        run("nsenter", &[&namespace, "curl", "-s", "-m", "5", &url], SOON).text()
-    }
+fn outside(engine: &Engine) -> Outside {
+    let mask = |ip: &str| format!("{ip}/24");
+    Outside::of(engine, "wan", &[&mask(HERE)], &[&mask(THERE)], "outside")
 }
 
-impl Drop for Outside {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-        drop(run("ip", &["netns", "del", &self.name], SOON));
-    }
+/// What the machine outside gets at a port of the host.
+fn fetched(outside: &Outside, port: u16) -> String {
+    outside.fetched(&format!("http://{HERE}:{port}/"), 5)
 }
 
 /// A daemon beside hyperd, ended with the test.
@@ -102,7 +62,7 @@ fn asked(client: &dyn Fn(&[&str]) -> Outcome, container: &str, host: &str) -> St
 #[test]
 fn pods_get_out_beside_a_dockerd_that_keeps_working() {
     let engine = Engine::apart();
-    let outside = Outside::of(&engine);
+    let outside = outside(&engine);
     let at = |name: &str| engine.dir().join(name).display().to_string();
     let socket = format!("unix://{}", at("docker.sock"));
     let flags = ["--data-root", &at("docker-data"), "--exec-root", &at("docker-exec")];
@@ -127,7 +87,7 @@ fn pods_get_out_beside_a_dockerd_that_keeps_working() {
     engine.docker(&["run", "-d", "--name", "other", "busybox", "sleep", "600"]).succeeded();
     let ours = |words: &[&str]| engine.docker(words);
     let ip = engine.inspect("web", "{{.NetworkSettings.IPAddress}}");
-    eventually("it is reached from outside", SOON, || outside.fetched(8080) == "inside");
+    eventually("it is reached from outside", SOON, || fetched(&outside, 8080) == "inside");
     assert!(asked(&ours, "other", THERE).contains("outside"), "no way out:\n{}", rules());
     assert!(asked(&ours, "other", &ip).contains("inside"), "no way to the other pod");
     assert!(asked(&theirs, "theirs", THERE).contains("outside"), "Docker's lost its way out");
@@ -159,7 +119,7 @@ fn pods_get_out_beside_a_dockerd_that_keeps_working() {
 #[test]
 fn pods_get_out_beside_firewalld() {
     let mut engine = Engine::apart();
-    let outside = Outside::of(&engine);
+    let outside = outside(&engine);
     let unpacked = root().join("target/test-tools/firewalld");
     let file = |path: &str| unpacked.join(path).display().to_string();
     let at = |name: &str| engine.dir().join(name).display().to_string();
@@ -198,7 +158,7 @@ fn pods_get_out_beside_firewalld() {
     let run = ["run", "-d", "--name", "web", "-p", "8080:80", "busybox", "sh", "-c", SERVE];
     engine.docker(&run).succeeded();
     let ours = |words: &[&str]| engine.docker(words);
-    eventually("it is reached from outside", SOON, || outside.fetched(8080) == "inside");
+    eventually("it is reached from outside", SOON, || fetched(&outside, 8080) == "inside");
     assert!(asked(&ours, "web", THERE).contains("outside"), "no way out");
     let trusted = || engine.beside(&[&command, "--zone=trusted", "--list-interfaces"]).text();
     let bridge = trusted();

@@ -3,10 +3,9 @@
 
 use std::net::SocketAddrV6;
 use std::os::fd::AsFd as _;
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use hyper_e2e::{Engine, eventually, run, runtimes};
+use hyper_e2e::{Engine, Outside, eventually, run, runtimes};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -19,54 +18,27 @@ const ROUTER_IPV6: &str = "fd00:98::1";
 const HOST: &str = "10.98.0.9";
 
 /// All that is not the engine's: a machine that serves "outside" on port 80.
-struct Lan {
-    name: String,
-    server: Child,
-}
+struct Lan(Outside);
 
 impl Lan {
     fn of(engine: &Engine) -> Self {
-        let inside = engine.namespace().expect("a namespace").to_owned();
-        let name = format!("{inside}-lan");
-        let ip = |words: &str| {
-            let words: Vec<&str> = words.split(' ').collect();
-            run("ip", &words, SOON).succeeded();
-        };
-        drop(run("ip", &["netns", "del", &name], SOON));
-        ip(&format!("netns add {name}"));
-        ip(&format!("-n {inside} link add lan0 type veth peer name lan0 netns {name}"));
-        ip(&format!("-n {inside} addr add {HOST}/24 dev lan0"));
-        ip(&format!("-n {name} addr add {ROUTER}/24 dev lan0"));
-        ip(&format!("-n {name} addr add {ROUTER_IPV6}/64 dev lan0 nodad"));
-        ip(&format!("-n {name} addr add 10.96.0.1/24 dev lan0"));
-        ip(&format!("-n {name} addr add {BEYOND}/32 dev lo"));
-        for namespace in [&inside, &name] {
-            ip(&format!("-n {namespace} link set lan0 up"));
-        }
-        ip(&format!("-n {name} link set lo up"));
-        let directory = engine.dir().join("outside");
-        std::fs::create_dir(&directory).expect("directory");
-        std::fs::write(directory.join("index.html"), "I am outside").expect("page");
-        let server = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{name}"))
-            .args(["busybox", "httpd", "-f", "-p", "80", "-h"])
-            .arg(directory)
-            .spawn()
-            .expect("busybox httpd");
-        Self { name, server }
+        let mask = |ip: &str| format!("{ip}/24");
+        let there = [&mask(ROUTER), &format!("{ROUTER_IPV6}/64"), "10.96.0.1/24"];
+        let outside = Outside::of(engine, "lan0", &[&mask(HOST)], &there, "I am outside");
+        let beyond = format!("{BEYOND}/32");
+        outside.run(&["ip", "addr", "add", &beyond, "dev", "lo"]).succeeded();
+        Self(outside)
     }
 
     /// What it gets from a container's port 80.
-    fn fetched(&self, address: &str, page: &str, seconds: &str) -> String {
-        let (namespace, url) =
-            (format!("--net=/run/netns/{}", self.name), format!("http://{address}/{page}"));
-        run("nsenter", &[&namespace, "curl", "-s", "-m", seconds, &url], SOON).text()
+    fn fetched(&self, address: &str, page: &str, seconds: u32) -> String {
+        self.0.fetched(&format!("http://{address}/{page}"), seconds)
     }
 
     /// Tells everyone to make addresses of `2001:db8::/64`, and that it is the router.
     /// Nobody listens before its link-local address is there: ask again.
     fn advertise(&self) -> bool {
-        let name = format!("/run/netns/{}", self.name);
+        let name = format!("/run/netns/{}", self.0.name());
         let work = move || {
             let namespace = std::fs::File::open(name).expect("the namespace");
             let kind = Some(LinkNameSpaceType::Network);
@@ -87,14 +59,6 @@ impl Lan {
             rustix::net::sendto(&socket, &message, SendFlags::empty(), &all).is_ok()
         };
         std::thread::spawn(work).join().expect("advertise")
-    }
-}
-
-impl Drop for Lan {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-        drop(run("ip", &["netns", "del", &self.name], SOON));
     }
 }
 
@@ -163,14 +127,12 @@ fn containers_are_on_the_lan_as_machines_of_their_own() {
         serve(&engine, "guest", &flags);
         let ip = field(&engine, "guest", "lan", "IPAddress");
         assert!(ip.starts_with("10.98.0.1") && ip.len() == "10.98.0.129".len(), "{ip}");
-        eventually("it is reached from the LAN", SOON, || {
-            lan.fetched(&ip, "", "3") == "I am guest"
-        });
+        eventually("it is reached from the LAN", SOON, || lan.fetched(&ip, "", 3) == "I am guest");
         for host in [ROUTER, BEYOND, ROUTER_IPV6] {
             assert!(reaches(&engine, "guest", host, "outside"), "{runtime} {host}");
         }
         let ipv6 = format!("[{}]", field(&engine, "guest", "lan", "GlobalIPv6Address"));
-        assert_eq!(lan.fetched(&ipv6, "", "3"), "I am guest", "{runtime}");
+        assert_eq!(lan.fetched(&ipv6, "", 3), "I am guest", "{runtime}");
         // Each other by name.
         assert!(reaches(&engine, "guest", "peer", "peer"), "{runtime}");
         assert!(reaches(&engine, "peer", "guest", "guest"), "{runtime}");
@@ -185,7 +147,7 @@ fn containers_are_on_the_lan_as_machines_of_their_own() {
         assert_eq!(engine.docker(&["port", "guest"]).succeeded().text(), "");
         engine.docker(&["network", "rm", "lan"]).exited(1).says(&["active endpoints"]);
         engine.docker(&["rm", "-f", "guest"]).succeeded();
-        assert_eq!(lan.fetched(&ip, "", "2"), "");
+        assert_eq!(lan.fetched(&ip, "", 2), "");
     }
     let rules = engine.beside(&["nft", "list", "ruleset"]).succeeded().text();
     assert!(!rules.contains("hyper"), "{rules}");
@@ -226,7 +188,7 @@ fn a_guest_is_nobody_else_and_no_router_of_the_lan_changes_it() {
         shell(&engine, "guest", "ip addr add 10.98.0.77/24 dev eth0");
         assert!(reaches(&engine, "guest", ROUTER, "outside"), "{runtime}");
         assert!(!reaches(&engine, "guest", &format!("-s 10.98.0.77 {ROUTER}"), "outside"));
-        assert_eq!(lan.fetched("10.98.0.77", "", "2"), "", "{runtime}");
+        assert_eq!(lan.fetched("10.98.0.77", "", 2), "", "{runtime}");
         let other = "ip link set eth0 down; ip link set eth0 address 02:42:0a:62:00:4d";
         shell(&engine, "guest", &format!("{other} && ip link set eth0 up"));
         assert!(shell(&engine, "guest", "ip -4 addr show eth0").contains("inet 10.98."));
@@ -251,14 +213,14 @@ fn running_containers_come_onto_the_lan_and_leave_it_and_hyperd_may_die_meanwhil
         eventually("it serves", SOON, || port(&engine) == "I am guest");
         let onto = ["network", "connect", "--ip", "10.98.0.50", "lan", "guest"];
         engine.docker(&onto).succeeded();
-        eventually("it is on the LAN", SOON, || lan.fetched("10.98.0.50", "", "3") == "I am guest");
+        eventually("it is on the LAN", SOON, || lan.fetched("10.98.0.50", "", 3) == "I am guest");
         assert!(reaches(&engine, "guest", ROUTER, "outside"), "{runtime}");
         assert!(reaches(&engine, "guest", "peer", "peer"), "{runtime}");
         // The way out stays while it is there, and the port with it.
         assert_eq!(port(&engine), "I am guest", "{runtime}");
         engine.kill_daemon();
         engine.restart();
-        assert_eq!(lan.fetched("10.98.0.50", "", "3"), "I am guest", "{runtime}");
+        assert_eq!(lan.fetched("10.98.0.50", "", 3), "I am guest", "{runtime}");
         assert_eq!(field(&engine, "guest", "lan", "IPAddress"), "10.98.0.50");
         let log = engine.log();
         assert!(!log.contains("was cut off"), "a link that is there was missed: {log}");
@@ -269,7 +231,7 @@ fn running_containers_come_onto_the_lan_and_leave_it_and_hyperd_may_die_meanwhil
         engine.docker(&["network", "connect", "near", "guest"]).succeeded();
         assert!(reaches(&engine, "peer", "guest", "guest"), "{runtime}");
         engine.docker(&["network", "disconnect", "lan", "guest"]).succeeded();
-        assert_eq!(lan.fetched("10.98.0.50", "", "2"), "", "{runtime}");
+        assert_eq!(lan.fetched("10.98.0.50", "", 2), "", "{runtime}");
         assert!(reaches(&engine, "guest", "peer", "peer"), "{runtime}");
         assert_eq!(port(&engine), "I am guest", "{runtime}");
         let inside = shell(&engine, "guest", "ip -4 -o addr");
@@ -282,9 +244,7 @@ fn running_containers_come_onto_the_lan_and_leave_it_and_hyperd_may_die_meanwhil
         std::thread::sleep(Duration::from_secs(1));
         engine.restart();
         eventually("it is over", SOON, || engine.inspect("guest", "{{.State.Running}}") == "false");
-        eventually("its address is nobody's", SOON, || {
-            lan.fetched("10.98.0.50", "", "1").is_empty()
-        });
+        eventually("its address is nobody's", SOON, || lan.fetched("10.98.0.50", "", 1).is_empty());
         engine.docker(&["rm", "-f", "guest"]).succeeded();
     }
     clean(&engine);
@@ -312,7 +272,7 @@ fn kill_9_in_the_middle_of_connect_and_disconnect_leaves_the_container_where_its
         assert_eq!(inside, !there.is_empty(), "{word}: inspect {there:?}, guest {shown}");
         assert_eq!(reaches(&engine, "guest", ROUTER, "outside"), inside, "{word}: {shown}");
         if inside {
-            assert_eq!(lan.fetched(&there, "", "3"), "I am guest", "{word}");
+            assert_eq!(lan.fetched(&there, "", 3), "I am guest", "{word}");
         }
         if inside != (word == "connect") {
             engine.docker(&["network", word, "lan", "guest"]).succeeded();
@@ -335,7 +295,7 @@ fn two_networks_share_a_parent_and_one_keeps_its_members_apart() {
     let (one, two) = (of("one"), of("two"));
     for (name, ip) in [("one", &one), ("two", &two)] {
         eventually("it is reached from outside", SOON, || {
-            lan.fetched(ip, "", "3") == format!("I am {name}")
+            lan.fetched(ip, "", 3) == format!("I am {name}")
         });
         assert!(reaches(&engine, name, "10.96.0.1", "outside"));
     }
@@ -349,7 +309,7 @@ fn two_networks_share_a_parent_and_one_keeps_its_members_apart() {
     let mut took = Duration::ZERO;
     eventually("the page is served", SOON, || {
         let begun = Instant::now();
-        let whole = lan.fetched(&ip, "page", "20").len() == 2_000_000;
+        let whole = lan.fetched(&ip, "page", 20).len() == 2_000_000;
         took = begun.elapsed();
         whole
     });
