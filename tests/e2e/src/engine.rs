@@ -151,8 +151,11 @@ impl Engine {
         self.daemon.wait().expect("reap hyperd");
     }
 
-    /// Starts hyperd again on the same directories.
+    /// Starts hyperd again on the same directories; one that runs is killed before.
     pub fn restart(&mut self) {
+        if self.daemon.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.kill_daemon();
+        }
         self.daemon = spawn(self.dir.path(), &self.flags, self.namespace.as_deref());
         self.await_ready();
     }
