@@ -12,6 +12,7 @@
 //!   service or a private network by an answer of theirs. The rule itself looks, not who pins.
 //! - `deny` and the policies of the network hold for what is pinned as well.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -104,14 +105,8 @@ pub(crate) fn sets(table: &str, chain: &str, policy: &Policy, pins: &[Pin]) -> V
             false => json!(address),
             true => json!([address, "inet_proto", "inet_service"]),
         };
-        let mut elements: Vec<Value> = Vec::new();
-        for pin in pins.iter().filter(|pin| pin.ip.is_ipv6() == ipv6) {
-            for element in elements_of(policy, pin, ports) {
-                if !elements.contains(&element) {
-                    elements.push(element);
-                }
-            }
-        }
+        let pins = pins.iter().filter(|pin| pin.ip.is_ipv6() == ipv6);
+        let elements = distinct(pins.flat_map(|pin| elements_of(policy, pin, ports)));
         let mut set = json!({
             "family": "inet", "table": table, "name": set(chain, suffix), "type": kind,
             "flags": ["timeout"],
@@ -124,19 +119,27 @@ pub(crate) fn sets(table: &str, chain: &str, policy: &Policy, pins: &[Pin]) -> V
     SETS.into_iter().map(one).collect()
 }
 
-/// Commands that put a pin into the sets of a chain whose table is there.
-pub(crate) fn pinned(table: &str, chain: &str, policy: &Policy, pin: &Pin) -> Vec<Value> {
+/// Commands that put a pin into the sets of a chain whose table is there, or take it out.
+pub(crate) fn pinned(
+    table: &str,
+    chain: &str,
+    policy: &Policy,
+    pin: &Pin,
+    stays: bool,
+) -> Vec<Value> {
     let mut all = Vec::new();
     for (suffix, _, ports) in SETS.iter().filter(|(_, ipv6, _)| *ipv6 == pin.ip.is_ipv6()) {
-        let elements = elements_of(policy, pin, *ports);
+        let elements = distinct(elements_of(policy, pin, *ports).into_iter());
         if elements.is_empty() {
             continue;
         }
         let element = json!({ "element": {
             "family": "inet", "table": table, "name": set(chain, suffix), "elem": elements,
         } });
-        // What is there already would keep the time that it has left.
-        all.extend(["add", "delete", "add"].map(|word| json!({ word: element })));
+        // What is there already would keep the time that it has left; what is not there cannot be
+        // deleted.
+        let words = if stays { &["add", "delete", "add"][..] } else { &["add", "delete"] };
+        all.extend(words.iter().map(|word| json!({ *word: element })));
     }
     all
 }
@@ -158,8 +161,20 @@ fn elements_of(policy: &Policy, pin: &Pin, ports: bool) -> Vec<Value> {
             values.into_iter().map(|val| json!({ "elem": { "val": val, "timeout": left } })),
         );
     }
-    all.dedup_by(|one, other| one["elem"]["val"] == other["elem"]["val"]);
     all
+}
+
+/// One element for each value, with the longest time: several names may have one address.
+fn distinct(elements: impl Iterator<Item = Value>) -> Vec<Value> {
+    let mut all: BTreeMap<String, Value> = BTreeMap::new();
+    for element in elements {
+        let left = |element: &Value| element["elem"]["timeout"].as_u64();
+        let key = element["elem"]["val"].to_string();
+        if all.get(&key).is_none_or(|known| left(known) < left(&element)) {
+            all.insert(key, element);
+        }
+    }
+    all.into_values().collect()
 }
 
 /// Matches of rules that let what is pinned pass.
@@ -230,7 +245,7 @@ mod test {
         let policy: Policy =
             "none,allow=*.example.org:443/tcp,allow=a.example.org:53,allow=other".parse().unwrap();
         let pin = Pin::new("a.example.org", "8.8.8.8".parse().unwrap(), 600);
-        let told = pinned("t", "c", &policy, &pin);
+        let told = pinned("t", "c", &policy, &pin, true);
         assert_eq!(told.len(), 3, "one set: {told:?}");
         let elements = &told[0]["add"]["element"];
         assert_eq!(elements["name"], "c-4p");
@@ -243,7 +258,7 @@ mod test {
         let wanted =
             [r#"["8.8.8.8","tcp",443]"#, r#"["8.8.8.8","tcp",53]"#, r#"["8.8.8.8","udp",53]"#];
         assert_eq!(values, wanted);
-        assert!(pinned("t", "c", &policy, &Pin::new("b.org", pin.ip, 600)).is_empty());
+        assert!(pinned("t", "c", &policy, &Pin::new("b.org", pin.ip, 600), true).is_empty());
         assert_eq!(sets("t", "c", &policy, &[pin.clone(), pin]).len(), 4);
     }
 }

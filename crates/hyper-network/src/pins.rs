@@ -26,6 +26,9 @@ const MAX_FILE: u64 = 1 << 20;
 /// but not so short that a client with a pool of connections finds it closed, nor for good.
 const OPEN: (u64, u64) = (300, 3600);
 
+/// Seconds more, for which an answer that comes again changes nothing.
+const SLACK: u64 = 150;
+
 /// An address that a name was answered with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
@@ -40,8 +43,15 @@ impl Pin {
     /// `ttl`: seconds that the answer may be remembered.
     #[must_use]
     pub fn new(name: &str, ip: IpAddr, ttl: u32) -> Self {
-        let expires = now() + u64::from(ttl).clamp(OPEN.0, OPEN.1);
+        let expires = now() + u64::from(ttl).clamp(OPEN.0, OPEN.1) + SLACK;
         Self { name: name.to_owned(), ip, expires }
+    }
+
+    /// Whether it is pinned already, for about as long.
+    #[must_use]
+    pub fn is_among(&self, known: &[Self]) -> bool {
+        let same = |one: &Self| (&one.name, one.ip) == (&self.name, self.ip);
+        known.iter().any(|one| same(one) && one.expires + SLACK >= self.expires)
     }
 
     pub(crate) fn left(&self) -> Duration {
@@ -69,10 +79,14 @@ impl Place<'_> {
     pub fn pin(&self, pins: &[Pin]) -> Result<()> {
         let _held = hold(self.lock)?;
         let mut all = read(self.file);
+        if pins.iter().all(|pin| pin.is_among(&all)) {
+            return Ok(());
+        }
         all.retain(|known| !pins.iter().any(|pin| (&pin.name, pin.ip) == (&known.name, known.ip)));
         all.extend(pins.iter().cloned());
         let surplus = all.len().saturating_sub(MAX);
-        all.drain(..surplus);
+        let mut lost: Vec<Pin> = all.drain(..surplus).collect();
+        lost.retain(|lost| !all.iter().any(|pin| pin.ip == lost.ip));
         let fail = || file("write", self.file);
         let text = serde_json::to_vec(&all).map_err(|error| fail()(error.into()))?;
         let new = self.file.with_extension("new-pins");
@@ -82,7 +96,9 @@ impl Place<'_> {
             .policies
             .iter()
             .flat_map(|(chain, policy)| {
-                pins.iter().flat_map(|pin| named::pinned(self.table, chain, policy, pin))
+                let lost = lost.iter().map(|pin| (pin, false));
+                let all = lost.chain(pins.iter().map(|pin| (pin, true)));
+                all.flat_map(|(pin, stays)| named::pinned(self.table, chain, policy, pin, stays))
             })
             .collect();
         if commands.is_empty() { Ok(()) } else { rules::run(&json!({ "nftables": commands })) }

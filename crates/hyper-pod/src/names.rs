@@ -28,6 +28,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::create::blocking;
 use crate::{PodError, chain};
@@ -42,6 +43,8 @@ const SERVERS: usize = 3;
 const TTL: u32 = 5;
 /// Of an answer over UDP, unless the question allows more.
 const DATAGRAM: usize = 512;
+/// From one answer that is pinned to the next.
+const PACE: Duration = Duration::from_millis(50);
 /// Addresses of one answer that are pinned.
 const ADDRESSES: usize = 64;
 /// Longest file of names that is read.
@@ -151,13 +154,28 @@ async fn pinned(
     if pins.is_empty() {
         return Ok(());
     }
-    blocking(move || {
+    let known = pinning.file.clone();
+    let known = blocking(move || Ok(hyper_network::pins::read(&known))).await?;
+    if pins.iter().all(|pin| pin.is_among(&known)) {
+        return Ok(());
+    }
+    // A guest that asks for ever new names must not keep others from the lock: one at a time, paced.
+    let mut last = LAST.lock().await;
+    if let Some(at) = *last {
+        tokio::time::sleep_until(at + PACE).await;
+    }
+    let pinning = blocking(move || {
         let Pinning { table, file, lock, .. } = &pinning;
         let place = Place { table, file, lock, policies: &policies };
         place.pin(&pins).map_err(PodError::Network)
-    })
-    .await
+    });
+    let done = pinning.await;
+    *last = Some(Instant::now());
+    done
 }
+
+/// When this supervisor, which has one pod, pinned last.
+static LAST: Mutex<Option<Instant>> = Mutex::const_new(None);
 
 /// The addresses that an answer to `name` has; aliases are followed by who answered.
 fn pins(name: &str, answer: &[u8]) -> Vec<Pin> {

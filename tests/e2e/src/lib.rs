@@ -11,6 +11,7 @@ mod engine;
 mod host;
 mod outside;
 mod registry;
+mod serving;
 mod terminal;
 mod tokens;
 
@@ -20,6 +21,7 @@ pub use engine::Engine;
 pub use host::Host;
 pub use outside::Outside;
 pub use registry::Registry;
+pub use serving::{reaches, serve};
 pub use terminal::Terminal;
 pub use tokens::TokenServer;
 

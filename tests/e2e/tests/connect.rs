@@ -3,22 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use hyper_e2e::{Engine, eventually, runtimes};
-
-/// Starts a container that serves its name on port 80.
-fn serve(engine: &Engine, name: &str, flags: &[&str]) {
-    let script = format!("mkdir /w; echo I am {name} > /w/index.html; exec httpd -f -p 80 -h /w");
-    let run = [&["run", "-d", "--name", name], flags, &["busybox", "sh", "-c", &script]].concat();
-    engine.docker(&run).succeeded();
-}
-
-/// Whether `container` reaches the server `name` at `host`. Not by wget: a static one looks for
-/// libraries.
-fn reaches(engine: &Engine, container: &str, host: &str, name: &str) -> bool {
-    let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {host} 80");
-    let said = engine.docker(&["exec", container, "sh", "-c", &script]).text();
-    said.contains(&format!("I am {name}"))
-}
+use hyper_e2e::{Engine, eventually, reaches, runtimes, serve};
 
 fn address(engine: &Engine, container: &str, network: &str) -> String {
     let path = format!("{{{{with index .NetworkSettings.Networks \"{network}\"}}}}");

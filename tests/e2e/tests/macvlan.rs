@@ -5,7 +5,7 @@ use std::net::SocketAddrV6;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use hyper_e2e::{Engine, Outside, eventually, run, runtimes};
+use hyper_e2e::{Engine, Outside, eventually, reaches, run, runtimes, serve};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -69,20 +69,6 @@ fn lan(engine: &Engine) -> Lan {
                 --ip-range 10.98.0.128/25 --ipv6 --subnet fd00:98::/64 --gateway fd00:98::1 lan";
     engine.hyper(&make.split_whitespace().collect::<Vec<_>>()).succeeded();
     lan
-}
-
-/// Starts a container that serves its name on port 80.
-fn serve(engine: &Engine, name: &str, flags: &[&str]) {
-    let script = format!("mkdir /w; echo I am {name} > /w/index.html; exec httpd -f -p 80 -h /w");
-    let run = [&["run", "-d", "--name", name], flags, &["busybox", "sh", "-c", &script]].concat();
-    engine.docker(&run).succeeded();
-}
-
-/// Whether `container` reaches the server `name` at `host`.
-fn reaches(engine: &Engine, container: &str, host: &str, name: &str) -> bool {
-    let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {host} 80");
-    let said = engine.docker(&["exec", container, "sh", "-c", &script]).text();
-    said.contains(&format!("I am {name}"))
 }
 
 /// One field of a container's endpoint.
