@@ -158,6 +158,16 @@ fn a_bridge_a_pod_and_rules() {
         (0..).map(|at| chain("abc123", at)).zip(policies).collect();
     let (pins, lock) = (dir.path().join("pins"), dir.path().join("lock"));
     let again = rules.clone();
+    let (all, at, held) = (policies.clone(), pins.clone(), lock.clone());
+    let many = move || {
+        let place = Place { table: "hyper_test", file: &at, lock: &held, policies: &all };
+        for answer in 0..17_u8 {
+            let ips = (0..64_u8).map(|host| IpAddr::from([9, 9, answer, host]));
+            let pins: Vec<Pin> = ips.map(|ip| Pin::new("many.example.org", ip, 60)).collect();
+            place.pin(&pins)?;
+        }
+        Ok(())
+    };
     let pinned = move || {
         let place = Place { table: "hyper_test", file: &pins, lock: &lock, policies: &policies };
         let pin = |name: &str, ip: &str, ttl| Pin::new(name, ip.parse().unwrap(), ttl);
@@ -187,6 +197,10 @@ fn a_bridge_a_pod_and_rules() {
     assert_eq!(ports.matches("tcp . 443").count(), 1, "{ports}");
     let any = set("6");
     assert!(any.contains("2001:4860::8 timeout 1h2m"), "{any}");
+    namespace::within(&host, many).unwrap();
+    let ports = set("4p");
+    assert_eq!(ports.matches("tcp . 443").count(), 1024, "more than a pod may have");
+    assert!(!ports.contains("8.8.8.8 ") && ports.contains("9.9.16.63 "), "not the oldest went");
     for name in ["4", "6p"] {
         assert!(!set(name).contains("elements"), "{}", set(name));
     }
