@@ -22,7 +22,7 @@ pub const HYPERVISORS: [&str; 4] = ["auto", "kvm", "qemu", "uml"];
 const OCI: [(&str, &str); 4] = [
     ("runc", "apt-get install runc"),
     ("crun", "apt-get install crun"),
-    ("youki", "no Debian package: github.com/youki-dev/youki"),
+    ("youki", "no Debian package; `cargo install youki --no-default-features --features v1,v2`"),
     ("runsc", "apt-get install runsc"),
 ];
 /// Shims that bring their runtime, with the name that they are offered by.

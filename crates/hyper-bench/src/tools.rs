@@ -25,6 +25,8 @@ pub enum Tool {
     SysbenchCpu,
     /// `sysbench memory`: `rate` MiB/s.
     SysbenchMemory,
+    /// `sysbench` with a script whose events are 1000 system calls each: `call` µs.
+    SysbenchCalls,
     /// `sysbench oltp_*`: `rate` transactions/s, `p95` ms.
     SysbenchOltp,
     /// `fio --output-format=json` of one job that reads or writes: `rate` MiB/s, `iops` 1/s, `p99` µs.
@@ -57,7 +59,9 @@ impl Tool {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::SysbenchCpu | Self::SysbenchMemory | Self::SysbenchOltp => "sysbench",
+            Self::SysbenchCpu | Self::SysbenchMemory | Self::SysbenchCalls | Self::SysbenchOltp => {
+                "sysbench"
+            }
             Self::Fio => "fio",
             Self::Iperf3 => "iperf3",
             Self::StressNg => "stress-ng",
@@ -78,6 +82,7 @@ impl Tool {
         let mut figures = match self {
             Self::SysbenchCpu => sysbench::cpu(output),
             Self::SysbenchMemory => sysbench::memory(output),
+            Self::SysbenchCalls => sysbench::calls(output),
             Self::SysbenchOltp => sysbench::oltp(output),
             Self::Fio => fio::read(output),
             Self::Iperf3 => iperf3::read(output),
@@ -150,6 +155,7 @@ mod test {
             (Tool::SysbenchCpu, "sysbench-cpu.txt", "max", 22.47),
             (Tool::SysbenchCpu, "sysbench-cpu.txt", "avg", 0.47),
             (Tool::SysbenchMemory, "sysbench-memory.txt", "rate", 18737.74),
+            (Tool::SysbenchCalls, "sysbench-calls.txt", "call", 0.925_976_385),
             (Tool::SysbenchOltp, "sysbench-oltp.txt", "rate", 324.83),
             (Tool::SysbenchOltp, "sysbench-oltp.txt", "p95", 6.91),
             (Tool::Fio, "fio-write.json", "iops", 1486.513487),
@@ -170,9 +176,10 @@ mod test {
         assert!(used > 1.0 && used < figure(Tool::Meminfo, "meminfo.txt", "total"), "{used}");
     }
 
-    const ALL: [Tool; 9] = [
+    const ALL: [Tool; 10] = [
         Tool::SysbenchCpu,
         Tool::SysbenchMemory,
+        Tool::SysbenchCalls,
         Tool::SysbenchOltp,
         Tool::Fio,
         Tool::Iperf3,

@@ -71,7 +71,7 @@ const KNOWN: [Known; 5] = [
     Known {
         name: "youki",
         wall: "shared-kernel",
-        package: "no Debian package: github.com/youki-dev/youki",
+        package: "no Debian package; `cargo install youki --no-default-features --features v1,v2`",
         shim: None,
         flags: &[],
     },

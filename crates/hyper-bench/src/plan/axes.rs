@@ -19,7 +19,7 @@ pub(super) fn of(axis: Axis, quick: bool, cpus: u32) -> Vec<Job> {
 }
 
 /// A figure of a step: its name, title, unit, good way, whether it stands for the axis.
-type Take = (&'static str, &'static str, &'static str, Better, bool);
+type Take<'a> = (&'static str, &'a str, &'static str, Better, bool);
 
 fn step(axis: Axis, name: &str, command: String, tool: Option<Tool>, takes: &[Take]) -> Step {
     let measure = |(figure, title, unit, better, main): &Take| Measure {
@@ -66,7 +66,7 @@ fn startup(quick: bool) -> Vec<Job> {
             others,
         ),
     ];
-    let sizes: &[u32] = if quick { &[10] } else { &[10, 50] };
+    let sizes: &[u32] = if quick { &[10] } else { &[10, 50, 100] };
     jobs.extend(sizes.iter().map(|count| crowd(*count)));
     jobs
 }
@@ -74,37 +74,31 @@ fn startup(quick: bool) -> Vec<Job> {
 /// Belongs to two axes: how long a crowd takes to start, and what it needs.
 fn crowd(count: u32) -> Job {
     let id = format!("crowd{count}");
-    let title = |words: &str| -> &'static str {
-        // Titles are as few as the sizes above.
-        match (words, count) {
-            ("all", 1) => "one that stays, until it runs",
-            ("all", 10) => "10 at once, until all run",
-            ("all", _) => "50 at once, until all run",
-            ("failed", 1) => "one that stays: failed",
-            ("failed", 10) => "10 at once: failed",
-            ("failed", _) => "50 at once: failed",
-            ("pss", 1) => "memory of one's processes on the host (PSS)",
-            ("pss", 10) => "memory of each one's processes on the host (PSS), 10 running",
-            ("pss", _) => "memory of each one's processes on the host (PSS), 50 running",
-            (_, 1) => "memory less available on the host, for one",
-            (_, 10) => "memory less available on the host, each of 10",
-            (_, _) => "memory less available on the host, each of 50",
-        }
+    let (all, failed, pss, available) = match count {
+        1 => (
+            "one that stays, until it runs".to_owned(),
+            "one that stays: failed".to_owned(),
+            "memory of one's processes on the host (PSS)".to_owned(),
+            "memory less available on the host, for one".to_owned(),
+        ),
+        _ => (
+            format!("{count} at once, until all run"),
+            format!("{count} at once: failed"),
+            format!("memory of each one's processes on the host (PSS), {count} running"),
+            format!("memory less available on the host, each of {count}"),
+        ),
     };
     let of = |axis, takes: &[Take]| step(axis, &id, String::new(), None, takes);
     let steps = vec![
         of(
             Axis::Startup,
-            &[
-                ("all", title("all"), "ms", Lower, false),
-                ("failed", title("failed"), "%", Lower, false),
-            ],
+            &[("all", &all, "ms", Lower, false), ("failed", &failed, "%", Lower, false)],
         ),
         of(
             Axis::Memory,
             &[
-                ("pss", title("pss"), "MiB", Lower, count == 10),
-                ("available", title("available"), "MiB", Lower, false),
+                ("pss", &pss, "MiB", Lower, count == 10),
+                ("available", &available, "MiB", Lower, false),
             ],
         ),
     ];
@@ -188,12 +182,16 @@ fn memory(quick: bool) -> Vec<Job> {
     ];
     let guest = step(Axis::Memory, "guest", String::new(), Some(Tool::Meminfo), &takes);
     let seconds = taken(time, &steps);
-    vec![
+    let mut jobs = vec![
         inside("memory", "", seconds, steps),
         job("guest", Kind::Guest, 1, 0.2, vec![guest]),
         crowd(1),
         crowd(10),
-    ]
+    ];
+    if !quick {
+        jobs.extend([50, 100].map(crowd));
+    }
+    jobs
 }
 
 /// One stressor; its YAML is the output.
@@ -266,6 +264,18 @@ fn disk(quick: bool) -> Vec<Job> {
                 root,
                 "--ioengine=psync --direct=1 --rw=read --bs=128k",
                 &[("rate", "sequential reads of 128 KiB, direct", "MiB/s", Higher, false)],
+            ),
+            of(
+                "disk-sw128k",
+                root,
+                "--ioengine=psync --direct=1 --rw=write --bs=128k",
+                &[("rate", "sequential writes of 128 KiB, direct", "MiB/s", Higher, false)],
+            ),
+            of(
+                "disk-rr128k",
+                root,
+                "--ioengine=psync --direct=1 --rw=randread --bs=128k",
+                &[("rate", "random reads of 128 KiB, direct", "MiB/s", Higher, false)],
             ),
             of(
                 "disk-sw1mb",
@@ -417,8 +427,29 @@ fn syscalls(quick: bool) -> Job {
         ("epoll", "--epoll 1", "epoll (stress-ng epoll)", false),
         ("exec", "--exec 1", "fork and exec (stress-ng exec)", false),
     ];
-    let wanted = if quick { 6 } else { CALLS.len() };
+    // stress-ng has none of single calls alone.
+    let setup = "cat >\"$BENCH/calls.lua\" <<'END'\n\
+         ffi.cdef('int getppid(void); int open(const char *, int); long read(int, void *, unsigned long);')\n\
+         sysbench.cmdline.options = { call = { 'the system call', 'getppid' } }\n\
+         function thread_init() file = ffi.C.open('/dev/zero', 0); byte = ffi.new('char[1]') end\n\
+         function event()\n\
+         if sysbench.opt.call == 'read' then for i = 1, 1000 do ffi.C.read(file, byte, 1) end\n\
+         else for i = 1, 1000 do ffi.C.getppid() end end\n\
+         end\n\
+         END\n";
     let mut steps = Vec::new();
+    for (call, title) in [("getppid", "getppid"), ("read", "read of a byte of /dev/zero")] {
+        let command = format!(
+            "sysbench \"$BENCH/calls.lua\" --call={call} --threads=1 --events=0 --time={time} run"
+        );
+        let takes = [("call", title, "µs", Lower, true)];
+        let name = format!("sys-{call}");
+        steps.push(step(Axis::Syscalls, &name, command, Some(Tool::SysbenchCalls), &takes));
+    }
+    if quick {
+        steps.truncate(1);
+    }
+    let wanted = if quick { 6 } else { CALLS.len() };
     for (name, stressor, title, main) in CALLS.into_iter().take(wanted) {
         let mut command = stress(stressor, time);
         if name == "exec" {
@@ -433,7 +464,7 @@ fn syscalls(quick: bool) -> Job {
         steps.push(step(Axis::Syscalls, &name, command, Some(Tool::StressNg), &takes));
     }
     let seconds = taken(time, &steps);
-    inside("syscalls", "", seconds, steps)
+    inside("syscalls", setup, seconds, steps)
 }
 
 fn nginx(quick: bool) -> Job {

@@ -20,6 +20,15 @@ pub(super) fn memory(output: &str) -> Result<Figures, ToolError> {
     }
 }
 
+/// Events of 1000 calls each.
+pub(super) fn calls(output: &str) -> Result<Figures, ToolError> {
+    let events = after(output, "total number of events:").filter(|events| *events > 0.0);
+    match (after(output, "total time:"), events) {
+        (Some(seconds), Some(events)) => Ok(Figures::from([("call", seconds * 1e3 / events)])),
+        _ => unknown("sysbench", "`total time:` and `total number of events:`", output),
+    }
+}
+
 pub(super) fn oltp(output: &str) -> Result<Figures, ToolError> {
     // `transactions:                        2040   (1016.96 per sec.)`
     let line = output.lines().find(|line| line.trim_start().starts_with("transactions:"));

@@ -154,9 +154,9 @@ fn turns<'a>(jobs: &'a [Job], study: &Study, subjects: &'a [Subject], tree: bool
     let mut all = Vec::new();
     for round in 0..=study.settings.runs {
         for job in jobs {
-            // What a start warms up is the image, and that is most of it.
+            // What a start warms up is the image, and that is most of it; the tools take their own time for the rest.
             let warms = matches!(job.kind, Kind::Start { .. });
-            if round == 0 && study.settings.quick && !warms {
+            if round == 0 && !warms {
                 continue;
             }
             for repeat in 0..if round == 0 { 1 } else { job.repeat } {
