@@ -17,11 +17,12 @@ pub const SHARE: &str = "/share";
 /// The initramfs inside the jail.
 pub const INITRAMFS: &str = "/initramfs";
 
-/// Arguments of the kernel, `argv[0]` included. `disks` is from [`crate::disk`].
+/// Arguments of the kernel, `argv[0]` included. `disks` is from [`crate::disk`]; `tsc` says that the host's clock is the TSC.
 pub fn arguments(
     config: &VmConfig,
     separation: Separation,
     with_initramfs: bool,
+    tsc: bool,
     disks: &[String],
 ) -> Vec<String> {
     let mut args = vec![
@@ -48,6 +49,10 @@ pub fn arguments(
     ];
     if with_initramfs {
         args.push(format!("initrd={INITRAMFS}"));
+    }
+    if tsc {
+        // Programs read the clock without a system call (kernel/patches/0015).
+        args.push("um_clock=tsc".to_owned());
     }
     args.extend_from_slice(disks);
     for (at, nic) in config.nics.iter().enumerate() {

@@ -32,13 +32,13 @@ pub async fn start(
     let max_disks = options.max_disks;
     let checked = move || {
         let kernel = check(&config, with_initramfs, max_disks)?;
-        Ok((config, kernel))
+        Ok((config, kernel, clock_is_tsc()))
     };
-    let (config, kernel) = blocking("look at the guest's files", checked).await?;
+    let (config, kernel, tsc) = blocking("look at the guest's files", checked).await?;
     let ((console, said), (link, theirs)) = (pair()?, pair()?);
     let console = Console::drain(console);
     let devices = config.disks.iter().map(|disk| disk.extents.len()).sum();
-    let spec = spec(options, &config, kernel, with_initramfs, said, theirs)?;
+    let spec = spec(options, &config, kernel, with_initramfs, tsc, said, theirs)?;
     let jail = spawn(NAME, &config.id, spec).await?;
     let socket = jail.take_socket().ok_or_else(|| VmError::Launch {
         hypervisor: NAME,
@@ -95,6 +95,7 @@ fn spec(
     config: &VmConfig,
     kernel: OwnedFd,
     with_initramfs: bool,
+    tsc: bool,
     console: OwnedFd,
     link: OwnedFd,
 ) -> Result<JailSpec, VmError> {
@@ -146,7 +147,13 @@ fn spec(
     for (at, nic) in config.nics.iter().enumerate() {
         spec = spec.fd(tap(nic)?, cmdline::tap_fd(at));
     }
-    Ok(spec.args(cmdline::arguments(config, options.separation, with_initramfs, &settings)))
+    Ok(spec.args(cmdline::arguments(config, options.separation, with_initramfs, tsc, &settings)))
+}
+
+/// Whether the host's kernel trusts the TSC so far that it is its clock; then guests may.
+fn clock_is_tsc() -> bool {
+    let source = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+    fs::read_to_string(source).is_ok_and(|name| name.trim() == "tsc")
 }
 
 /// The host's random numbers for the guest's (CONFIG_UML_RANDOM).

@@ -11,7 +11,8 @@
 //! beside a page of kernel code whose system calls they can use, and reach all of the guest's
 //! memory. Every program in a container would then be as strong as the guest's kernel, and users
 //! and containers of a pod would be walls in name only. So [`Separation::Ptrace`] is the default,
-//! although it is slower; measured together on one busy host (7.3.4, per operation):
+//! although it is slower; measured together on one busy host (7.3.4 before patches 0012 to 0015, which take a third of
+//! the first two lines off `ptrace`; per operation):
 //!
 //! | | ptrace | seccomp |
 //! | --- | --- | --- |

@@ -1,6 +1,7 @@
 /*
  * What a program may expect of the processor it runs on, wherever its kernel keeps it: the floating point registers are
- * its own across system calls, threads, signals, forks, execs, page faults and a debugger, and faults tell what they were.
+ * its own across system calls, threads, signals, forks, execs, page faults and a debugger, faults tell what they were, and
+ * clocks never go back.
  *
  * Prints what is wrong, a line each, and ends with 1; or `all well`.
  */
@@ -20,6 +21,7 @@
 #include <sys/ucontext.h>
 #include <sys/user.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define WORDS 16
@@ -272,6 +274,61 @@ static void faults(void)
 	fails(shared + 2 * PAGE, 1, SIGBUS, "write behind a file's end");
 }
 
+static long long nanoseconds(clockid_t clock, int by_system_call)
+{
+	struct timespec now;
+
+	if (by_system_call)
+		syscall(SYS_clock_gettime, clock, &now);
+	else
+		clock_gettime(clock, &now);
+	return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+static volatile long long *latest;
+
+/* Clocks that are read with and without a system call, by turns, over many ticks and in other processes. */
+static void clocks(void)
+{
+	static const clockid_t all[] = { CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_MONOTONIC_RAW, CLOCK_REALTIME };
+	/* Somebody may set the last one back. */
+	const int count = sizeof(all) / sizeof(*all), steady = count - 1;
+	const long long period = 400000000, from = nanoseconds(CLOCK_MONOTONIC, 0);
+	int status;
+	pid_t child;
+
+	latest = (long long *)map(4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
+	fflush(stdout);
+	child = fork();
+	for (unsigned turn = 0; nanoseconds(CLOCK_MONOTONIC, turn & 1) - from < period; turn++) {
+		for (int at = 0; at < steady; at++) {
+			/* what the other process saw before this was asked */
+			long long before = latest[at], now = nanoseconds(all[at], turn % 5 == 0);
+
+			expect(now >= before, "a clock goes on");
+			if (now > latest[at])
+				latest[at] = now;
+		}
+		if (turn % 1000 == 0)
+			sched_yield();
+	}
+	if (child == 0)
+		_exit(wrong);
+	waitpid(child, &status, 0);
+	expect(status == 0, "a child's clock goes on");
+	for (int at = 0; at < count; at++) {
+		const struct timespec nap = { 0, 20000000 };
+		long long before = nanoseconds(all[at], at & 1), passed;
+		struct timespec resolution;
+
+		nanosleep(&nap, NULL);
+		passed = nanoseconds(all[at], 0) - before;
+		expect(passed > 19000000 && passed < 10000000000LL, "a clock tells how long a sleep was");
+		expect(clock_getres(all[at], &resolution) == 0 && resolution.tv_sec == 0, "a clock's resolution");
+	}
+	expect(llabs(time(NULL) - nanoseconds(CLOCK_REALTIME, 1) / 1000000000) <= 1, "time of day in seconds");
+}
+
 int main(int count, char **words)
 {
 	if (count > 1 && !strcmp(words[1], "fresh"))
@@ -282,6 +339,7 @@ int main(int count, char **words)
 	processes();
 	debugger();
 	faults();
+	clocks();
 	if (!wrong)
 		puts("all well");
 	return wrong != 0;
