@@ -286,19 +286,33 @@ impl Jailed {
     /// # Errors
     /// As [`crate::spawn`]; and [`JailError::Unsupported`] when the supervisor is not root.
     pub async fn bind(&self, bind: Bind) -> Result<(), JailError> {
+        let what = "show another file in the running jail";
+        self.order(&Order::Bind { bind, uid: self.uid }, what).await
+    }
+
+    /// Takes files out of the running jail that [`Jailed::bind`] has shown in it, by their targets:
+    /// what its programs have open stays open.
+    ///
+    /// # Errors
+    /// As [`Jailed::bind`]. Those that could be taken out are out.
+    pub async fn unbind(&self, targets: Vec<PathBuf>) -> Result<(), JailError> {
+        self.order(&Order::Unbind { targets }, "take a file out of the running jail").await
+    }
+
+    async fn order(&self, order: &Order, what: &'static str) -> Result<(), JailError> {
         if !rustix::process::geteuid().is_root() {
             return Err(JailError::Unsupported {
                 name: self.leash.name.clone(),
-                what: "show another file in the running jail",
+                what,
                 hint: "only root may".to_owned(),
             });
         }
         let name = &self.leash.name;
         let keeper = start(name, &self.launcher)?;
         let mut leash = Leash::new(name.clone(), keeper, None);
-        wire::send(leash.control(), &Order::Bind { bind, uid: self.uid }, &[self.init.as_fd()])
+        wire::send(leash.control(), order, &[self.init.as_fd()])
             .map_err(|source| leash.io("send an order to the launcher", source))?;
-        let report = leash.report(GRACE, "showing a file").await;
+        let report = leash.report(GRACE, what).await;
         leash.settle().await;
         match report? {
             (Report::Bound, _) => Ok(()),

@@ -33,6 +33,11 @@ pub enum Order {
         bind: Bind,
         uid: u32,
     },
+    /// Takes files out of the jail whose init's pidfd is beside the packet, which an
+    /// [`Order::Bind`] has put there.
+    Unbind {
+        targets: Vec<PathBuf>,
+    },
 }
 
 /// A jail to make. Descriptors beside it: the program, when `program` is `None`, then those of
@@ -68,7 +73,7 @@ pub enum Report {
     /// The program was executed. Beside it: pidfd of init, pidfd of the hypervisor, and the
     /// datagram socket if one was asked for.
     Started { uid: u32, missing: Vec<String> },
-    /// A [`Order::Bind`] was carried out.
+    /// An [`Order::Bind`] or [`Order::Unbind`] was carried out.
     Bound,
     /// A step failed, and all was taken down.
     Failed { doing: String, object: String, errno: i32, hint: String },

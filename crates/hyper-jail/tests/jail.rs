@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helper fails as its test does")]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -327,19 +327,32 @@ async fn frozen_means_no_progress_and_a_frozen_jail_can_be_killed() {
 }
 
 #[tokio::test]
-async fn a_file_can_be_shown_later() {
+async fn a_file_can_be_shown_later_and_taken_out_again() {
     let dir = TempDir::new().unwrap();
     fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let path = dir.path().join("late");
     fs::write(&path, "late content\n").unwrap();
-    let script = "until read line < /more/late; do :; done; echo $line";
-    let (read, write) = pipe();
-    let jailed = spawn(spec("late", &["sh", "-c", script]).fd(write, 1)).await.unwrap();
+    let script = "until read line < /more/late; do :; done; echo $line; exec >&-; read go";
+    let ((read, write), (wait, go)) = (pipe(), pipe());
+    let late = spec("late", &["sh", "-c", script]).fd(wait, 0).fd(write, 1);
+    let jailed = spawn(late).await.unwrap();
     jailed.bind(Bind::new(&path, "/more/late").owned()).await.unwrap();
     let mut text = String::new();
     File::from(read).read_to_string(&mut text).unwrap();
     assert_eq!(text, "late content\n");
     assert_eq!(fs::metadata(&path).unwrap().uid(), jailed.uid());
+    // Out, and in again with another file: what the jail looked at stays nobody's.
+    jailed.unbind(vec!["/more/late".into()]).await.unwrap();
+    let mounts = format!("/proc/{}/mountinfo", jailed.pid());
+    assert!(!fs::read_to_string(&mounts).unwrap().contains("late"));
+    let error = jailed.unbind(vec!["/more/late".into()]).await.unwrap_err();
+    assert!(error.to_string().contains("`/more/late`"), "{error}");
+    let other = dir.path().join("other");
+    fs::write(&other, "").unwrap();
+    jailed.bind(Bind::new(&other, "/more/late")).await.unwrap();
+    assert!(fs::read_to_string(&mounts).unwrap().contains("/other"));
+    jailed.unbind(vec!["/more/late".into()]).await.unwrap();
+    File::from(go).write_all(b"go\n").unwrap();
     let missing = jailed.bind(Bind::new("/nonexistent", "/more/x")).await.unwrap_err();
     assert!(missing.to_string().contains("`/nonexistent`"), "{missing}");
     assert_eq!(jailed.wait().await.outcome, Outcome::Exited(0));

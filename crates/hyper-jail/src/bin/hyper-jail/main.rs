@@ -13,6 +13,7 @@ mod late;
 mod root;
 mod sys;
 
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use hyper_jail::wire::{self, Order, Report};
@@ -36,14 +37,17 @@ fn main() -> ExitCode {
     };
     match order {
         Order::Jail(plan) => keeper::run(control, *plan, fds),
-        Order::Bind { bind, uid } => {
-            let done = late::bind(&bind, uid, &fds);
-            let report = done.map_or_else(Fail::report, |()| Report::Bound);
-            // The supervisor may be gone; then nobody is there to be told.
-            match wire::send(&control, &report, &[]) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(_) => ExitCode::FAILURE,
-            }
-        }
+        Order::Bind { bind, uid } => tell(&control, late::bind(&bind, uid, &fds)),
+        Order::Unbind { targets } => tell(&control, late::unbind(&targets, &fds)),
+    }
+}
+
+/// What became of an order to a jail that runs.
+fn tell(control: &OwnedFd, done: Result<(), Fail>) -> ExitCode {
+    let report = done.map_or_else(Fail::report, |()| Report::Bound);
+    // The supervisor may be gone; then nobody is there to be told.
+    match wire::send(control, &report, &[]) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
