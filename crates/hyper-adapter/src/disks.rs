@@ -62,7 +62,17 @@ impl Places {
         self.free.iter().filter(|free| !**free).count()
     }
 
-    /// Frees a place that was taken for a disk that could not be added.
+    /// The place of the disk with these nodes, of which it has one; `node` says which a place has.
+    pub fn of(&self, devices: &[String], node: impl Fn(usize) -> String) -> Result<usize, VmError> {
+        let mut free = self.free.iter().enumerate();
+        let its = |(at, free): (usize, &bool)| !*free && devices == [node(at)];
+        free.position(its).ok_or_else(|| VmError::Unsupported {
+            hypervisor: self.hypervisor,
+            what: format!("remove disk {devices:?}: it was not added to the running guest"),
+        })
+    }
+
+    /// Frees a place whose disk could not be added, or is gone.
     pub fn give_back(&mut self, place: usize) {
         self.free[place] = true;
     }
@@ -88,6 +98,12 @@ mod tests {
         assert_eq!(places.take(true).unwrap(), 2);
         assert!(places.take(true).is_err());
         places.give_back(0);
+        let of =
+            |places: &Places, name: &str| places.of(&[name.to_owned()], |at| node("vd", at + 1));
+        assert_eq!(of(&places, "/dev/vdd").unwrap(), 2);
+        for other in ["/dev/vda", "/dev/vdb", "/dev/vde", ""] {
+            assert!(of(&places, other).unwrap_err().to_string().contains("not added"), "{other}");
+        }
         assert_eq!(places.take(true).unwrap(), 0);
     }
 

@@ -36,6 +36,8 @@ pub trait Guest: Send + Sync + 'static {
 
     async fn add_disk(&self, disk: Disk) -> Result<Vec<String>, VmError>;
 
+    async fn remove_disk(&self, devices: &[String]) -> Result<(), VmError>;
+
     async fn counters(&self) -> Result<BTreeMap<String, u64>, VmError> {
         Ok(BTreeMap::new())
     }
@@ -100,6 +102,10 @@ impl<G: Guest> Vm for Kept<G> {
 
     async fn add_disk(&self, disk: Disk) -> Result<Vec<String>, VmError> {
         self.guest.add_disk(disk).await
+    }
+
+    async fn remove_disk(&self, devices: &[String]) -> Result<(), VmError> {
+        self.guest.remove_disk(devices).await
     }
 
     async fn set_cpu(&self, share: CpuShare) -> Result<(), VmError> {

@@ -35,8 +35,11 @@ pub struct Capabilities {
     pub disk_model: DiskModel,
     /// Block devices a guest can have.
     pub max_disks: usize,
-    /// Disks can be added to a running guest.
+    /// Disks can be added to a running guest, and taken back.
     pub disk_hotplug: bool,
+    /// A disk that is taken back is out of reach for a guest that still uses it. Without this the
+    /// guest's own kernel is who closes it, and is believed.
+    pub disk_revoke: bool,
     pub max_vcpus: u32,
     pub max_nics: usize,
     /// The whole guest can be stopped and continued.

@@ -35,6 +35,7 @@ mod leftover;
 mod life;
 mod play;
 mod refuse;
+mod removed;
 mod saved;
 mod session;
 mod stream;
@@ -120,6 +121,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("as many disks as it says", |h, f| Box::pin(disk::many(h, f))),
     ("read-only holds, writes persist", |h, f| Box::pin(disk::writing(h, f))),
     ("a disk is added while running", |h, f| Box::pin(disk::adding(h, f))),
+    ("a removed disk is out of reach", |h, f| Box::pin(removed::gone(h, f))),
+    ("its place takes other disks, often", |h, f| Box::pin(removed::often(h, f))),
     ("pause stops, resume continues", |h, f| Box::pin(stream::pausing(h, f))),
     ("a saved guest goes on, twice", |h, f| Box::pin(saved::twice(h, f))),
     ("the guest gets what was asked", |h, f| Box::pin(life::shape(h, f))),

@@ -8,6 +8,9 @@ pub enum VmError {
     /// The hypervisor has no such capability.
     #[error("hypervisor `{hypervisor}` cannot {what}")]
     Unsupported { hypervisor: &'static str, what: String },
+    /// The guest has to let go of something first.
+    #[error("hypervisor `{hypervisor}` cannot {what}: the guest still uses it")]
+    Busy { hypervisor: &'static str, what: String },
     /// Its program, kernel or device is not on this host.
     #[error("hypervisor `{hypervisor}` needs {what}: {hint}")]
     Missing { hypervisor: &'static str, what: String, hint: String },

@@ -64,7 +64,15 @@ pub struct Guest {
 #[derive(Debug, Clone)]
 pub struct Power {
     life: Arc<Life>,
-    disks: Arc<Mutex<Vec<Disk>>>,
+    disks: Arc<Mutex<Devices>>,
+}
+
+/// What is behind each device of a guest, by its number.
+#[derive(Debug, Default)]
+struct Devices {
+    list: Vec<Option<Disk>>,
+    /// So many are there since the launch.
+    launched: usize,
 }
 
 impl Fake {
@@ -98,7 +106,7 @@ impl Fake {
         if config.nics.len() > can.max_nics {
             return unsupported(format!("give a guest {} network devices", config.nics.len()));
         }
-        let devices: usize = config.disks.iter().map(|disk| self.devices_of(disk)).sum();
+        let devices: usize = config.disks.iter().map(|disk| parts(self.model, disk).len()).sum();
         if devices > MAX_DISKS {
             return unsupported(format!("give a guest {devices} disks, at most {MAX_DISKS}"));
         }
@@ -106,13 +114,6 @@ impl Fake {
             return unsupported("share directories of the host".to_owned());
         }
         Ok(())
-    }
-
-    fn devices_of(&self, disk: &Disk) -> usize {
-        match self.model {
-            DiskModel::Stitched => 1,
-            DiskModel::DevicePerExtent => disk.extents.len(),
-        }
     }
 
     async fn check_files(&self, config: &VmConfig) -> Result<(), VmError> {
@@ -148,6 +149,7 @@ impl Hypervisor for Fake {
             disk_model: self.model,
             max_disks: MAX_DISKS,
             disk_hotplug: true,
+            disk_revoke: true,
             max_vcpus: 4,
             max_nics: 1,
             pause: true,
@@ -173,7 +175,9 @@ impl Hypervisor for Fake {
         }
         let life = Arc::new(Life::start()?);
         let (host, guest) = tokio::io::duplex(LINK_BUFFER);
-        let disks = Arc::new(Mutex::new(config.disks.clone()));
+        let list: Vec<_> =
+            config.disks.iter().flat_map(|disk| parts(self.model, disk)).map(Some).collect();
+        let disks = Arc::new(Mutex::new(Devices { launched: list.len(), list }));
         let power = Power { life: Arc::clone(&life), disks: Arc::clone(&disks) };
         let link = Guard::new(Side::Guest, guest, Arc::clone(&life.switch));
         // A test that does not look at its guests has a guest that hangs: its link must stay open.
@@ -211,16 +215,9 @@ impl Power {
     }
 
     /// The host file behind a guest device, its extents and whether it may be written.
-    pub fn device(&self, model: DiskModel, node: &str) -> Option<Disk> {
+    pub fn device(&self, node: &str) -> Option<Disk> {
         let disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
-        (0..disks.len()).find_map(|at| {
-            let place = devices(model, &disks, at).iter().position(|name| name == node)?;
-            let mut disk = disks[at].clone();
-            if model == DiskModel::DevicePerExtent {
-                disk.extents = vec![disk.extents[place].clone()];
-            }
-            Some(disk)
-        })
+        disks.list.get(number(node)?)?.clone()
     }
 }
 
@@ -228,7 +225,7 @@ struct FakeVm {
     model: DiskModel,
     life: Arc<Life>,
     link: Option<HostLink>,
-    disks: Arc<Mutex<Vec<Disk>>>,
+    disks: Arc<Mutex<Devices>>,
     _unseen: Option<Guest>,
 }
 
@@ -266,14 +263,36 @@ impl Vm for FakeVm {
         self.life.running("add a disk")?;
         check_disk(&disk).await?;
         let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
-        let used = (0..disks.len()).map(|at| devices(self.model, &disks, at).len()).sum::<usize>();
-        let more = if self.model == DiskModel::Stitched { 1 } else { disk.extents.len() };
-        if used + more > MAX_DISKS {
+        let more = parts(self.model, &disk);
+        let used = disks.list.iter().flatten().count();
+        if used + more.len() > MAX_DISKS {
             let what = format!("add a disk to the {used} a guest has, at most {MAX_DISKS}");
             return Err(VmError::Unsupported { hypervisor: NAME, what });
         }
-        disks.push(disk);
-        Ok(devices(self.model, &disks, disks.len() - 1))
+        disks.list.resize(MAX_DISKS, None);
+        let mut free = (0..MAX_DISKS).filter(|at| disks.list[*at].is_none()).collect::<Vec<_>>();
+        free.truncate(more.len());
+        for (at, part) in free.iter().zip(more) {
+            disks.list[*at] = Some(part);
+        }
+        Ok(free.into_iter().map(node).collect())
+    }
+
+    async fn remove_disk(&self, devices: &[String]) -> Result<(), VmError> {
+        self.life.running("remove a disk")?;
+        let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
+        let added = |name: &String| {
+            let at = number(name).filter(|at| *at >= disks.launched)?;
+            disks.list.get(at)?.as_ref().map(|_| at)
+        };
+        let Some(numbers) = devices.iter().map(added).collect::<Option<Vec<_>>>() else {
+            let what = format!("remove disk {devices:?}: it was not added to the running guest");
+            return Err(VmError::Unsupported { hypervisor: NAME, what });
+        };
+        for at in numbers {
+            disks.list[at] = None;
+        }
+        Ok(())
     }
 
     async fn set_cpu(&self, _: crate::CpuShare) -> Result<(), VmError> {
@@ -309,13 +328,27 @@ impl Drop for FakeVm {
 }
 
 fn devices(model: DiskModel, disks: &[Disk], disk: usize) -> Vec<String> {
-    let count = |disk: &Disk| match model {
-        DiskModel::Stitched => 1,
-        DiskModel::DevicePerExtent => disk.extents.len(),
-    };
+    let count = |disk: &Disk| parts(model, disk).len();
     let first: usize = disks.iter().take(disk).map(count).sum();
     let own = disks.get(disk).map_or(0, count);
-    (first..first + own).map(|at| format!("/dev/fake{at}")).collect()
+    (first..first + own).map(node).collect()
+}
+
+/// A disk as one for each device that it is.
+fn parts(model: DiskModel, disk: &Disk) -> Vec<Disk> {
+    let part = |extent: &crate::Extent| Disk { extents: vec![extent.clone()], ..disk.clone() };
+    match model {
+        DiskModel::Stitched => vec![disk.clone()],
+        DiskModel::DevicePerExtent => disk.extents.iter().map(part).collect(),
+    }
+}
+
+fn node(number: usize) -> String {
+    format!("/dev/fake{number}")
+}
+
+fn number(node: &str) -> Option<usize> {
+    node.strip_prefix("/dev/fake")?.parse().ok()
 }
 
 async fn check_disk(disk: &Disk) -> Result<(), VmError> {

@@ -69,6 +69,13 @@ pub trait Vm: Send + Sync {
     /// Adds a disk to the running guest and returns its device nodes.
     async fn add_disk(&self, disk: crate::Disk) -> Result<Vec<String>, VmError>;
 
+    /// Takes a disk back that [`Vm::add_disk`] added, named by all the nodes that returned: its
+    /// files are closed, and its place takes another disk, possibly with the same nodes. The guest
+    /// is to have let go of it first. One that has not gets I/O errors from then on where there is
+    /// [`Capabilities::disk_revoke`]; elsewhere it is [`VmError::Busy`], and all stays as it was.
+    /// After another error the place is not used again.
+    async fn remove_disk(&self, devices: &[String]) -> Result<(), VmError>;
+
     /// Bounds the CPU time of the hypervisor with all of its guest, from now on.
     async fn set_cpu(&self, share: CpuShare) -> Result<(), VmError>;
 

@@ -25,7 +25,7 @@ async fn the_fake_keeps_the_contract() {
         let fake = if model == DiskModel::Stitched { fake.sharing() } else { fake };
         let players = tokio::spawn(async move {
             while let Some(guest) = guests.next().await {
-                tokio::spawn(contract::play(guest, model));
+                tokio::spawn(contract::play(guest));
             }
         });
         contract::run(&fake, &fixture).await.unwrap();

@@ -88,6 +88,7 @@ impl Hypervisor for Kvm {
             disk_model: DiskModel::Stitched,
             max_disks: MAX_DISKS,
             disk_hotplug: true,
+            disk_revoke: true,
             max_vcpus: MAX_VCPUS,
             max_nics: MAX_NICS,
             pause: true,

@@ -60,6 +60,15 @@ impl Guest for KvmGuest {
         }
     }
 
+    async fn remove_disk(&self, devices: &[String]) -> Result<(), VmError> {
+        let mut places = self.places.lock().await;
+        let place = places.of(devices, |place| node(DISK, self.disks + place))?;
+        let removed = self.control.call(&Request::RemoveDisk { place }, Vec::new()).await;
+        removed.map_err(|error| error.while_doing("remove a disk"))?;
+        places.give_back(place);
+        Ok(())
+    }
+
     async fn counters(&self) -> Result<BTreeMap<String, u64>, VmError> {
         match self.control.call(&Request::Metrics, Vec::new()).await {
             Ok(Answer::Metrics { metrics }) => Ok(metrics.named()),

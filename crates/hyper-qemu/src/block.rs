@@ -1,4 +1,10 @@
 //! Disks of a running guest: the placeholders, and the real files that take their place.
+//!
+//! ```text
+//! vdN ─► diskN (raw) ─┬─► nothing, 1 TiB of zeros     since the launch
+//!                     ├─► lateN ─► descriptor sets    a disk was added
+//!                     └─► goneN: nothing, 0 bytes     it was removed: beyond the end, so errors
+//! ```
 
 use std::os::fd::OwnedFd;
 
@@ -6,7 +12,9 @@ use hyper_adapter::{Places, blocking, node};
 use hyper_hypervisor::{Disk, VmError};
 use serde_json::json;
 
-use crate::commands::{BlockdevAdd, BlockdevDel, BlockdevReopen, QueryNodes};
+use crate::commands::{
+    BlockdevAdd, BlockdevDel, BlockdevReopen, QueryFdsets, QueryNodes, RemoveFd,
+};
 use crate::control::{CallError, Control};
 use crate::disk::{self, Opened};
 use crate::{DISK, NAME, machine};
@@ -46,11 +54,69 @@ pub async fn add(
     }
 }
 
+/// Takes the disk with these nodes out of its place. After an error the place is not used again.
+pub async fn remove(
+    control: &Control,
+    launched: usize,
+    places: &mut Places,
+    devices: &[String],
+) -> Result<(), VmError> {
+    let place = places.of(devices, |place| node(DISK, launched + place))?;
+    let slot = launched + place;
+    let (late, gone) = (late(slot), gone(slot));
+    let removed = async {
+        let nothing = json!({ "driver": "null-co", "node-name": gone, "size": 0 });
+        control.call(BlockdevAdd(nothing)).await?;
+        // Returns when no request is under way any more.
+        reopen(control, slot, Places::is_read_only(place), &gone).await?;
+        control.call(BlockdevDel { node_name: late }).await.map(drop)
+    };
+    removed.await.map_err(|error| error.while_doing("remove a disk"))?;
+    let first = first_set(slot);
+    let closed = async {
+        for set in control.call(QueryFdsets {}).await? {
+            if (first..first + SETS).contains(&set.fdset_id) {
+                control.call(RemoveFd { fdset_id: set.fdset_id }).await?;
+            }
+        }
+        Ok(())
+    };
+    closed.await.map_err(|error: CallError| error.while_doing("close a removed disk"))?;
+    places.give_back(place);
+    Ok(())
+}
+
+/// Names of the block nodes below that of a slot.
+fn late(slot: usize) -> String {
+    format!("late{slot}")
+}
+
+fn gone(slot: usize) -> String {
+    format!("gone{slot}")
+}
+
+/// Puts the node `file` behind a slot's own.
+async fn reopen(
+    control: &Control,
+    slot: usize,
+    read_only: bool,
+    file: &str,
+) -> Result<(), CallError> {
+    let options = json!({
+        "driver": "raw",
+        "node-name": machine::block_node(slot),
+        "read-only": read_only,
+        "discard": "unmap",
+        "file": file,
+    });
+    control.call(BlockdevReopen { options: vec![options] }).await.map(drop)
+}
+
 async fn attach(control: &Control, slot: usize, disk: Disk) -> Result<(), VmError> {
     let set = first_set(slot);
     let read_only = disk.read_only;
     let opened = blocking("open the files of a disk", move || disk::open(&disk, set)).await?;
-    let late = format!("late{slot}");
+    let late = late(slot);
     let node = opened.node(&late, set);
     let Opened { files, bytes, .. } = opened;
     let sets = set..set + u32::try_from(files.len()).unwrap_or(SETS);
@@ -59,15 +125,8 @@ async fn attach(control: &Control, slot: usize, disk: Disk) -> Result<(), VmErro
         pass(control, files, set).await.map_err(|error| error.while_doing(doing))?;
         control.call(BlockdevAdd(node)).await.map_err(|error| error.while_doing(doing))?;
         check_node(control, &late, bytes).await?;
-        let options = json!({
-            "driver": "raw",
-            "node-name": machine::block_node(slot),
-            "read-only": read_only,
-            "discard": "unmap",
-            "file": late,
-        });
-        let reopen = BlockdevReopen { options: vec![options] };
-        control.call(reopen).await.map_err(|error| error.while_doing(doing))
+        let reopened = reopen(control, slot, read_only, &late).await;
+        reopened.map_err(|error| error.while_doing(doing))
     };
     if let Err(error) = added.await {
         let deleted = control.call(BlockdevDel { node_name: late }).await;
@@ -75,6 +134,9 @@ async fn attach(control: &Control, slot: usize, disk: Disk) -> Result<(), VmErro
         control.remove_fds(sets).await;
         return Err(error);
     }
+    // There after a disk was removed here, and of no more use.
+    let deleted = control.call(BlockdevDel { node_name: gone(slot) }).await;
+    tracing::trace!(slot, ?deleted, "what was in the place");
     Ok(())
 }
 

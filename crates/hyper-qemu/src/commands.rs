@@ -88,6 +88,17 @@ pub struct RemoveFd {
 }
 command!(RemoveFd("remove-fd") -> Value);
 
+/// Lists the descriptor sets.
+#[derive(Debug, Serialize)]
+pub struct QueryFdsets {}
+command!(QueryFdsets("query-fdsets") -> Vec<Fdset>);
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Fdset {
+    pub fdset_id: u32,
+}
+
 /// Lists the block nodes.
 #[derive(Debug, Serialize)]
 pub struct QueryNodes {

@@ -103,6 +103,7 @@ impl Hypervisor for Qemu {
             disk_model: DiskModel::Stitched,
             max_disks: machine::disk_slots(MAX_NICS + SHARES),
             disk_hotplug: true,
+            disk_revoke: true,
             max_vcpus: MAX_VCPUS,
             max_nics: MAX_NICS,
             pause: true,

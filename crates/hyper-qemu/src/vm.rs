@@ -64,6 +64,11 @@ impl Guest for QemuGuest {
         Ok(vec![block::add(&self.control, self.disks, &mut places, disk).await?])
     }
 
+    async fn remove_disk(&self, devices: &[String]) -> Result<(), VmError> {
+        let mut places = self.places.lock().await;
+        block::remove(&self.control, self.disks, &mut places, devices).await
+    }
+
     async fn quit(&self) {
         let _ = self.control.call(qapi::qmp::quit {}).await;
     }

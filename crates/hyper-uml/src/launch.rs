@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 
 use crate::cmdline::{self, INITRAMFS, LINK_FD, SCRATCH, SHARE};
 use crate::console::Console;
+use crate::disk::Numbers;
 use crate::mconsole::Mconsole;
 use crate::vm::{UmlVm, unsupported};
 use crate::{MAX_NICS, MIN_MEMORY_BYTES, NAME, Options, calls, disk, kernel};
@@ -37,7 +38,7 @@ pub async fn start(
     let (config, kernel, tsc) = blocking("look at the guest's files", checked).await?;
     let ((console, said), (link, theirs)) = (pair()?, pair()?);
     let console = Console::drain(console);
-    let devices = config.disks.iter().map(|disk| disk.extents.len()).sum();
+    let launched = config.disks.iter().map(|disk| disk.extents.len()).sum();
     let spec = spec(options, &config, kernel, with_initramfs, tsc, said, theirs)?;
     let jail = spawn(NAME, &config.id, spec).await?;
     let socket = jail.take_socket().ok_or_else(|| VmError::Launch {
@@ -51,8 +52,7 @@ pub async fn start(
         console,
         link: StdMutex::new(Some(link)),
         mconsole,
-        devices: Mutex::new(devices),
-        max_disks,
+        numbers: Mutex::new(Numbers::new(launched, max_disks)),
     })
 }
 
@@ -73,7 +73,7 @@ fn check(config: &VmConfig, with_initramfs: bool, max_disks: usize) -> Result<Ow
         let count = config.nics.len();
         return Err(unsupported(format!("have {count} network devices: at most {MAX_NICS}")));
     }
-    disk::check(&config.disks, 0, max_disks)?;
+    disk::check(&config.disks, max_disks)?;
     if with_initramfs {
         readable(&config.kernel.initramfs)?;
     }

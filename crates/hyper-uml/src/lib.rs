@@ -117,6 +117,8 @@ impl Hypervisor for Uml {
             disk_model: DiskModel::DevicePerExtent,
             max_disks: self.options.max_disks,
             disk_hotplug: true,
+            // The guest's kernel has the files open.
+            disk_revoke: false,
             // 7.3 has CONFIG_SMP for um, but only in seccomp mode, and threads of one process
             // still share one vCPU.
             max_vcpus: 1,

@@ -48,17 +48,37 @@ impl Mconsole {
     /// # Errors
     /// No answer within 10 s, or the kernel refuses.
     pub async fn ask(&self, doing: &'static str, command: &str) -> Result<String, VmError> {
+        let (failed, text) = self.answer(doing, command).await?;
+        if failed {
+            return Err(refusal(doing, command, &text));
+        }
+        Ok(text)
+    }
+
+    /// Has the guest's kernel remove `device`, e.g. `ubd3`.
+    ///
+    /// # Errors
+    /// As [`Self::ask`]; [`VmError::Busy`] when something in the guest has it open.
+    pub async fn remove(&self, device: &str) -> Result<(), VmError> {
+        let (doing, command) = ("remove a disk", format!("remove {device}"));
+        let (failed, text) = self.answer(doing, &command).await?;
+        match (failed, text.as_str()) {
+            (false, _) => Ok(()),
+            // arch/um/drivers/mconsole_kern.c
+            (true, "Device is currently open") => {
+                Err(VmError::Busy { hypervisor: NAME, what: format!("remove disk `{device}`") })
+            }
+            (true, text) => Err(refusal(doing, &command, text)),
+        }
+    }
+
+    /// Whether the kernel refuses, and its words.
+    async fn answer(&self, doing: &'static str, command: &str) -> Result<(bool, String), VmError> {
         let silent = VmError::Silent { hypervisor: NAME, what: doing, seconds: PATIENCE.as_secs() };
         let io = |source| VmError::Io { what: "talk to the guest kernel's mconsole", source };
         let request = request(command).map_err(io)?;
         let answered = timeout(PATIENCE, self.exchange(&request)).await;
-        let (failed, text) = answered.map_err(|_| silent)?.map_err(io)?;
-        if failed {
-            let text: String = text.chars().filter(|char| !char.is_control()).take(200).collect();
-            let source = Error::other(format!("the guest's kernel refuses `{command}`: {text}"));
-            return Err(VmError::Io { what: doing, source });
-        }
-        Ok(text)
+        answered.map_err(|_| silent)?.map_err(io)
     }
 
     async fn exchange(&self, request: &[u8]) -> Result<(bool, String), Error> {
@@ -91,6 +111,12 @@ impl Mconsole {
         }
         Err(Error::new(ErrorKind::InvalidData, "an endless answer"))
     }
+}
+
+fn refusal(doing: &'static str, command: &str, text: &str) -> VmError {
+    let text: String = text.chars().filter(|char| !char.is_control()).take(200).collect();
+    let source = Error::other(format!("the guest's kernel refuses `{command}`: {text}"));
+    VmError::Io { what: doing, source }
 }
 
 /// `struct mconsole_request`.

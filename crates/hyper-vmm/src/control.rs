@@ -87,6 +87,7 @@ fn carry_out(machine: &Machine, request: Request, files: Vec<OwnedFd>) -> Result
         Request::AddDisk { place, disk } => {
             machine.add_disk(place, machine::open_disk(&disk, files)?)?;
         }
+        Request::RemoveDisk { place } => machine.remove_disk(place)?,
         Request::Save => {
             let [state, memory] = <[OwnedFd; 2]>::try_from(files).map_err(|files| {
                 let why = format!("{} descriptors came with it, not 2", files.len());

@@ -82,6 +82,11 @@ pub(crate) trait Device: Send + std::fmt::Debug {
     fn fill(&mut self, _file: File) -> io::Result<()> {
         Err(io::Error::other("this device takes no disk"))
     }
+
+    /// Takes the disk out of a place for one.
+    fn empty(&mut self) -> io::Result<()> {
+        Err(io::Error::other("this device has no disk"))
+    }
 }
 
 /// What a device knows beside its queues.

@@ -29,6 +29,11 @@ pub enum Request {
         place: usize,
         disk: Disk,
     },
+    /// Takes the disk out of spare place `place`: its files are closed, and requests for it fail
+    /// until another one comes.
+    RemoveDisk {
+        place: usize,
+    },
     Metrics,
     /// Writes the paused guest to two files, state and memory, whose descriptors come with the
     /// line; it stays paused.

@@ -38,7 +38,7 @@ pub async fn many(hypervisor: &dyn Hypervisor, fixture: &Fixture) -> Verdict {
 }
 
 /// More than any machine of one bus has room for, and little to boot with.
-const MANY: usize = 40;
+pub const MANY: usize = 40;
 
 /// What the guest writes is in the file, what it may not write is not, even if it insists.
 pub async fn writing(hypervisor: &dyn Hypervisor, fixture: &Fixture) -> Verdict {
@@ -109,7 +109,7 @@ pub async fn adding(hypervisor: &dyn Hypervisor, fixture: &Fixture) -> Verdict {
 }
 
 /// Reads every device of a disk whole and compares it with its files.
-async fn compare(session: &mut Session, nodes: &[String], disk: &Disk, exact: bool) -> Verdict {
+pub async fn compare(session: &mut Session, nodes: &[String], disk: &Disk, exact: bool) -> Verdict {
     let mut wanted: Vec<Vec<u8>> = Vec::new();
     for extent in &disk.extents {
         wanted.push(std::fs::read(&extent.path).map_err(|error| error.to_string())?);
@@ -130,7 +130,7 @@ async fn compare(session: &mut Session, nodes: &[String], disk: &Disk, exact: bo
     Ok(())
 }
 
-fn host_read(disk: &Disk, offset: u64, count: usize) -> Result<Vec<u8>, String> {
+pub fn host_read(disk: &Disk, offset: u64, count: usize) -> Result<Vec<u8>, String> {
     let mut bytes = vec![0; count];
     let file = std::fs::File::open(&disk.extents[0].path).map_err(|error| error.to_string())?;
     file.read_exact_at(&mut bytes, offset).map_err(|error| error.to_string())?;

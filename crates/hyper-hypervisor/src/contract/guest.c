@@ -10,6 +10,8 @@
  *   read DEV OFF LEN      ok LEN, then LEN bytes
  *   write DEV OFF LEN     reads LEN bytes, writes and syncs them; first tries to lift read-only
  *   forget DEV            drops the guest's cached blocks of DEV (BLKFLSBUF)
+ *   hold DEV              keeps DEV open until release
+ *   release               ok
  *   udp IF IP PEER PORT   sets IF up with IP/24, sends "ping" to PEER:PORT, answers ok REPLY
  *   poweroff | panic      no answer
  *
@@ -153,9 +155,12 @@ static void cat(const char *path) {
 static void size_of(const char *dev) {
     uint64_t bytes = 0;
     int fd = open_soon(dev, O_RDONLY);
-    if (fd < 0 || ioctl(fd, BLKGETSIZE64, &bytes)) fail("size");
-    else say_number("ok", bytes);
+    int failed = fd < 0 || ioctl(fd, BLKGETSIZE64, &bytes);
+    int why = errno;
     if (fd >= 0) close(fd);
+    errno = why;
+    if (failed) fail("size");
+    else say_number("ok", bytes);
 }
 
 static void read_block(const char *dev, unsigned long long off, size_t len) {
@@ -188,17 +193,38 @@ static void write_block(const char *dev, unsigned long long off, size_t len) {
         if (put <= 0) break;
         done += (size_t)put;
     }
-    if (fd < 0 || done < len || fsync(fd)) fail("write");
-    else say("ok\n");
+    int failed = fd < 0 || done < len || fsync(fd);
+    int why = errno;
+    /* What is answered is done with: the host may take the disk away. */
     if (fd >= 0) close(fd);
+    errno = why;
+    if (failed) fail("write");
+    else say("ok\n");
     free(bytes);
 }
 
 static void forget(const char *dev) {
     int fd = open_soon(dev, O_RDONLY);
-    if (fd < 0 || ioctl(fd, BLKFLSBUF, 0)) fail("forget");
-    else say("ok\n");
+    int failed = fd < 0 || ioctl(fd, BLKFLSBUF, 0);
+    int why = errno;
     if (fd >= 0) close(fd);
+    errno = why;
+    if (failed) fail("forget");
+    else say("ok\n");
+}
+
+static int held_fd = -1;
+
+static void hold(const char *dev) {
+    held_fd = open_soon(dev, O_RDONLY);
+    if (held_fd < 0) fail("hold");
+    else say("ok\n");
+}
+
+static void release(void) {
+    if (held_fd >= 0) close(held_fd);
+    held_fd = -1;
+    say("ok\n");
 }
 
 static int interface_up(int fd, const char *name, const char *ip) {
@@ -251,6 +277,8 @@ static void obey(char *line) {
     else if (sscanf(line, "read %159s %llu %llu", a, &x, &y) == 3) read_block(a, x, (size_t)y);
     else if (sscanf(line, "write %159s %llu %llu", a, &x, &y) == 3) write_block(a, x, (size_t)y);
     else if (sscanf(line, "forget %159s", a) == 1) forget(a);
+    else if (sscanf(line, "hold %159s", a) == 1) hold(a);
+    else if (!strcmp(line, "release")) release();
     else if (sscanf(line, "udp %63s %63s %159s %d", b, c, a, &port) == 4) udp(b, c, a, port);
     else if (!strcmp(line, "poweroff")) { sync(); reboot(RB_POWER_OFF); die("power off"); }
     else if (!strcmp(line, "panic")) _exit(7);

@@ -6,16 +6,16 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufR
 use tokio::time::{Duration, sleep};
 
 use crate::fake::{Guest, GuestLink, Power};
-use crate::{Disk, DiskModel, VmExit};
+use crate::{Disk, VmExit};
 
 /// Plays the guest program until the guest ends.
-pub async fn play(guest: Guest, model: DiskModel) {
+pub async fn play(guest: Guest) {
     let Guest { config, link, power } = guest;
     let cmdline = format!("hyper.link=/dev/fakelink {}\n", config.kernel.extra_cmdline.join(" "));
     let cpus: String = (0..config.vcpus).map(|at| format!("processor\t: {at}\n")).collect();
     let memory = format!("MemTotal: {} kB\n", config.memory_bytes >> 10);
     let files = [("/proc/cmdline", cmdline), ("/proc/cpuinfo", cpus), ("/proc/meminfo", memory)];
-    let mut player = Player { link: BufReader::new(link), power, model, files };
+    let mut player = Player { link: BufReader::new(link), power, files };
     // The link fails when the guest ends, and then there is nothing more to play.
     let _ = player.run().await;
 }
@@ -23,7 +23,6 @@ pub async fn play(guest: Guest, model: DiskModel) {
 struct Player {
     link: BufReader<GuestLink>,
     power: Power,
-    model: DiskModel,
     files: [(&'static str, String); 3],
 }
 
@@ -67,10 +66,11 @@ impl Player {
                 self.write(node, number(offset)?, &bytes).await?;
                 self.say("ok\n").await
             }
-            ["forget", node] => {
+            ["forget" | "hold", node] => {
                 self.device(node)?;
                 self.say("ok\n").await
             }
+            ["release"] => self.say("ok\n").await,
             ["poweroff"] => self.end(VmExit::PoweredOff).await,
             ["panic"] => {
                 let message = "Attempted to kill init! exitcode=0x00000700".to_owned();
@@ -147,7 +147,7 @@ impl Player {
     }
 
     fn device(&self, node: &str) -> io::Result<Disk> {
-        self.power.device(self.model, node).ok_or_else(|| ErrorKind::NotFound.into())
+        self.power.device(node).ok_or_else(|| ErrorKind::NotFound.into())
     }
 }
 

@@ -5,7 +5,9 @@
 //! error of the request, told to the guest.
 //!
 //! A disk that comes later has a place from the start, which looks like a disk that is as long as
-//! any may be and reads as zeros, so that nothing has to be told to the driver when it comes.
+//! any may be and reads as zeros, so that nothing has to be told to the driver when it comes. After
+//! its disk was taken away it stays as long, and every request fails: a driver that was told of
+//! another length may be told of the next disk's too late.
 
 mod file;
 mod request;
@@ -51,7 +53,7 @@ pub(crate) struct Block {
     sizes: [u16; 1],
     read_only: bool,
     sectors: u64,
-    /// A disk is still to come.
+    /// It is a place whose disk is still to come, or was taken away.
     spare: bool,
     state: State,
 }
@@ -86,6 +88,20 @@ impl Block {
 
     fn start(&mut self, work: Work) -> io::Result<()> {
         self.state = State::Busy(Worker::start(&self.name, CALLS, work, Work::run)?);
+        Ok(())
+    }
+
+    /// Puts `file` behind the device and closes what was there. Between two requests: the thread
+    /// ends behind the one it is at.
+    fn swap(&mut self, file: File) -> io::Result<()> {
+        match std::mem::replace(&mut self.state, State::Lost) {
+            State::Idle(_) => self.state = State::Idle(file),
+            State::Busy(worker) => {
+                let work = worker.stop().ok_or_else(|| io::Error::other("its thread is lost"))?;
+                self.start(Work { file, live: work.live })?;
+            }
+            State::Lost => return Err(io::Error::other("its thread is lost")),
+        }
         Ok(())
     }
 }
@@ -151,15 +167,17 @@ impl Device for Block {
         if file.read_only() != self.read_only {
             return Err(io::Error::other("the place is for another kind of disk"));
         }
-        match std::mem::replace(&mut self.state, State::Lost) {
-            State::Idle(_) => self.state = State::Idle(file),
-            State::Busy(worker) => {
-                let work = worker.stop().ok_or_else(|| io::Error::other("its thread is lost"))?;
-                self.start(Work { file, live: work.live })?;
-            }
-            State::Lost => return Err(io::Error::other("its thread is lost")),
-        }
+        self.swap(file)?;
         self.spare = false;
+        Ok(())
+    }
+
+    fn empty(&mut self) -> io::Result<()> {
+        if self.spare {
+            return Err(io::Error::other("the place has no disk"));
+        }
+        self.swap(File::gone(self.read_only))?;
+        self.spare = true;
         Ok(())
     }
 }

@@ -93,6 +93,11 @@ impl Transport {
         self.device.fill(file)
     }
 
+    /// Takes its disk out of it.
+    pub fn empty(&mut self) -> std::io::Result<()> {
+        self.device.empty()
+    }
+
     /// Ends the device's thread; [`Self::go_on`] starts it again where it was.
     pub fn halt(&mut self) {
         let queues = self.device.stop();

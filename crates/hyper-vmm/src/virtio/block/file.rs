@@ -21,6 +21,8 @@ pub(crate) struct File {
     bytes: u64,
     read_only: bool,
     ephemeral: bool,
+    /// There is nothing behind it any more.
+    gone: bool,
 }
 
 #[derive(Debug)]
@@ -53,12 +55,17 @@ impl File {
             extents.push(Extent { file, start, bytes });
             start = start.checked_add(bytes).ok_or("the disk is too long")?;
         }
-        Ok(Self { extents, bytes: start, read_only, ephemeral })
+        Ok(Self { extents, bytes: start, read_only, ephemeral, gone: false })
     }
 
     /// What is where a disk will be: zeros, as long as any disk may be.
     pub fn empty(read_only: bool) -> Self {
-        Self { extents: Vec::new(), bytes: EMPTY_BYTES, read_only, ephemeral: true }
+        Self { extents: Vec::new(), bytes: EMPTY_BYTES, read_only, ephemeral: true, gone: false }
+    }
+
+    /// What is where a disk was: every request fails.
+    pub fn gone(read_only: bool) -> Self {
+        Self { gone: true, ..Self::empty(read_only) }
     }
 
     pub fn bytes(&self) -> u64 {
@@ -77,6 +84,7 @@ impl File {
         offset: u64,
         mut pieces: Vec<Piece>,
     ) -> io::Result<()> {
+        self.there()?;
         if way == Way::Out && self.read_only {
             return Err(io::ErrorKind::ReadOnlyFilesystem.into());
         }
@@ -111,6 +119,7 @@ impl File {
 
     /// Makes what was written last.
     pub(super) fn flush(&self) -> io::Result<()> {
+        self.there()?;
         if self.read_only || self.ephemeral {
             return Ok(());
         }
@@ -119,6 +128,7 @@ impl File {
 
     /// Zeros from `offset` on, by giving the room back where that can be.
     pub(super) fn clear(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.there()?;
         if self.read_only {
             return Err(io::ErrorKind::ReadOnlyFilesystem.into());
         }
@@ -127,6 +137,10 @@ impl File {
         let extent = self.extent_at(offset)?;
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         Ok(rustix::fs::fallocate(&extent.file, flags, offset - extent.start, bytes)?)
+    }
+
+    fn there(&self) -> io::Result<()> {
+        if self.gone { Err(io::ErrorKind::NotConnected.into()) } else { Ok(()) }
     }
 
     fn within(&self, offset: u64, bytes: u64) -> io::Result<()> {
@@ -192,6 +206,17 @@ mod test {
         assert!(disk.move_bytes(&memory, Way::In, u64::MAX, piece(512)).is_err());
         assert!(disk.move_bytes(&memory, Way::Out, 0, piece(512)).is_err());
         assert!(disk.clear(0, 512).is_err());
+    }
+
+    #[test]
+    fn what_is_gone_neither_reads_nor_writes() {
+        let memory = crate::memory::take(1 << 20, false).unwrap();
+        let disk = File::gone(false);
+        assert!(disk.bytes() >= File::empty(false).bytes());
+        assert!(disk.move_bytes(&memory, Way::In, 0, piece(512)).is_err());
+        assert!(disk.move_bytes(&memory, Way::Out, 0, piece(512)).is_err());
+        assert!(disk.clear(0, 512).is_err() && disk.flush().is_err());
+        assert!(File::empty(false).move_bytes(&memory, Way::In, 0, piece(512)).is_ok());
     }
 
     #[test]
