@@ -10,7 +10,7 @@ use serde::Deserialize as _;
 
 use crate::{
     cgroup,
-    container::{Container, aside, check_id},
+    container::{Container, aside, check_id, let_go},
     failure::{Doing as _, Outcome, failure},
     files, names,
     oci::spec::Resources,
@@ -127,6 +127,7 @@ impl Agent {
             Request::ChangeNetwork { gone, interfaces, routes } => {
                 pod::change_network(&gone, &interfaces, &routes).await
             }
+            Request::ReleaseDisks { devices } => aside(move || let_go(&devices)).await,
             Request::DeleteContainer { container } => self.delete(&container).await,
             Request::DeleteExec { process } => {
                 self.container(&process.container)?.forget_exec(&process)

@@ -43,6 +43,9 @@ pub enum Request {
     Processes { container: String },
     /// Counters of a container's cgroup, and of the guest as a whole.
     Stats { container: String },
+    /// Waits until nothing in the guest uses these disks, for some seconds, and forgets what it knows
+    /// of them; [`FailureKind::Conflict`] when something does. They may be taken away then.
+    ReleaseDisks { devices: Vec<String> },
     /// Removes a container that has exited: mounts, cgroup, stream ends.
     DeleteContainer { container: String },
     /// Forgets an exec that has exited.
@@ -79,6 +82,7 @@ impl Request {
             Self::ChangeNetwork { .. } => "change_network",
             Self::Processes { .. } => "processes",
             Self::Stats { .. } => "stats",
+            Self::ReleaseDisks { .. } => "release_disks",
             Self::DeleteContainer { .. } => "delete_container",
             Self::DeleteExec { .. } => "delete_exec",
             Self::StatPath { .. } => "stat_path",

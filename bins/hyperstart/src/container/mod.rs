@@ -42,7 +42,7 @@ use tokio::{
 use self::maker::Waiting;
 pub(crate) use self::maker::{Helper, aside, no_streams};
 pub(crate) use self::program::winsize;
-pub(crate) use self::rootfs::Directories;
+pub(crate) use self::rootfs::{Directories, let_go};
 use crate::{
     cgroup::Cgroup,
     failure::{Doing as _, Outcome, failure, invalid},

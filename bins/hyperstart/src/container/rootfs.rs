@@ -14,17 +14,19 @@ use std::{
     ffi::CString,
     fs, io,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
-use hyper_link::message::{GuestDisk, Rootfs};
+use hyper_link::message::{FailureKind, GuestDisk, Rootfs};
 use rustix::{
     fs::{Mode, OFlags, open},
+    io::Errno,
     mount::{MountFlags, UnmountFlags, mount, unmount},
 };
 
 use crate::{
     boot::STATE,
-    failure::{Doing as _, Outcome, invalid},
+    failure::{Doing as _, Outcome, failure, invalid},
 };
 
 /// The directories of one container.
@@ -93,7 +95,7 @@ impl Directories {
             let path = self.base.join(name);
             match unmount(&path, UnmountFlags::NOFOLLOW) {
                 // Not there, or not mounted.
-                Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::INVAL) => {}
+                Ok(()) | Err(Errno::NOENT | Errno::INVAL) => {}
                 Err(error) => return Err(error).doing(|| format!("unmount {}", path.display())),
             }
         }
@@ -144,6 +146,38 @@ pub(super) fn forget_cache(device: &str) -> Outcome<()> {
     let opened = opened.doing(|| format!("open disk {device}"))?;
     crate::sys::drop_disk_cache(std::os::fd::AsFd::as_fd(&opened))
         .doing(|| format!("drop the cache of disk {device}"))
+}
+
+/// How long a file system that was unmounted may take to close its disk.
+const CLOSING: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(10);
+
+/// Waits until no file system has these disks. Blocks.
+///
+/// # Errors
+/// One has after [`CLOSING`].
+pub(crate) fn let_go(devices: &[String]) -> Outcome<()> {
+    let until = Instant::now() + CLOSING;
+    for device in devices {
+        if !device.starts_with("/dev/") {
+            return Err(invalid(format!("disk {device:?} is no device of the guest")));
+        }
+        // On a block device it means: not while a file system has it.
+        let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
+        loop {
+            match open(device.as_str(), flags, Mode::empty()) {
+                Ok(_) => break,
+                Err(Errno::BUSY) if Instant::now() < until => std::thread::sleep(POLL),
+                Err(Errno::BUSY) => {
+                    let message = format!("disk {device} is still in use");
+                    return Err(failure(FailureKind::Conflict, message));
+                }
+                Err(error) => return Err(error).doing(|| format!("open disk {device}")),
+            }
+        }
+        forget_cache(device)?;
+    }
+    Ok(())
 }
 
 fn text(options: String) -> Outcome<CString> {
