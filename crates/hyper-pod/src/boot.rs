@@ -17,7 +17,8 @@ use hyper_link::{EventReceiver, Link};
 use tokio::sync::Mutex;
 
 use crate::create::blocking;
-use crate::guest::{Given, Guest, end_of, tail};
+use crate::disks::Given;
+use crate::guest::{Guest, end_of, tail};
 use crate::network::Network;
 use crate::settings::Flavour;
 use crate::share::Sharer;
@@ -27,9 +28,10 @@ use crate::{PodError, Settings, chain};
 
 const CONFIGURE: Duration = Duration::from_secs(30);
 
-/// Starts a guest with the disks of its first container.
+/// Starts a guest with the disks of `container`, its first one.
 pub(crate) async fn boot(
     settings: &Settings,
+    container: &str,
     hypervisor: Arc<dyn Hypervisor>,
     spec: &Spec,
     disks: Vec<Disk>,
@@ -47,9 +49,10 @@ pub(crate) async fn boot(
     }
     let memory_bytes = spec.wishes.memory(settings, can.min_memory_bytes);
     // First of all: what another guest writes to must not be given to this one.
-    let mut held = Vec::new();
+    let mut given = Given::default();
     for (_, disk) in &spec.disks {
-        held.extend(crate::volume::hold(disk).await?);
+        let locks = crate::volume::hold(disk).await?;
+        given.hold(disk, locks);
     }
     let shares = !spec.shared.is_empty() || (spec.sandbox && can.share);
     let sharer = if shares {
@@ -76,7 +79,9 @@ pub(crate) async fn boot(
     let vcpus = config.vcpus;
     let started_ns = hyper_stdio::now_ns();
     let (mut origin, clone) = cloned(settings, &*hypervisor, spec, &flavour, &config).await;
-    if clone.is_some() {
+    // A clone gets its disks while it runs.
+    let late = clone.is_some();
+    if late {
         for (at, interface) in network.interfaces.iter_mut().enumerate() {
             interface.found_by = Some(template::card(at));
         }
@@ -98,9 +103,8 @@ pub(crate) async fn boot(
     identity.names = spec.network.names.clone().map(|file| crate::names::serve(&link, file));
     let configure = Request::ConfigurePod(identity);
     link.call(configure, CONFIGURE).await.map_err(|error| failed(name, &*vm, chain(&error)))?;
-    let mut given = Given::default();
     for (disk, devices) in disks.into_iter().zip(devices) {
-        given.push(disk, devices);
+        given.push(disk, devices, late, container);
     }
     let guest = Guest {
         hypervisor,
@@ -116,7 +120,6 @@ pub(crate) async fn boot(
         sharer,
         shared: Mutex::new(spec.shared.clone()),
         wiring: Mutex::new(network.wiring),
-        held: Mutex::new(held),
     };
     Ok((guest, events))
 }

@@ -124,7 +124,7 @@ impl Actor {
                 self.guest = GuestState::Booting(Vec::new());
                 let settings = Arc::clone(&self.settings);
                 self.spawn(async move {
-                    let result = booted(&settings, prepared).await.map(Box::new);
+                    let result = booted(&settings, &id, prepared).await.map(Box::new);
                     Input::Booted { container: id, result }
                 });
             }
@@ -237,11 +237,16 @@ impl Actor {
         }
         let State::Creating(reply) = container.init.state else { return };
         let (owned, socket) = (container.owned, container.bundle.join(hyper_task::pod::SOCKET));
+        let id = id.to_owned();
         let guest = self.stop_if_empty();
         let stopping = guest.is_some();
+        let others = self.up().ok();
         let task = async move {
             if let Some(guest) = guest {
                 guest.stop(false).await;
+            }
+            if let Some(guest) = others {
+                guest.take_back_disks(&id).await;
             }
             remove(owned, socket).await;
         };
@@ -438,7 +443,11 @@ async fn prepared(
     }
 }
 
-async fn booted(settings: &Settings, mut prepared: Prepared) -> Result<Booted, PodError> {
+async fn booted(
+    settings: &Settings,
+    container: &str,
+    mut prepared: Prepared,
+) -> Result<Booted, PodError> {
     // A container that came second while the first one failed has not chosen.
     let hypervisor = match &prepared.hypervisor {
         Some(hypervisor) => Arc::clone(hypervisor),
@@ -456,7 +465,8 @@ async fn booted(settings: &Settings, mut prepared: Prepared) -> Result<Booted, P
         let name = hypervisor.name();
         prepared.spec = copied(prepared.spec, name).await?;
     }
-    let (guest, events) = boot(settings, hypervisor, &prepared.spec, disks, network).await?;
+    let (guest, events) =
+        boot(settings, container, hypervisor, &prepared.spec, disks, network).await?;
     Ok(Booted { guest, events, prepared })
 }
 
@@ -481,12 +491,13 @@ async fn created(
     if !first {
         guest.add_shared(&spec.shared).await?;
     }
-    let rootfs = if first { guest.first_root(&root).await } else { guest.add_root(&root).await? };
+    let rootfs =
+        if first { guest.first_root(&root).await } else { guest.add_root(id, &root).await? };
     for (at, (place, disk)) in spec.disks.iter().enumerate() {
         let device = if first {
             guest.device(1 + usize::from(root.upper.is_some()) + at).await
         } else {
-            guest.add_volume(disk).await?
+            guest.add_volume(id, disk).await?
         };
         if let Some(mount) = spec.value.pointer_mut(&format!("/mounts/{place}")) {
             mount["type"] = "ext4".into();

@@ -4,7 +4,8 @@
 //! agent's Exited ─┐                       ┌ exec: announced
 //! guest's end ────┴► ended ──delivered──► │
 //!                                         └ container: exit.json ─► announced ─► deletable
-//! Delete: last container ─► guest stops (gently when a disk is kept) ─► files removed ─► answer
+//! Delete: last container ─► guest stops (gently when a disk is kept) ─┐
+//!         others ─► removed in the guest ─► its disks are taken back ─┴► files removed ─► answer
 //! ```
 
 use std::path::Path;
@@ -274,6 +275,7 @@ impl Actor {
                         "container not removed in the guest"
                     );
                 }
+                guest.take_back_disks(&id).await;
             }
             if let Some(guest) = last {
                 guest.stop(keeps).await;

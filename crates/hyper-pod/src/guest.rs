@@ -1,4 +1,4 @@
-//! One running guest: its disks and shares, and the watch over it.
+//! One running guest: its shares, and the watch over it. Its disks are in `disks`.
 //!
 //! ```text
 //! boot.rs ─► up ──watch──► ended (exactly one Ended)
@@ -10,15 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper_hypervisor::{Disk, DiskModel, Hypervisor, Vm, VmExit};
-use hyper_link::message::{Event, GuestDisk, Reply, Request, Rootfs};
+use hyper_hypervisor::{Hypervisor, Vm, VmExit};
+use hyper_link::message::{Event, Reply, Request};
 use hyper_link::{CallError, EventReceiver, Link};
 use hyper_network::Wiring;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::PodError;
 use crate::actor::Input;
-use crate::rootfs::RootDisks;
+use crate::disks::Given;
 use crate::share::{Shared, Sharer};
 
 /// A link that answers nothing for so long is dead. Together with the time between two questions
@@ -44,7 +44,6 @@ pub(crate) struct Guest {
     pub ready_ns: i64,
     /// How it came to be, for people.
     pub origin: String,
-    /// All disks ever given, in order: position is identity.
     pub disks: Mutex<Given>,
     pub paused: AtomicBool,
     /// Serves directories of the host to it.
@@ -52,51 +51,6 @@ pub(crate) struct Guest {
     pub shared: Mutex<Vec<Shared>>,
     /// Of its network namespace, if it has one.
     pub wiring: Mutex<Option<Wiring>>,
-    /// Locks on volumes that are disks, for as long as the guest may write to them.
-    pub held: Mutex<Vec<std::fs::File>>,
-}
-
-/// The disks of a guest.
-#[derive(Debug, Default)]
-pub(crate) struct Given(Vec<GivenDisk>);
-
-#[derive(Debug)]
-struct GivenDisk {
-    disk: Disk,
-    /// Which files they are: device and inode of each extent. A file that the hypervisor holds open
-    /// keeps its inode, whatever becomes of its name.
-    files: Vec<(u64, u64)>,
-    /// Its nodes in the guest, as the hypervisor said when it was given: a disk that came later may
-    /// have passed over places that do not suit it.
-    devices: Vec<String>,
-}
-
-impl Given {
-    pub fn push(&mut self, disk: Disk, devices: Vec<String>) {
-        let files = files(&disk);
-        self.0.push(GivenDisk { disk, files, devices });
-    }
-
-    /// Nodes of a disk that the guest has already: an image that another container has too, or the
-    /// writable disk of a container that comes back.
-    fn devices(&self, disk: &Disk) -> Option<Vec<String>> {
-        let files = files(disk);
-        let same = |given: &&GivenDisk| given.files == files && given.disk == *disk;
-        let known = (!files.is_empty()).then(|| self.0.iter().find(same)).flatten()?;
-        Some(known.devices.clone())
-    }
-
-    fn at(&self, at: usize) -> Vec<String> {
-        self.0.get(at).map(|given| given.devices.clone()).unwrap_or_default()
-    }
-}
-
-/// Empty when one of them cannot be looked at.
-fn files(disk: &Disk) -> Vec<(u64, u64)> {
-    let file = |extent: &hyper_hypervisor::Extent| {
-        rustix::fs::stat(&extent.path).map(|stat| (stat.st_dev, stat.st_ino))
-    };
-    disk.extents.iter().map(file).collect::<Result<_, _>>().unwrap_or_default()
 }
 
 /// How a guest ended.
@@ -130,31 +84,6 @@ impl Guest {
         }
     }
 
-    /// The root of the container whose disks the guest was booted with.
-    pub async fn first_root(&self, root: &RootDisks) -> Rootfs {
-        let given = self.disks.lock().await;
-        let upper = root.upper.as_ref().map(|_| given.at(1));
-        rootfs(root, self.model(), &given.at(0), upper.as_deref())
-    }
-
-    /// Adds the disks of a later container.
-    pub async fn add_root(&self, root: &RootDisks) -> Result<Rootfs, PodError> {
-        if !self.hypervisor.capabilities().disk_hotplug {
-            return Err(PodError::Unsupported(format!(
-                "hypervisor `{}` cannot add a disk to a running guest, so its pods hold one \
-                 container",
-                self.hypervisor.name()
-            )));
-        }
-        let mut disks = self.disks.lock().await;
-        let image = self.add_disk(&mut disks, &root.image).await?;
-        let upper = match &root.upper {
-            None => None,
-            Some(disk) => Some(self.add_disk(&mut disks, disk).await?),
-        };
-        Ok(rootfs(root, self.model(), &image, upper.as_deref()))
-    }
-
     /// Shares what a later container mounts.
     pub async fn add_shared(&self, shared: &[Shared]) -> Result<(), PodError> {
         let mut known = self.shared.lock().await;
@@ -173,35 +102,6 @@ impl Guest {
                 first.source.display()
             ))),
         }
-    }
-
-    /// Device node of a disk that holds one file system.
-    pub async fn device(&self, at: usize) -> String {
-        let given = self.disks.lock().await;
-        given.at(at).into_iter().next().unwrap_or_default()
-    }
-
-    /// Adds a disk of a later container; returns its device node.
-    pub async fn add_volume(&self, disk: &Disk) -> Result<String, PodError> {
-        let mut given = self.disks.lock().await;
-        if given.devices(disk).is_none() {
-            self.held.lock().await.extend(crate::volume::hold(disk).await?);
-        }
-        let devices = self.add_disk(&mut given, disk).await?;
-        Ok(devices.into_iter().next().unwrap_or_default())
-    }
-
-    async fn add_disk(&self, given: &mut Given, disk: &Disk) -> Result<Vec<String>, PodError> {
-        if let Some(devices) = given.devices(disk) {
-            return Ok(devices);
-        }
-        let devices = self.vm.add_disk(disk.clone()).await.map_err(|source| {
-            let path = disk.extents.first().map(|extent| extent.path.display().to_string());
-            let action = format!("add disk `{}` to the guest", path.unwrap_or_default());
-            PodError::Vm { action, source }
-        })?;
-        given.push(disk.clone(), devices.clone());
-        Ok(devices)
     }
 
     /// Stops all vCPUs, or lets them go on. The watch does not mind a paused guest's silence.
@@ -257,41 +157,6 @@ impl Guest {
             Some(sharer) => sharer.ended().await,
             None => std::future::pending().await,
         }
-    }
-
-    fn model(&self) -> DiskModel {
-        self.hypervisor.capabilities().disk_model
-    }
-}
-
-fn rootfs(
-    root: &RootDisks,
-    model: DiskModel,
-    image: &[String],
-    upper: Option<&[String]>,
-) -> Rootfs {
-    let sizes: Vec<u64> = root.image.extents.iter().map(|extent| extent.bytes).collect();
-    let mut parts: Vec<GuestDisk> = match model {
-        DiskModel::Stitched => image
-            .iter()
-            .take(1)
-            .map(|device| GuestDisk { device: device.clone(), bytes: sizes.iter().sum() })
-            .collect(),
-        DiskModel::DevicePerExtent => image
-            .iter()
-            .zip(&sizes)
-            .map(|(device, bytes)| GuestDisk { device: device.clone(), bytes: *bytes })
-            .collect(),
-    };
-    let layers = parts.split_off(parts.len().min(1));
-    let bytes = root.upper.iter().flat_map(|disk| &disk.extents).map(|extent| extent.bytes).sum();
-    Rootfs {
-        image: parts.pop().unwrap_or(GuestDisk { device: String::new(), bytes: 0 }),
-        layers,
-        upper: upper
-            .and_then(<[String]>::first)
-            .map(|device| GuestDisk { device: device.clone(), bytes }),
-        read_only: root.read_only,
     }
 }
 
@@ -402,32 +267,4 @@ pub(crate) fn tail(vm: &dyn Vm) -> String {
     let console = vm.console();
     let lines: Vec<&str> = console.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
-}
-
-#[cfg(test)]
-mod test {
-    use super::*;
-    use hyper_hypervisor::Extent;
-
-    /// The volume of a container that came back was looked for where the next disk would have been.
-    #[test]
-    fn a_disk_that_passed_over_a_place_is_found_where_it_is() {
-        let directory = tempfile::tempdir().unwrap();
-        let disk = |name: &str, read_only| {
-            let path = directory.path().join(name);
-            std::fs::write(&path, [0; 4096]).unwrap();
-            Disk { extents: vec![Extent { path, bytes: 4096 }], read_only, ephemeral: false }
-        };
-        let mut given = Given::default();
-        for (name, read_only, device) in [
-            ("image", true, "/dev/vda"),
-            ("upper", false, "/dev/vdb"),
-            ("volume", false, "/dev/vdd"),
-        ] {
-            given.push(disk(name, read_only), vec![device.to_owned()]);
-        }
-        assert_eq!(given.devices(&disk("volume", false)), Some(vec!["/dev/vdd".to_owned()]));
-        assert_eq!((given.at(2), given.at(3)), (vec!["/dev/vdd".to_owned()], vec![]));
-        assert_eq!(given.devices(&disk("another", false)), None);
-    }
 }

@@ -25,6 +25,7 @@ mod choose;
 mod convert;
 mod cpu;
 mod create;
+mod disks;
 mod error;
 mod exit;
 mod exits;

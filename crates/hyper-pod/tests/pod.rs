@@ -271,9 +271,9 @@ async fn directories_become_disks_and_go_with_the_container() {
     request.rootfs[0].options = vec![format!("lowerdir={}", lower.display())];
     let (created, power) = tokio::join!(host.pod.create(request), start_agent(&mut host.guests));
     created.unwrap();
-    let image = power.device(DiskModel::Stitched, "/dev/fake0").unwrap();
+    let image = power.device("/dev/fake0").unwrap();
     assert!(image.read_only && image.extents.len() == 2);
-    let upper = power.device(DiskModel::Stitched, "/dev/fake1").unwrap();
+    let upper = power.device("/dev/fake1").unwrap();
     assert!(!upper.read_only && upper.ephemeral && upper.extents[0].bytes == 64 << 20);
     host.run("c").await;
     host.pod.delete(init("c")).await.unwrap();
@@ -293,15 +293,20 @@ async fn a_sandbox_holds_the_guest_and_has_no_process() {
     let error = host.pod.exec(exec_request("s", "e", &["cat"], Uris::default())).await.unwrap_err();
     assert!(error.to_string().contains("name one of its containers"), "{error}");
 
-    // A container comes and goes, twice with the same disks: the guest gets them once.
+    // Containers come and go, two with the same disks: the guest has them once, for as long.
+    let disk = |at: usize| power.device(&format!("/dev/fake{at}"));
     for _ in 0..2 {
-        host.pod.create(host.request("c", &["echo", "hello"], host.hub("c"))).await.unwrap();
-        assert_eq!(host.run("c").await.code, 0);
-        host.pod.delete(init("c")).await.unwrap();
-        assert_eq!(host.pod.process(init("s")).await.unwrap().status, Status::Running);
+        for id in ["c", "d"] {
+            host.pod.create(host.request(id, &["echo", "hello"], host.hub(id))).await.unwrap();
+        }
+        for id in ["c", "d"] {
+            assert_eq!(host.run(id).await.code, 0);
+            assert!(disk(0).is_some() && disk(1).is_none());
+            host.pod.delete(init(id)).await.unwrap();
+            assert_eq!(host.pod.process(init("s")).await.unwrap().status, Status::Running);
+        }
+        assert!(disk(0).is_none());
     }
-    let disk = |at: usize| power.device(DiskModel::Stitched, &format!("/dev/fake{at}"));
-    assert!(disk(0).is_some() && disk(1).is_none());
 
     // 28 is SIGWINCH: not one that ends it.
     host.pod.signal(init("s"), 28, false).await.unwrap();
@@ -310,4 +315,53 @@ async fn a_sandbox_holds_the_guest_and_has_no_process() {
     assert_eq!(host.pod.wait(init("s")).await.unwrap().code, 143);
     host.pod.delete(init("s")).await.unwrap();
     assert!(host.pod.shutdown(false).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_containers_come_and_go_never_runs_out_of_disks() {
+    for model in [DiskModel::Stitched, DiskModel::DevicePerExtent] {
+        let mut host = Host::new(model);
+        let sandbox = host.sandbox_request("s");
+        let (created, power) =
+            tokio::join!(host.pod.create(sandbox), start_agent(&mut host.guests));
+        created.unwrap();
+        host.pod.start(init("s")).await.unwrap();
+        let lower = host.dir.path().join("lower");
+        std::fs::create_dir_all(&lower).unwrap();
+        std::fs::write(lower.join("issue"), "hello").unwrap();
+        let request = |host: &Host, id: &str, args: &[&str]| {
+            let mut request = host.request(id, args, Uris::default());
+            request.rootfs[0].kind = "overlay".into();
+            request.rootfs[0].options = vec![format!("lowerdir={}", lower.display())];
+            request
+        };
+        let disks = || (0..6).filter_map(|at| power.device(&format!("/dev/fake{at}"))).count();
+        // The fake has places for six, this takes three of them; one more stays to the end.
+        let mut most = 0;
+        host.pod.create(request(&host, "stays", &["cat"])).await.unwrap();
+        for round in 0..18 {
+            // One that cannot be created gives back what it had been given.
+            let failed = host.pod.create(request(&host, "f", &["uncreatable"])).await;
+            assert_eq!(failed.unwrap_err().kind(), Kind::InvalidArgument);
+            let id = format!("c{round}");
+            host.pod.create(request(&host, &id, &["exit", "0"])).await.unwrap();
+            most = most.max(disks());
+            host.run(&id).await;
+            host.pod.delete(init(&id)).await.unwrap();
+        }
+        let one = if model == DiskModel::Stitched { 2 } else { 3 };
+        assert_eq!((disks(), most), (one, one + 1), "the image is theirs together");
+
+        // What the agent does not let go of stays, and is taken back with the next one's.
+        for (args, left) in [("clings", one + 1), ("exit", one)] {
+            host.pod.create(request(&host, "c", &[args, "0"])).await.unwrap();
+            host.pod.start(init("c")).await.unwrap();
+            // `clings` runs until it is killed.
+            let _ = host.pod.signal(init("c"), 9, false).await;
+            host.pod.wait(init("c")).await.unwrap();
+            host.pod.delete(init("c")).await.unwrap();
+            assert_eq!(disks(), left, "{args}");
+        }
+        assert!(host.pod.shutdown(true).await.unwrap());
+    }
 }

@@ -80,6 +80,55 @@ fn a_container_comes_back_into_its_pod_more_often_than_there_are_places_for_disk
 }
 
 #[test]
+fn a_pod_whose_containers_come_and_go_never_runs_out_of_disks() {
+    let engine = Engine::with_busybox();
+    for runtime in runtimes() {
+        let (pod, other) = (format!("busy-{runtime}"), format!("idle-{runtime}"));
+        engine.hyper(&["pod", "create", "--runtime", runtime, &pod]).succeeded();
+        let stays = ["run", "-d", "--pod", &pod, "--name", &other, "busybox", "sleep", "600"];
+        engine.hyper(&stays).succeeded();
+        // A guest of uml has 256 disks, a pod's on the others twelve that come later.
+        let rounds = if runtime == "uml" { 90 } else { 14 };
+        for round in 0..rounds {
+            let script = format!("cat /f; echo {round} | tee /f");
+            let args = ["run", "--rm", "--pod", &pod, "busybox", "sh", "-c", &script];
+            let said = engine.hyper(&args).succeeded().text();
+            assert_eq!(said, round.to_string(), "{runtime}: nothing of the one before is left");
+        }
+        // A volume that is a disk goes the same way, and keeps what it has.
+        let volume = format!(
+            "type=volume,src=log-{runtime},dst=/log,volume-driver=disk,volume-opt=size=64m"
+        );
+        for round in 1..=8 {
+            let count = "echo line >> /log/lines; wc -l < /log/lines";
+            let args = ["run", "--rm", "--pod", &pod, "--mount", &volume, "busybox"];
+            let said = engine.hyper(&[&args[..], &["sh", "-c", count]].concat()).succeeded().text();
+            assert_eq!(said, round.to_string(), "{runtime}");
+        }
+        // What the pod cannot reach any more another one may have.
+        let args = ["run", "--rm", "--runtime", runtime, "--mount", &volume, "busybox"];
+        let elsewhere = engine.hyper(&[&args[..], &["cat", "/log/lines"]].concat());
+        if runtime == "uml" {
+            assert!(elsewhere.stderr.contains("in use by another pod"), "{}", elsewhere.stderr);
+        } else {
+            assert_eq!(elsewhere.succeeded().text().lines().count(), 8);
+        }
+        assert_eq!(engine.inspect(&other, "{{.State.Status}}"), "running");
+        engine.hyper(&["pod", "rm", "-f", &pod]).succeeded();
+
+        // A guest that has room for one more container only.
+        let first = format!("first-{runtime}");
+        let args = ["run", "-d", "--runtime", runtime, "--name", &first, "busybox", "sleep", "600"];
+        engine.hyper(&args).succeeded();
+        for _ in 0..4 {
+            let args = ["run", "--rm", "--network", &format!("container:{first}"), "busybox"];
+            engine.docker(&[&args[..], &["touch", "/f"]].concat()).succeeded();
+        }
+        engine.hyper(&["rm", "-f", &first]).succeeded();
+    }
+}
+
+#[test]
 fn pods_and_their_containers_survive_kill_9_of_hyperd() {
     let mut engine = Engine::with_busybox();
     engine.hyper(&["pod", "create", "kept"]).succeeded();

@@ -2,7 +2,8 @@
 //!
 //! Programs the agent knows (`process.args`): `echo WORDS…` (stdout, then `done` on stderr),
 //! `cat` (stdin to stdout), `sleep` (until a signal), `flood BYTES`, `exit CODE`, `missing`; as an
-//! exec `deaf`: the agent hears nothing any more.
+//! exec `deaf`: the agent hears nothing any more. `clings`: the agent does not let go of a disk when
+//! it is asked to for the first time.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up must fail")]
 
@@ -192,6 +193,7 @@ type Kill = Arc<Mutex<HashMap<ProcessId, oneshot::Sender<i32>>>>;
 
 async fn agent(link: AgentLink, mut requests: RequestReceiver, power: Power) {
     let kill: Kill = Arc::default();
+    let mut clings = false;
     let mut created: HashMap<String, (Vec<String>, Streams)> = HashMap::new();
     let args = |spec: &Value| {
         let args = spec["args"].as_array().unwrap().iter();
@@ -206,6 +208,7 @@ async fn agent(link: AgentLink, mut requests: RequestReceiver, power: Power) {
                     reply.send(refuse(FailureKind::UnknownUser, "no user `nobody`"));
                     continue;
                 }
+                clings |= args[0] == "clings";
                 created.insert(create.container, (args, create.streams));
                 reply.send(Reply::Started { pid: 7 });
             }
@@ -246,6 +249,9 @@ async fn agent(link: AgentLink, mut requests: RequestReceiver, power: Power) {
                 }
                 None => reply.send(refuse(FailureKind::NotFound, "no such process")),
             },
+            Request::ReleaseDisks { .. } if std::mem::take(&mut clings) => {
+                reply.send(refuse(FailureKind::Conflict, "disk is still in use"));
+            }
             Request::Freeze { .. } => reply.send(refuse(FailureKind::Unsupported, "no freezer")),
             Request::Processes { .. } => {
                 let processes = [1, 2].map(|pid| ProcessInfo { pid, ..ProcessInfo::default() });
