@@ -168,10 +168,17 @@ async fn execs_join_the_container() -> Result<()> {
     assert_eq!((outcome.code, outcome.stdout.as_str()), (0, "there\n"));
     assert!(start.elapsed().as_secs() < 20);
 
+    let release = |device: &str| Request::ReleaseDisks { devices: vec![device.to_owned()] };
+    let kept = guest.call(release("/dev/ubdb")).await.unwrap_err();
+    assert_eq!(kept.failure().unwrap().kind, FailureKind::Conflict, "{kept:?}");
+    let absent = guest.call(release("/dev/../etc/x")).await.unwrap_err();
+    assert!(absent.failure().unwrap().message.contains("/etc/x"), "{absent:?}");
     guest.call(Request::Signal { process: first("c"), signal: 15, all: false }).await?;
     guest.call(Request::Signal { process: first("c"), signal: 9, all: true }).await?;
     assert_eq!(guest.finish("c", None, io).await?.code, 137);
     guest.call(Request::DeleteContainer { container: "c".into() }).await?;
+    guest.call(release("/dev/ubda")).await?;
+    guest.call(release("/dev/ubdb")).await?;
     let gone = guest.call(Request::DeleteContainer { container: "c".into() }).await.unwrap_err();
     assert_eq!(gone.failure().unwrap().kind, FailureKind::NotFound);
     Ok(())
