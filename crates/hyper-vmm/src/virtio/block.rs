@@ -11,12 +11,14 @@
 
 mod file;
 mod request;
+#[cfg(test)]
+mod test;
 
 use std::io;
 use std::sync::Arc;
 
 use rustix::event::PollFlags;
-use virtio_queue::Queue;
+use virtio_queue::{Queue, QueueT as _};
 
 use super::buffers::{listen, next, used};
 use super::worker::{Stop, Worker, borrow};
@@ -210,8 +212,8 @@ impl Work {
         let memory = Arc::clone(&self.live.memory);
         loop {
             // What is there is done before the kick is waited for: the first may have come early.
-            self.drain(queue)?;
-            if listen(queue, &memory)? {
+            self.drain(stop, queue)?;
+            if !stop.asked() && listen(queue, &memory)? {
                 continue;
             }
             if stop.wait([(borrow(kick), PollFlags::IN)])?.is_none() {
@@ -222,12 +224,21 @@ impl Work {
         }
     }
 
-    fn drain(&mut self, queue: &mut Queue) -> io::Result<()> {
+    /// Carries out what the driver has offered; when the thread shall end, no more than a queue has
+    /// room for: a driver that goes on offering must not keep it.
+    fn drain(&mut self, stop: &Stop, queue: &mut Queue) -> io::Result<()> {
         let memory = Arc::clone(&self.live.memory);
+        let mut left = queue.size();
         while let Some(chain) = next(queue, &memory)? {
             let head = chain.head_index();
             let written = request::carry_out(&self.file, &memory, chain, &self.live.counters);
             used(queue, &memory, &self.live.interrupt, head, written)?;
+            if stop.asked() {
+                left = left.saturating_sub(1);
+                if left == 0 {
+                    break;
+                }
+            }
         }
         Ok(())
     }

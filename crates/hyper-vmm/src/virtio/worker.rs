@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -17,11 +19,15 @@ const STACK: usize = 128 << 10;
 pub(super) struct Worker<T> {
     thread: JoinHandle<T>,
     stop: EventFd,
+    asked: Arc<AtomicBool>,
 }
 
 /// What a thread waits with.
 #[derive(Debug)]
-pub(super) struct Stop(EventFd);
+pub(super) struct Stop {
+    event: EventFd,
+    asked: Arc<AtomicBool>,
+}
 
 impl<T: Send + 'static> Worker<T> {
     /// Runs `work` on `state` in a thread of its own, which may make the system calls `calls` beside
@@ -33,7 +39,8 @@ impl<T: Send + 'static> Worker<T> {
         work: impl FnOnce(&mut T, &Stop) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Self> {
         let stop = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-        let told = Stop(stop.try_clone()?);
+        let asked = Arc::new(AtomicBool::new(false));
+        let told = Stop { event: stop.try_clone()?, asked: Arc::clone(&asked) };
         let shown = name.to_owned();
         let named = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
         let thread = named.spawn(move || {
@@ -44,17 +51,23 @@ impl<T: Send + 'static> Worker<T> {
             }
             state
         })?;
-        Ok(Self { thread, stop })
+        Ok(Self { thread, stop, asked })
     }
 
     /// Ends the thread; `None` when it panicked.
     pub fn stop(self) -> Option<T> {
+        self.asked.store(true, Ordering::Relaxed);
         let _ = self.stop.write(1);
         self.thread.join().ok()
     }
 }
 
 impl Stop {
+    /// Whether the thread shall end, for one that has too much to do to wait.
+    pub fn asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     /// Waits until one of `files` is ready for what is asked of it; says which, or `None` when the
     /// thread shall end.
     pub fn wait<const N: usize>(
@@ -62,7 +75,7 @@ impl Stop {
         files: [(BorrowedFd<'_>, PollFlags); N],
     ) -> io::Result<Option<[bool; N]>> {
         let mut all = Vec::with_capacity(N + 1);
-        all.push(PollFd::from_borrowed_fd(borrow(&self.0), PollFlags::IN));
+        all.push(PollFd::from_borrowed_fd(borrow(&self.event), PollFlags::IN));
         for (file, flags) in files {
             all.push(PollFd::from_borrowed_fd(file, flags));
         }
