@@ -12,6 +12,8 @@ mod buffers;
 mod console;
 mod entropy;
 mod net;
+#[cfg(test)]
+mod properties;
 mod share;
 mod transport;
 mod worker;

@@ -66,8 +66,8 @@ impl Net {
         Ok(Self { name, mac, mtu, state: State::Idle(tap) })
     }
 
-    /// A device on something that is no tap: for the fuzz targets.
-    #[cfg(feature = "fuzzing")]
+    /// A device on something that is no tap: for tests and the fuzz targets.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn untold(name: String, tap: OwnedFd) -> Self {
         Self { name, mac: [2, 0, 0, 0, 0, 1], mtu: 1500, state: State::Idle(tap) }
     }
@@ -102,9 +102,9 @@ impl Device for Net {
                 let offloads =
                     tap::offloads(has(F_GUEST_CSUM), has(F_GUEST_TSO4), has(F_GUEST_TSO6));
                 let told = tap::set_offloads(&tap, offloads);
-                // The fuzz targets' is none.
+                // That of tests and fuzz targets is none.
                 if let Err(error) = told
-                    && !cfg!(feature = "fuzzing")
+                    && !cfg!(any(test, feature = "fuzzing"))
                 {
                     self.state = State::Idle(tap);
                     return Err(error);
