@@ -15,6 +15,8 @@
 //! [kvm]
 //! kernel = "…"  initramfs = "…"  cmdline = ["…"]  boot-timeout-seconds = 20
 //! program = "…"                        # the monitor, hyper-vmm
+//! huge-pages = "off"                   # or transparent, reserved (of vm.nr_hugepages)
+//! prefault = false                     # all memory of a guest is there before it runs
 //! [uml]
 //! kernel = "…"  initramfs = "…"  cmdline = ["…"]  boot-timeout-seconds = 20
 //! separation = "ptrace"                # or seccomp
@@ -62,6 +64,17 @@ pub struct Kvm {
     pub cmdline: Vec<String>,
     pub boot_timeout_seconds: Option<u64>,
     pub program: Option<PathBuf>,
+    pub huge_pages: HugePages,
+    pub prefault: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HugePages {
+    #[default]
+    Off,
+    Transparent,
+    Reserved,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -233,6 +246,7 @@ mod test {
             ("memroy = 1", "memroy"),
             ("[uml]\nkernal = 'x'", "kernal"),
             ("upper-bytes = 5", "upper-bytes"),
+            ("[kvm]\nhuge-pages = 'big'", "`off`, `transparent`, `reserved`"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             assert!(error.contains(key), "{error}");

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use hyper_hypervisor::{Capabilities, Disk, Hypervisor, Probe, Vm, VmConfig, VmError};
 use hyper_pod::Flavour;
 
-use crate::config::{Accelerator, Config, Separation};
+use crate::config::{Accelerator, Config, HugePages, Separation};
 use crate::remembered::Remembered;
 
 /// What guests can be run by, and what they boot. Probes are remembered.
@@ -36,6 +36,12 @@ fn adapters(config: &Config) -> Adapters {
     let kvm = hyper_kvm::Kvm::new(hyper_kvm::Options {
         program: config.kvm.program.clone(),
         kernel: Some(kvm_flavour.kernel.clone()),
+        huge_pages: match config.kvm.huge_pages {
+            HugePages::Off => hyper_kvm::HugePages::Off,
+            HugePages::Transparent => hyper_kvm::HugePages::Transparent,
+            HugePages::Reserved => hyper_kvm::HugePages::Reserved,
+        },
+        prefault: config.kvm.prefault,
     });
     let uml = hyper_uml::Uml::new(hyper_uml::Options {
         separation: match config.uml.separation {

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::control::{CallError, Control};
 use crate::vm::KvmGuest;
-use crate::{MAX_NICS, MIN_MEMORY, NAME, Options, calls, disk, machine};
+use crate::{MAX_NICS, MIN_MEMORY, NAME, Options, calls, disk, machine, pages};
 
 const PROGRAM: &str = "hyper-vmm";
 /// What the monitor needs beside guest memory: itself, and room for page cache of the disks.
@@ -48,8 +48,12 @@ async fn start(
 ) -> Result<Box<dyn Vm>, VmError> {
     LIMITS.check(&config)?;
     let program = program(options)?;
+    let (huge, prefault) = (options.huge_pages, options.prefault);
     let task = move || {
-        let ready = prepare(&program, saved.as_deref(), &config)?;
+        pages::check(huge, &config)?;
+        let mut ready = prepare(&program, saved.as_deref(), &config)?;
+        ready.told.memory_bytes = pages::memory(config.memory_bytes, huge);
+        ready.told.pages = pages::told(huge, prefault);
         Ok((config, ready))
     };
     let (config, ready) = blocking("prepare a guest", task).await?;
@@ -65,8 +69,9 @@ async fn start(
     match Control::open(control, &told).await {
         Ok(control) => {
             let disks = told.disks.len();
+            let kept = told.pages.kept();
             let places = Mutex::new(Places::new(NAME, told.spares));
-            Ok(Box::new(Kept::start(KvmGuest { process, control, disks, places }, link)))
+            Ok(Box::new(Kept::start(KvmGuest { process, control, disks, places, kept }, link)))
         }
         Err(error) => {
             let error = blame(&process, error, &config).await;
@@ -115,7 +120,6 @@ fn prepare(program: &Path, saved: Option<&Path>, config: &VmConfig) -> Result<Re
     }
     let mut told = Config {
         vcpus: config.vcpus,
-        memory_bytes: config.memory_bytes / 4096 * 4096,
         cmdline: machine::command_line(config),
         spares: machine::spares(config.disks.len()),
         ..Config::default()

@@ -18,6 +18,7 @@ mod control;
 mod disk;
 mod launch;
 mod machine;
+mod pages;
 mod probe;
 mod vm;
 
@@ -31,6 +32,7 @@ use hyper_hypervisor::{
     Capabilities, Disk, DiskModel, Hypervisor, Probe, Vm, VmConfig, VmError, Wall,
 };
 use hyper_vmm::config::{MAX_DISKS, MAX_VCPUS};
+pub use pages::HugePages;
 
 /// The word users pick it by.
 pub const NAME: &str = "kvm";
@@ -49,6 +51,16 @@ pub struct Options {
     pub program: Option<PathBuf>,
     /// The guest kernel whose presence [`Hypervisor::probe`] tells.
     pub kernel: Option<PathBuf>,
+    pub huge_pages: HugePages,
+    /// All memory of a guest is there before it runs.
+    pub prefault: bool,
+}
+
+impl Options {
+    /// Guests have their memory for good: a clone, whose pages come as it writes, would not.
+    fn memory_is_kept(&self) -> bool {
+        pages::told(self.huge_pages, self.prefault).kept()
+    }
 }
 
 /// The adapter.
@@ -93,7 +105,7 @@ impl Hypervisor for Kvm {
             max_nics: MAX_NICS,
             pause: true,
             share: true,
-            save: true,
+            save: !self.options.memory_is_kept(),
             min_memory_bytes: MIN_MEMORY,
         }
     }
@@ -116,6 +128,10 @@ impl Hypervisor for Kvm {
     }
 
     async fn restore(&self, directory: &Path, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
+        if self.options.memory_is_kept() {
+            let what = "continue a saved guest in memory that is reserved or prefaulted";
+            return Err(VmError::Unsupported { hypervisor: NAME, what: what.to_owned() });
+        }
         launch::restore(&self.options, directory, config).await
     }
 

@@ -10,7 +10,7 @@ use hyper_vmm::wire::{Answer, End, Request};
 use tokio::sync::Mutex;
 
 use crate::control::Control;
-use crate::{DISK, disk};
+use crate::{DISK, NAME, disk};
 
 /// The parts of a running guest.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct KvmGuest {
     /// Disks at launch.
     pub disks: usize,
     pub places: Mutex<Places>,
+    /// It was given its memory for good.
+    pub kept: bool,
 }
 
 #[async_trait]
@@ -39,6 +41,10 @@ impl Guest for KvmGuest {
     }
 
     async fn save(&self, directory: &Path) -> Result<(), VmError> {
+        if self.kept {
+            let what = "save a guest whose memory is reserved or prefaulted".to_owned();
+            return Err(VmError::Unsupported { hypervisor: NAME, what });
+        }
         let directory = directory.to_owned();
         let making = "make the files of a saved guest";
         let files = blocking(making, move || create_saved(&directory)).await?;

@@ -42,6 +42,8 @@ pub struct Config {
     /// Places for disks that come later.
     pub spares: usize,
     pub nics: Vec<Nic>,
+    #[serde(default)]
+    pub pages: Pages,
     /// Connected socket of a vhost-user device for virtio-fs. It gets all of the guest's memory.
     pub share: Option<i32>,
     /// Goes on where a saved guest was; no kernel is loaded then. vCPUs, memory and devices must
@@ -49,6 +51,38 @@ pub struct Config {
     #[serde(default)]
     pub saved: Option<Saved>,
 }
+
+/// How guest memory is had. A saved guest's is the file's, whatever this says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pages {
+    pub huge: Huge,
+    /// All of it is there before the guest runs.
+    pub prefault: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Huge {
+    /// As the host does it by itself.
+    #[default]
+    No,
+    /// Asks for transparent ones, which the host gives as it has them.
+    Transparent,
+    /// Those of the host's pool, [`HUGE_PAGE`] each, all taken before the guest runs. Memory is a
+    /// multiple of that.
+    Reserved,
+}
+
+impl Pages {
+    /// Whether pages stay the guest's that it does not need: it was given them for good.
+    pub fn kept(self) -> bool {
+        self.prefault || self.huge == Huge::Reserved
+    }
+}
+
+/// Bytes of a huge page: one that KVM maps with one entry.
+pub const HUGE_PAGE: u64 = 2 << 20;
 
 /// The files of a saved guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -92,7 +92,7 @@ impl Machine {
         let saved = saved.transpose()?;
         let vm = kvm.create_vm().map_err(VmmError::kvm("make a virtual machine"))?;
         let memory = match &saved {
-            None => memory::take(config.memory_bytes, config.share.is_some())?,
+            None => memory::take(config.memory_bytes, config.share.is_some(), config.pages)?,
             Some(saved) => Arc::clone(&saved.memory),
         };
         show_memory(&vm, &memory)?;
@@ -341,7 +341,7 @@ fn devices(config: &Config, given: &mut Given) -> Result<Devices, VmmError> {
         list.push((SHARE.to_owned(), Box::new(share)));
     }
     list.push(("rng".to_owned(), Box::new(Entropy::default())));
-    list.push(("balloon".to_owned(), Box::new(Balloon::default())));
+    list.push(("balloon".to_owned(), Box::new(Balloon::new(!config.pages.kept()))));
     Ok(Devices { list, spares })
 }
 

@@ -7,7 +7,9 @@
 //!  4 GiB ┴ the rest
 //! ```
 //! Pages are private and anonymous, so that what the guest never touches costs nothing; a guest
-//! with shared directories has them in a memfd, because their server maps them, too.
+//! with shared directories has them in a memfd, because their server maps them, too, and reserved
+//! huge pages are in a memfd always. Where huge pages are wanted the host's addresses are theirs,
+//! so that KVM can map one as one.
 
 use std::io;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use vm_memory::{
 };
 
 use crate::VmmError;
+use crate::config::{HUGE_PAGE, Huge, Pages};
 
 /// Guest memory; clones are the same memory.
 pub(crate) type Memory = Arc<GuestMemoryMmap>;
@@ -28,24 +31,121 @@ pub(crate) const HOLE: u64 = 0xd000_0000;
 const FOUR_GIB: u64 = 1 << 32;
 const PAGE: u64 = 4096;
 
-/// Takes `bytes` of memory, of which nothing is touched yet.
-pub(crate) fn take(bytes: u64, shared: bool) -> Result<Memory, VmmError> {
+/// Takes `bytes` of memory, of which nothing is touched yet, unless that is asked for.
+pub(crate) fn take(bytes: u64, shared: bool, pages: Pages) -> Result<Memory, VmmError> {
     let failed = |doing: &'static str| move |why: String| VmmError::Memory { doing, why };
     let ranges = ranges(bytes).ok_or_else(|| failed("lay out")(format!("{bytes} bytes")))?;
+    let memory = match (pages.huge, shared) {
+        (Huge::Reserved, _) => reserved(bytes, &ranges)?,
+        (Huge::Transparent, false) => aligned(&ranges)?,
+        (Huge::Transparent | Huge::No, _) => plain(bytes, &ranges, shared)?,
+    };
+    for region in memory.iter() {
+        let advise = |advice: i32| {
+            let length = usize::try_from(region.len()).map_err(io::Error::other)?;
+            // SAFETY: it is a mapping of ours as a whole, and neither advice changes what is in it.
+            let done = unsafe { libc::madvise(region.as_ptr().cast(), length, advice) };
+            if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        };
+        if pages.huge == Huge::Transparent {
+            advise(libc::MADV_HUGEPAGE).map_err(|error| {
+                let why = format!("{error}: the host's kernel has no transparent huge pages");
+                failed("ask for huge pages for")(why)
+            })?;
+        }
+        if pages.prefault {
+            advise(libc::MADV_POPULATE_WRITE).map_err(|error| {
+                let old = error.kind() == io::ErrorKind::InvalidInput;
+                let hint = if old { ": it needs Linux 5.14" } else { "" };
+                failed("prefault")(format!("{error}{hint}"))
+            })?;
+        }
+    }
+    Ok(Arc::new(memory))
+}
+
+type Ranges = [(GuestAddress, usize)];
+
+fn plain(bytes: u64, ranges: &Ranges, shared: bool) -> Result<GuestMemoryMmap, VmmError> {
+    let failed = |doing: &'static str| move |why: String| VmmError::Memory { doing, why };
     let memory = if shared {
-        let file = memfd(bytes).map_err(|error| failed("make a memfd")(error.to_string()))?;
+        let file =
+            memfd(bytes, false).map_err(|error| failed("make a memfd")(error.to_string()))?;
         let mut offset = 0;
         let mut with_files = Vec::new();
         for (start, length) in ranges {
             let file = FileOffset::from_arc(Arc::clone(&file), offset);
-            with_files.push((start, length, Some(file)));
-            offset += length as u64;
+            with_files.push((*start, *length, Some(file)));
+            offset += *length as u64;
         }
         GuestMemoryMmap::from_ranges_with_files(with_files)
     } else {
-        GuestMemoryMmap::from_ranges(&ranges)
+        GuestMemoryMmap::from_ranges(ranges)
     };
-    memory.map(Arc::new).map_err(|error| failed("map")(error.to_string()))
+    memory.map_err(|error| failed("map")(error.to_string()))
+}
+
+/// Huge pages of the host's pool. Not mapped with `MAP_NORESERVE`: what the pool cannot give is an
+/// error now, and not a signal when the guest touches it.
+fn reserved(bytes: u64, ranges: &Ranges) -> Result<GuestMemoryMmap, VmmError> {
+    let failed = |doing: &'static str| move |why: String| VmmError::Memory { doing, why };
+    if !bytes.is_multiple_of(HUGE_PAGE) {
+        return Err(failed("lay out")(format!("{bytes} bytes are no whole huge pages")));
+    }
+    let pool = |error: &dyn std::fmt::Display| {
+        let pages = bytes / HUGE_PAGE;
+        failed("take huge pages for")(format!("{error}: {pages} of 2 MiB have to be free"))
+    };
+    let file = memfd(bytes, true).map_err(|error| pool(&error))?;
+    mapped(&file, ranges, libc::MAP_SHARED | libc::MAP_HUGETLB).map_err(|why| pool(&why))
+}
+
+/// Private memory whose addresses on the host begin huge pages where the guest's do.
+fn aligned(ranges: &Ranges) -> Result<GuestMemoryMmap, VmmError> {
+    let failed = |why: String| VmmError::Memory { doing: "map", why };
+    let (protection, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+    );
+    let huge = usize::try_from(HUGE_PAGE).unwrap_or_default();
+    let mut regions = Vec::new();
+    for (start, length) in ranges {
+        let wanted = length.checked_add(huge).ok_or_else(|| failed("it is too long".to_owned()))?;
+        // SAFETY: a new mapping where the kernel has room.
+        let whole = unsafe { libc::mmap(std::ptr::null_mut(), wanted, protection, flags, -1, 0) };
+        if whole == libc::MAP_FAILED {
+            return Err(failed(io::Error::last_os_error().to_string()));
+        }
+        let whole = whole.cast::<u8>();
+        let first = whole.wrapping_add(whole.align_offset(huge));
+        // SAFETY: `length` bytes from there on are inside the mapping, which is this guest's and
+        // stays as long as the process: the region does not end it.
+        let mapping = unsafe { MmapRegion::build_raw(first, *length, protection, flags) };
+        let mapping = mapping.map_err(|error| failed(error.to_string()))?;
+        let region = GuestRegionMmap::new(mapping, *start);
+        regions.push(region.ok_or_else(|| failed("it is too long".to_owned()))?);
+    }
+    GuestMemoryMmap::from_regions(regions).map_err(|error| failed(error.to_string()))
+}
+
+/// All of a file as memory.
+fn mapped(
+    file: &Arc<std::fs::File>,
+    ranges: &Ranges,
+    flags: i32,
+) -> Result<GuestMemoryMmap, String> {
+    let mut regions = Vec::new();
+    let mut offset = 0;
+    for (start, length) in ranges {
+        let place = FileOffset::from_arc(Arc::clone(file), offset);
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let mapping = MmapRegion::build(Some(place), *length, protection, flags)
+            .map_err(|error| error.to_string())?;
+        let region = GuestRegionMmap::new(mapping, *start);
+        regions.push(region.ok_or("it is too long")?);
+        offset += *length as u64;
+    }
+    GuestMemoryMmap::from_regions(regions).map_err(|error| error.to_string())
 }
 
 /// Memory as `file` has it, copy-on-write: what is never written to is there once for all guests.
@@ -57,21 +157,8 @@ pub(crate) fn copy(bytes: u64, file: std::fs::File) -> Result<Memory, VmmError> 
         let why = format!("the saved memory has {length} bytes, the guest {bytes}");
         return Err(failed("map")(why));
     }
-    let file = Arc::new(file);
-    let mut regions = Vec::new();
-    let mut offset = 0;
-    for (start, length) in ranges {
-        let place = FileOffset::from_arc(Arc::clone(&file), offset);
-        let (protection, flags) =
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_NORESERVE);
-        let mapping = MmapRegion::build(Some(place), length, protection, flags)
-            .map_err(|error| failed("map")(error.to_string()))?;
-        let region = GuestRegionMmap::new(mapping, start);
-        regions.push(region.ok_or_else(|| failed("map")("it is too long".to_owned()))?);
-        offset += length as u64;
-    }
-    let memory = GuestMemoryMmap::from_regions(regions);
-    memory.map(Arc::new).map_err(|error| failed("map")(error.to_string()))
+    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+    mapped(&Arc::new(file), &ranges, flags).map(Arc::new).map_err(failed("map"))
 }
 
 /// End of the memory below the hole.
@@ -124,8 +211,9 @@ fn ranges(bytes: u64) -> Option<Vec<(GuestAddress, usize)>> {
     Some(ranges)
 }
 
-fn memfd(bytes: u64) -> io::Result<Arc<std::fs::File>> {
-    let file = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC)?;
+fn memfd(bytes: u64, huge: bool) -> io::Result<Arc<std::fs::File>> {
+    let size = if huge { MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB } else { MemfdFlags::empty() };
+    let file = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC | size)?;
     let file = std::fs::File::from(file);
     file.set_len(bytes)?;
     Ok(Arc::new(file))
@@ -156,9 +244,54 @@ mod test {
     }
 
     #[test]
+    fn memory_that_is_asked_for_is_there_and_aligned() {
+        let resident = |memory: &Memory| {
+            let region = memory.iter().next().unwrap();
+            let mut seen = vec![0_u8; region.len() as usize / 4096];
+            // SAFETY: `seen` has a byte for each page of the mapping.
+            let asked = unsafe {
+                libc::mincore(region.as_ptr().cast(), region.len() as usize, seen.as_mut_ptr())
+            };
+            assert_eq!(asked, 0);
+            seen.iter().filter(|page| **page & 1 == 1).count()
+        };
+        for shared in [false, true] {
+            for (huge, prefault) in [
+                (Huge::No, false),
+                (Huge::No, true),
+                (Huge::Transparent, false),
+                (Huge::Transparent, true),
+            ] {
+                let memory = match take(8 << 20, shared, Pages { huge, prefault }) {
+                    Ok(memory) => memory,
+                    // Not every kernel has them, and it is told.
+                    Err(error) => {
+                        assert!(huge == Huge::Transparent, "{error}");
+                        continue;
+                    }
+                };
+                let wanted = if prefault { 2048 } else { 0 };
+                assert_eq!(resident(&memory), wanted, "{shared} {huge:?}");
+                let at = memory.iter().next().unwrap().as_ptr() as u64;
+                assert!(shared || huge == Huge::No || at.is_multiple_of(HUGE_PAGE));
+                memory.write_obj(7_u64, GuestAddress((8 << 20) - 8)).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_pool_that_is_too_small_is_told() {
+        let pages = Pages { huge: Huge::Reserved, prefault: false };
+        let error = take(1 << 40, true, pages).map(drop).unwrap_err().chain();
+        assert!(error.contains("524288 of 2 MiB"), "{error}");
+        let error = take(3 << 20, true, pages).map(drop).unwrap_err().chain();
+        assert!(error.contains("no whole huge pages"), "{error}");
+    }
+
+    #[test]
     fn pages_that_are_given_back_are_zero_in_private_and_shared_memory() {
         for shared in [false, true] {
-            let memory = take(1 << 20, shared).unwrap();
+            let memory = take(1 << 20, shared, Pages::default()).unwrap();
             memory.write_obj(7_u64, GuestAddress(0x3000)).unwrap();
             memory.write_obj(9_u64, GuestAddress(0x4000)).unwrap();
             give_back(&memory, GuestAddress(0x3000), 4096).unwrap();

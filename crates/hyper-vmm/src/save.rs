@@ -260,7 +260,7 @@ mod test {
     #[test]
     fn memory_is_saved_sparsely_and_mapped_without_touching_the_file() {
         use std::os::unix::fs::MetadataExt as _;
-        let memory = crate::memory::take(8 << 20, false).unwrap();
+        let memory = crate::memory::take(8 << 20, false, Default::default()).unwrap();
         memory.write_obj(0x1122_u64, GuestAddress(5 << 20)).unwrap();
         let file = tempfile::tempfile().unwrap();
         write_memory(&memory, &file).unwrap();

@@ -1,5 +1,5 @@
 //! What the tests need of this machine.
-#![allow(dead_code, reason = "each test program uses a part")]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part")]
 
 #[path = "../../../hyper-qemu/tests/host/tap.rs"]
 mod tap;

@@ -99,7 +99,7 @@ mod test {
 
     #[test]
     fn it_fits_below_the_first_640_kibibytes() {
-        let memory = crate::memory::take(1 << 20, false).unwrap();
+        let memory = crate::memory::take(1 << 20, false, Default::default()).unwrap();
         write(&memory, crate::config::MAX_VCPUS).unwrap();
         let mut magic = [0; 4];
         memory.read_slice(&mut magic, GuestAddress(EBDA + 16)).unwrap();

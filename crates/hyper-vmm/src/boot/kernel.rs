@@ -130,7 +130,7 @@ mod test {
     }
 
     fn says(bytes: &[u8]) -> String {
-        let memory = memory::take(32 << 20, false).unwrap();
+        let memory = memory::take(32 << 20, false, Default::default()).unwrap();
         load(&memory, file(bytes)).err().map(|error| error.to_string()).unwrap_or_default()
     }
 
@@ -159,7 +159,7 @@ mod test {
 
     #[test]
     fn an_elf_kernel_is_loaded_where_it_says() {
-        let memory = memory::take(32 << 20, false).unwrap();
+        let memory = memory::take(32 << 20, false, Default::default()).unwrap();
         let kernel = load(&memory, file(&elf(62, 0x100_0000, 0x100_0000, 4, 8192))).unwrap();
         assert_eq!((kernel.entry, kernel.end), (0x100_0000, 0x100_2000));
         let mut code = [0; 4];
@@ -186,7 +186,7 @@ mod test {
 
     #[test]
     fn an_initramfs_that_does_not_fit_is_refused() {
-        let memory = memory::take(32 << 20, false).unwrap();
+        let memory = memory::take(32 << 20, false, Default::default()).unwrap();
         let large = tempfile::tempfile().unwrap();
         large.set_len(64 << 20).unwrap();
         let error = load_initramfs(&memory, large, 0).err().unwrap().to_string();

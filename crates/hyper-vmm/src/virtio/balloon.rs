@@ -27,8 +27,18 @@ const MOST_BYTES: usize = 4 * 1024;
 const PAGE: u64 = 4096;
 
 /// The device.
-#[derive(Debug, Default)]
-pub(crate) struct Balloon(Option<Worker<Live>>);
+#[derive(Debug)]
+pub(crate) struct Balloon {
+    worker: Option<Worker<Live>>,
+    gives: bool,
+}
+
+impl Balloon {
+    /// `gives`: pages go back to the host. Else it takes what the driver says and does nothing.
+    pub fn new(gives: bool) -> Self {
+        Self { worker: None, gives }
+    }
+}
 
 impl Device for Balloon {
     fn kind(&self) -> u32 {
@@ -36,7 +46,7 @@ impl Device for Balloon {
     }
 
     fn features(&self) -> u64 {
-        F_DEFLATE_ON_OOM | F_REPORTING
+        F_DEFLATE_ON_OOM | if self.gives { F_REPORTING } else { 0 }
     }
 
     fn queues(&self) -> &[u16] {
@@ -50,17 +60,19 @@ impl Device for Balloon {
 
     fn activate(&mut self, live: Live) -> io::Result<()> {
         self.stop();
-        self.0 = Some(Worker::start("balloon", &[], live, serve)?);
+        let gives = self.gives;
+        let work = move |live: &mut Live, stop: &Stop| serve(live, stop, gives);
+        self.worker = Some(Worker::start("balloon", &[], live, work)?);
         Ok(())
     }
 
     fn stop(&mut self) -> Vec<Queue> {
-        let live = self.0.take().and_then(Worker::stop);
+        let live = self.worker.take().and_then(Worker::stop);
         live.map(|live| live.queues).unwrap_or_default()
     }
 }
 
-fn serve(live: &mut Live, stop: &Stop) -> io::Result<()> {
+fn serve(live: &mut Live, stop: &Stop, gives: bool) -> io::Result<()> {
     let memory = Arc::clone(&live.memory);
     let kicks = [INFLATE, DEFLATE, REPORTING].map(|at| live.kicks.get(at).map(borrow));
     let [Some(inflate), Some(deflate), Some(reporting)] = kicks else {
@@ -72,8 +84,8 @@ fn serve(live: &mut Live, stop: &Stop) -> io::Result<()> {
             while let Some(chain) = next(queue, &memory)? {
                 let head = chain.head_index();
                 let given = Buffers::of(&memory, chain).map_or(0, |buffers| match at {
-                    INFLATE => numbered(&memory, &buffers),
-                    REPORTING => reported(&memory, &buffers),
+                    INFLATE if gives => numbered(&memory, &buffers),
+                    REPORTING if gives => reported(&memory, &buffers),
                     // Pages that are taken back come when they are touched.
                     _ => 0,
                 });

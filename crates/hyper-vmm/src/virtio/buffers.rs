@@ -230,7 +230,7 @@ mod test {
     fn bytes_travel_between_files_and_memory() {
         use std::io::{Read as _, Seek as _, Write as _};
         use std::os::fd::AsFd as _;
-        let memory = crate::memory::take(1 << 20, false).unwrap();
+        let memory = crate::memory::take(1 << 20, false, Default::default()).unwrap();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"0123456789").unwrap();
         let pieces = [piece(0x1000, 3), piece(0x3000, 4)];

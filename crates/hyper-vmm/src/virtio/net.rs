@@ -294,7 +294,7 @@ mod test {
 
     #[test]
     fn buffers_without_room_are_not_collected_for_ever() {
-        let memory = memory::take(1 << 20, false).unwrap();
+        let memory = memory::take(1 << 20, false, Default::default()).unwrap();
         let (descriptors, available, size) = (0x1000, 0x2000, 8_u16);
         // One descriptor: no bytes, for the device to write.
         memory.write_obj(2_u16, GuestAddress(descriptors + 12)).unwrap();

@@ -390,7 +390,7 @@ mod test {
     use crate::virtio::Entropy;
 
     fn transport() -> Transport {
-        let memory = crate::memory::take(1 << 20, false).unwrap();
+        let memory = crate::memory::take(1 << 20, false, Default::default()).unwrap();
         let line = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         Transport::new("rng".to_owned(), Box::new(Entropy::default()), memory, line, false).unwrap()
     }

@@ -189,7 +189,7 @@ mod test {
 
     #[test]
     fn a_read_crosses_files() {
-        let memory = crate::memory::take(1 << 20, false).unwrap();
+        let memory = crate::memory::take(1 << 20, false, Default::default()).unwrap();
         let disk = File::new(vec![file(1, 512), file(2, 512), file(3, 1024)], true, false).unwrap();
         assert_eq!(disk.bytes(), 2048);
         disk.move_bytes(&memory, Way::In, 256, piece(1024)).unwrap();
@@ -200,7 +200,7 @@ mod test {
 
     #[test]
     fn what_is_outside_or_read_only_fails() {
-        let memory = crate::memory::take(1 << 20, false).unwrap();
+        let memory = crate::memory::take(1 << 20, false, Default::default()).unwrap();
         let disk = File::new(vec![file(1, 512)], true, false).unwrap();
         assert!(disk.move_bytes(&memory, Way::In, 1, piece(512)).is_err());
         assert!(disk.move_bytes(&memory, Way::In, u64::MAX, piece(512)).is_err());
@@ -210,7 +210,7 @@ mod test {
 
     #[test]
     fn what_is_gone_neither_reads_nor_writes() {
-        let memory = crate::memory::take(1 << 20, false).unwrap();
+        let memory = crate::memory::take(1 << 20, false, Default::default()).unwrap();
         let disk = File::gone(false);
         assert!(disk.bytes() >= File::empty(false).bytes());
         assert!(disk.move_bytes(&memory, Way::In, 0, piece(512)).is_err());
@@ -221,7 +221,7 @@ mod test {
 
     #[test]
     fn a_file_that_shrank_is_an_error() {
-        let memory = crate::memory::take(1 << 20, false).unwrap();
+        let memory = crate::memory::take(1 << 20, false, Default::default()).unwrap();
         let (short, _) = file(1, 512);
         let disk = File::new(vec![(short, 1024)], false, false).unwrap();
         let error = disk.move_bytes(&memory, Way::In, 0, piece(1024)).unwrap_err();
@@ -230,7 +230,7 @@ mod test {
 
     #[test]
     fn writes_last_and_cleared_ranges_are_zero() {
-        let memory = crate::memory::take(1 << 20, false).unwrap();
+        let memory = crate::memory::take(1 << 20, false, Default::default()).unwrap();
         let (kept, bytes) = file(7, 8192);
         let disk = File::new(vec![(kept.try_clone().unwrap(), bytes)], false, false).unwrap();
         memory.write_slice(&[9; 512], GuestAddress(0x1000)).unwrap();

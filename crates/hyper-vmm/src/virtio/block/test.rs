@@ -21,7 +21,7 @@ const ENTRIES: u16 = 32;
 
 #[test]
 fn a_disk_is_taken_from_a_driver_that_never_pauses() {
-    let memory = crate::memory::take(1 << 20, false).unwrap();
+    let memory = crate::memory::take(1 << 20, false, Default::default()).unwrap();
     let write = |bytes: &[u8], at: u64| memory.write_slice(bytes, GuestAddress(at)).unwrap();
     // One request, a read that takes longer than offering it again, in all entries of the ring.
     for (at, bytes, flags, index) in
