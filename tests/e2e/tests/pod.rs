@@ -114,6 +114,11 @@ fn a_pod_whose_containers_come_and_go_never_runs_out_of_disks() {
             assert_eq!(elsewhere.succeeded().text().lines().count(), 8);
         }
         assert_eq!(engine.inspect(&other, "{{.State.Status}}"), "running");
+        let directory = engine.dir().display().to_string();
+        let logs = ["-rc", "--include=supervisor.log", "a disk stays in the guest", &directory];
+        let counts = run("grep", &logs, SOON).text();
+        assert!(!counts.is_empty(), "the supervisor has no log");
+        assert!(counts.lines().all(|line| line.ends_with(":0")), "{runtime}: {counts}");
         engine.hyper(&["pod", "rm", "-f", &pod]).succeeded();
 
         // A guest that has room for one more container only.
