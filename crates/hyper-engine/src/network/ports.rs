@@ -29,7 +29,22 @@ const TRIES: u32 = 16;
 #[derive(Debug)]
 pub(super) struct Held {
     _idle: Vec<OwnedFd>,
-    _served: Vec<AbortOnDropHandle<()>>,
+    _served: Vec<Served>,
+}
+
+/// A listener whose connections are passed on.
+#[derive(Debug)]
+struct Served {
+    listener: OwnedFd,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Drop for Served {
+    /// The task drops its end when the runtime comes to it, and until then nobody else could listen.
+    fn drop(&mut self) {
+        // It is one that listens, and nothing else could fail.
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+    }
 }
 
 /// Takes the first free port that will do. Within a tokio runtime.
@@ -96,10 +111,11 @@ fn one(wish: &PortWish, port: u16, pod: IpAddr) -> io::Result<(u16, Held)> {
         }
         match wish.protocol {
             Protocol::Tcp => {
-                let listener = TcpListener::from_std(socket.into())?;
+                let listener = socket.try_clone()?;
+                let theirs = TcpListener::from_std(socket.into())?;
                 let to = SocketAddr::new(pod, wish.port);
-                let task = tokio::spawn(serve(listener, to));
-                held._served.push(AbortOnDropHandle::new(task));
+                let task = AbortOnDropHandle::new(tokio::spawn(serve(theirs, to)));
+                held._served.push(Served { listener, _task: task });
             }
             Protocol::Udp | Protocol::Sctp => held._idle.push(socket),
         }
@@ -157,5 +173,29 @@ async fn serve(listener: TcpListener, to: SocketAddr) {
                 let _ = tokio::io::copy_bidirectional(&mut from, &mut pod).await;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    /// Compose, which removes a container and starts the next one, was told that the port was taken. On one thread the
+    /// task's end comes after whoever wants the port next.
+    #[tokio::test]
+    async fn a_port_that_is_given_up_is_free_at_once() {
+        let pod = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let wish = |port| PortWish {
+            protocol: Protocol::Tcp,
+            port: 80,
+            host: Some(pod),
+            range: (port, port),
+        };
+        let (published, held) = hold(&wish(0), pod).unwrap();
+        tokio::task::yield_now().await;
+        let taken = hold(&wish(published.host_port), pod).unwrap_err();
+        assert!(matches!(taken, Error::Conflict(_)), "{taken}");
+        drop(held);
+        hold(&wish(published.host_port), pod).unwrap();
     }
 }
