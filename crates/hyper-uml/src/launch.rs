@@ -19,6 +19,12 @@ use crate::mconsole::Mconsole;
 use crate::vm::{UmlVm, unsupported};
 use crate::{MAX_NICS, MIN_MEMORY_BYTES, NAME, Options, calls, disk, kernel};
 
+/// What was found on the host.
+struct Host {
+    kernel: OwnedFd,
+    clock_is_tsc: bool,
+}
+
 /// Launches a guest.
 pub async fn launch(options: &Options, config: VmConfig) -> Result<UmlVm, VmError> {
     start(options, config, true).await
@@ -33,13 +39,13 @@ pub async fn start(
     let max_disks = options.max_disks;
     let checked = move || {
         let kernel = check(&config, with_initramfs, max_disks)?;
-        Ok((config, kernel, clock_is_tsc()))
+        Ok((config, Host { kernel, clock_is_tsc: clock_is_tsc() }))
     };
-    let (config, kernel, tsc) = blocking("look at the guest's files", checked).await?;
+    let (config, host) = blocking("look at the guest's files", checked).await?;
     let ((console, said), (link, theirs)) = (pair()?, pair()?);
     let console = Console::drain(console);
     let launched = config.disks.iter().map(|disk| disk.extents.len()).sum();
-    let spec = spec(options, &config, kernel, with_initramfs, tsc, said, theirs)?;
+    let spec = spec(options, &config, host, with_initramfs, said, theirs)?;
     let jail = spawn(NAME, &config.id, spec).await?;
     let socket = jail.take_socket().ok_or_else(|| VmError::Launch {
         hypervisor: NAME,
@@ -93,15 +99,14 @@ fn readable(initramfs: &Path) -> Result<(), VmError> {
 fn spec(
     options: &Options,
     config: &VmConfig,
-    kernel: OwnedFd,
+    host: Host,
     with_initramfs: bool,
-    tsc: bool,
     console: OwnedFd,
     link: OwnedFd,
 ) -> Result<JailSpec, VmError> {
     let errors = console.try_clone().map_err(|error| io("duplicate a descriptor", error))?;
     let processes = processes(config.memory_bytes);
-    let mut spec = JailSpec::new(&config.id, Program::Fd(kernel))
+    let mut spec = JailSpec::new(&config.id, Program::Fd(host.kernel))
         .fixed_addresses()
         // Kernel and guest processes run by turns: on one CPU a turn costs no interrupt.
         .one_cpu()
@@ -147,6 +152,7 @@ fn spec(
     for (at, nic) in config.nics.iter().enumerate() {
         spec = spec.fd(tap(nic)?, cmdline::tap_fd(at));
     }
+    let tsc = host.clock_is_tsc;
     Ok(spec.args(cmdline::arguments(config, options.separation, with_initramfs, tsc, &settings)))
 }
 
