@@ -187,6 +187,11 @@ impl Job {
         let mut names: Vec<_> = tools.iter().map(|tool| tool.name()).collect();
         match &self.kind {
             Kind::Served { server, .. } if server.contains("nginx") => names.push("nginx"),
+            Kind::Served { server, .. } | Kind::Between { server, .. }
+                if server.contains("python3") =>
+            {
+                names.push("python3");
+            }
             Kind::Inside { setup, .. } if setup.contains("mariadbd") => names.push("mariadbd"),
             _ => {}
         }
@@ -246,7 +251,7 @@ mod test {
         let mut tools: Vec<_> = all(true).iter().flat_map(Job::tools).collect();
         tools.sort_unstable();
         tools.dedup();
-        let wanted = "fio iperf3 mariadbd nginx sockperf stress-ng sysbench wrk";
+        let wanted = "fio iperf3 mariadbd nginx python3 sockperf stress-ng sysbench wrk";
         assert_eq!(tools.join(" "), wanted);
     }
 

@@ -195,8 +195,8 @@ fn go_on(mut store: Store, mut earlier: Study, now: &Study) -> anyhow::Result<(S
     if earlier.machine != now.machine || earlier.tools != now.tools {
         bail!(
             "the study was begun on another machine, or by other versions: {}\nnow: {}\nname another --out",
-            serde_json::to_string(&earlier.machine)?,
-            serde_json::to_string(&now.machine)?
+            serde_json::to_string(&(&earlier.machine, &earlier.tools))?,
+            serde_json::to_string(&(&now.machine, &now.tools))?
         );
     }
     for subject in &earlier.subjects {
