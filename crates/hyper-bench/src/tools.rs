@@ -55,6 +55,19 @@ pub enum ToolError {
 }
 
 impl Tool {
+    pub const ALL: [Self; 10] = [
+        Self::SysbenchCpu,
+        Self::SysbenchMemory,
+        Self::SysbenchCalls,
+        Self::SysbenchOltp,
+        Self::Fio,
+        Self::Iperf3,
+        Self::StressNg,
+        Self::Wrk,
+        Self::Sockperf,
+        Self::Meminfo,
+    ];
+
     /// The program's name.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -176,22 +189,9 @@ mod test {
         assert!(used > 1.0 && used < figure(Tool::Meminfo, "meminfo.txt", "total"), "{used}");
     }
 
-    const ALL: [Tool; 10] = [
-        Tool::SysbenchCpu,
-        Tool::SysbenchMemory,
-        Tool::SysbenchCalls,
-        Tool::SysbenchOltp,
-        Tool::Fio,
-        Tool::Iperf3,
-        Tool::StressNg,
-        Tool::Wrk,
-        Tool::Sockperf,
-        Tool::Meminfo,
-    ];
-
     #[test]
     fn other_words_are_errors_that_name_the_tool_and_what_was_printed() {
-        for tool in ALL {
+        for tool in Tool::ALL {
             let error = tool.read("Killed\n").unwrap_err().to_string();
             assert!(error.contains(tool.name()) && error.contains("Killed"), "{error}");
             let error = tool.read(&"x".repeat(MAX_OUTPUT + 1)).unwrap_err();
@@ -214,7 +214,7 @@ mod test {
         ] {
             let text = captured(name);
             for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)).step_by(7) {
-                for tool in ALL {
+                for tool in Tool::ALL {
                     if let Ok(figures) = tool.read(&text[..end]) {
                         assert!(figures.values().all(|value| value.is_finite()));
                     }

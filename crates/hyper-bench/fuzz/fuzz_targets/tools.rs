@@ -6,22 +6,9 @@ use hyper_bench::script;
 use hyper_bench::tools::{Tool, excerpt};
 use libfuzzer_sys::fuzz_target;
 
-const TOOLS: [Tool; 10] = [
-    Tool::SysbenchCpu,
-    Tool::SysbenchMemory,
-    Tool::SysbenchCalls,
-    Tool::SysbenchOltp,
-    Tool::Fio,
-    Tool::Iperf3,
-    Tool::StressNg,
-    Tool::Wrk,
-    Tool::Sockperf,
-    Tool::Meminfo,
-];
-
 fuzz_target!(|bytes: &[u8]| {
     let text = String::from_utf8_lossy(bytes);
-    for tool in TOOLS {
+    for tool in Tool::ALL {
         if let Ok(figures) = tool.read(&text) {
             assert!(figures.values().all(|value| value.is_finite()), "{figures:?}");
         }
