@@ -65,6 +65,7 @@ pub(crate) struct Networks {
     written: tokio::sync::Mutex<()>,
     /// One at a time changes what a container has, by its id.
     turns: Turns,
+    sctp: ports::Register,
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +112,7 @@ impl Networks {
             host: tokio::sync::Mutex::default(),
             written: tokio::sync::Mutex::default(),
             turns: Turns::default(),
+            sctp: ports::Register::default(),
         };
         if opened.trouble.is_none() && opened.find(DEFAULT).is_err() {
             opened.make_default().await?;

@@ -250,7 +250,7 @@ impl Networks {
             let family = wish.host.is_some_and(|host| host.is_ipv6());
             let pod = endpoint.address(family).or(endpoint.address(false));
             let pod = pod.map_or(IpAddr::from([0, 0, 0, 0]), |net| net.addr());
-            let (port, holder) = ports::hold(wish, pod)?;
+            let (port, holder) = ports::hold(wish, pod, &self.sctp)?;
             endpoint.ports.push(port);
             held.push(holder);
         }
@@ -379,7 +379,7 @@ impl Networks {
                 let Some(pod) = endpoint.address(ipv6).or(endpoint.address(false)) else {
                     continue;
                 };
-                match ports::hold_again(port, pod.addr()) {
+                match ports::hold_again(port, pod.addr(), &self.sctp) {
                     Ok(holder) => held.push(holder),
                     // The rules send it to the pod all the same.
                     Err(error) => tracing::warn!(

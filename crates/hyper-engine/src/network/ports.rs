@@ -4,10 +4,15 @@
 //! The packet filter sends what is for the port to the pod before a socket sees it. What reaches
 //! the socket all the same (IPv6, for a pod that has none) is passed on by hyperd, as long as there
 //! is one.
+//!
+//! A host's kernel may translate SCTP and have no sockets of it: there a port of SCTP is held by the
+//! [`Register`] alone, against our own containers only.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper_network::rules::Protocol;
@@ -30,6 +35,46 @@ const TRIES: u32 = 16;
 pub(super) struct Held {
     _idle: Vec<OwnedFd>,
     _served: Vec<Served>,
+    _entries: Vec<Entry>,
+}
+
+/// SCTP ports that are held, whether or not the host has sockets of it: its module may be loaded at
+/// any time.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Register(Arc<Mutex<BTreeSet<SocketAddr>>>);
+
+impl Register {
+    fn all(&self) -> MutexGuard<'_, BTreeSet<SocketAddr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As `bind` would do it.
+    fn enter(&self, at: SocketAddr) -> io::Result<Entry> {
+        let clash = |one: &SocketAddr| {
+            let (one_ip, ip) = (one.ip(), at.ip());
+            let meet = one_ip == ip || one_ip.is_unspecified() || ip.is_unspecified();
+            (one.port(), one.is_ipv4()) == (at.port(), at.is_ipv4()) && meet
+        };
+        let mut all = self.all();
+        if all.iter().any(clash) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        all.insert(at);
+        Ok(Entry { register: self.clone(), at })
+    }
+}
+
+/// A port of the [`Register`], as long as this lives.
+#[derive(Debug)]
+struct Entry {
+    register: Register,
+    at: SocketAddr,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.register.all().remove(&self.at);
+    }
 }
 
 /// A listener whose connections are passed on.
@@ -48,13 +93,13 @@ impl Drop for Served {
 }
 
 /// Takes the first free port that will do. Within a tokio runtime.
-pub(super) fn hold(wish: &PortWish, pod: IpAddr) -> Result<(Published, Held)> {
+pub(super) fn hold(wish: &PortWish, pod: IpAddr, sctp: &Register) -> Result<(Published, Held)> {
     let (first, last) = wish.range;
     let mut refusal = None;
     let candidates: Vec<u16> =
         if first == 0 { vec![0; TRIES as usize] } else { (first..=last.max(first)).collect() };
     for port in candidates {
-        match one(wish, port, pod) {
+        match one(wish, port, pod, sctp) {
             Ok((host_port, held)) => {
                 let (protocol, port, host) = (wish.protocol, wish.port, wish.host);
                 return Ok((Published { protocol, port, host, host_port }, held));
@@ -79,18 +124,18 @@ pub(super) fn hold(wish: &PortWish, pod: IpAddr) -> Result<(Published, Held)> {
 }
 
 /// Takes a port again that was published before hyperd came back.
-pub(super) fn hold_again(port: &Published, pod: IpAddr) -> Result<Held> {
+pub(super) fn hold_again(port: &Published, pod: IpAddr, sctp: &Register) -> Result<Held> {
     let wish = PortWish {
         protocol: port.protocol,
         port: port.port,
         host: port.host,
         range: (port.host_port, port.host_port),
     };
-    hold(&wish, pod).map(|(_, held)| held)
+    hold(&wish, pod, sctp).map(|(_, held)| held)
 }
 
-fn one(wish: &PortWish, port: u16, pod: IpAddr) -> io::Result<(u16, Held)> {
-    let mut held = Held { _idle: Vec::new(), _served: Vec::new() };
+fn one(wish: &PortWish, port: u16, pod: IpAddr, sctp: &Register) -> io::Result<(u16, Held)> {
+    let mut held = Held { _idle: Vec::new(), _served: Vec::new(), _entries: Vec::new() };
     let hosts = match wish.host {
         Some(host) => vec![host],
         None => {
@@ -99,8 +144,15 @@ fn one(wish: &PortWish, port: u16, pod: IpAddr) -> io::Result<(u16, Held)> {
     };
     let mut port = port;
     for host in hosts {
-        let socket = match socket(wish.protocol, SocketAddr::new(host, port)) {
-            // A host without IPv6, or a kernel without SCTP, has nothing that could be taken.
+        let (socket, stands_in) = match socket(wish.protocol, SocketAddr::new(host, port)) {
+            // One of UDP tells whether the address is the host's, and chooses a number.
+            Err(error) if is_unknown(&error, wish.protocol) => {
+                (socket(Protocol::Udp, SocketAddr::new(host, 0)), true)
+            }
+            socket => (socket, false),
+        };
+        let socket = match socket {
+            // A host without IPv6 has nothing that could be taken.
             Err(error) if absent(&error, wish, host) => continue,
             socket => socket?,
         };
@@ -117,21 +169,26 @@ fn one(wish: &PortWish, port: u16, pod: IpAddr) -> io::Result<(u16, Held)> {
                 let task = AbortOnDropHandle::new(tokio::spawn(serve(theirs, to)));
                 held._served.push(Served { listener, _task: task });
             }
-            Protocol::Udp | Protocol::Sctp => held._idle.push(socket),
+            Protocol::Udp => held._idle.push(socket),
+            Protocol::Sctp => {
+                held._entries.push(sctp.enter(SocketAddr::new(host, port))?);
+                held._idle.extend((!stands_in).then_some(socket));
+            }
         }
     }
     Ok((port, held))
 }
 
+/// Whether the host's kernel has no sockets of a protocol.
+fn is_unknown(error: &io::Error, protocol: Protocol) -> bool {
+    let code = rustix::io::Errno::PROTONOSUPPORT.raw_os_error();
+    protocol == Protocol::Sctp && error.raw_os_error() == Some(code)
+}
+
 fn absent(error: &io::Error, wish: &PortWish, host: IpAddr) -> bool {
     let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
-    let (no_family, no_address, no_protocol) = (
-        rustix::io::Errno::AFNOSUPPORT,
-        rustix::io::Errno::ADDRNOTAVAIL,
-        rustix::io::Errno::PROTONOSUPPORT,
-    );
-    (host.is_ipv6() && wish.host.is_none() && (code == Some(no_family) || code == Some(no_address)))
-        || (wish.protocol == Protocol::Sctp && code == Some(no_protocol))
+    let (no_family, no_address) = (rustix::io::Errno::AFNOSUPPORT, rustix::io::Errno::ADDRNOTAVAIL);
+    host.is_ipv6() && wish.host.is_none() && (code == Some(no_family) || code == Some(no_address))
 }
 
 fn socket(protocol: Protocol, at: SocketAddr) -> io::Result<OwnedFd> {
@@ -180,22 +237,69 @@ async fn serve(listener: TcpListener, to: SocketAddr) {
 mod test {
     use super::*;
 
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn wish(protocol: Protocol, host: Option<IpAddr>, port: u16) -> PortWish {
+        PortWish { protocol, port: 80, host, range: (port, port) }
+    }
+
     /// Compose, which removes a container and starts the next one, was told that the port was taken. On one thread the
     /// task's end comes after whoever wants the port next.
     #[tokio::test]
     async fn a_port_that_is_given_up_is_free_at_once() {
-        let pod = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let wish = |port| PortWish {
-            protocol: Protocol::Tcp,
-            port: 80,
-            host: Some(pod),
-            range: (port, port),
-        };
-        let (published, held) = hold(&wish(0), pod).unwrap();
+        let sctp = Register::default();
+        let at = |port| hold(&wish(Protocol::Tcp, Some(HERE), port), HERE, &sctp);
+        let (published, held) = at(0).unwrap();
         tokio::task::yield_now().await;
-        let taken = hold(&wish(published.host_port), pod).unwrap_err();
+        let taken = at(published.host_port).unwrap_err();
         assert!(matches!(taken, Error::Conflict(_)), "{taken}");
         drop(held);
-        hold(&wish(published.host_port), pod).unwrap();
+        at(published.host_port).unwrap();
+    }
+
+    /// Where the host's kernel has no SCTP sockets, a second container had the first's port: no error, no packets.
+    #[tokio::test]
+    async fn two_containers_do_not_publish_one_sctp_port() {
+        let sctp = Register::default();
+        let at = |host, port| hold(&wish(Protocol::Sctp, host, port), HERE, &sctp);
+        let (everywhere, held) = at(None, 0).unwrap();
+        let port = everywhere.host_port;
+        for host in [None, Some(HERE)] {
+            let taken = at(host, port).unwrap_err();
+            assert!(taken.to_string().contains("sctp port"), "{taken}");
+        }
+        drop(held);
+        let (_, _held) = at(Some(HERE), port).unwrap();
+        at(None, port).unwrap_err();
+        at(Some(IpAddr::from([127, 0, 0, 2])), port).unwrap();
+        let foreign = at(Some(IpAddr::from([192, 0, 2, 1])), port).unwrap_err();
+        assert!(foreign.to_string().contains("no address of this host"), "{foreign}");
+    }
+
+    /// A hyperd that comes back knows none but those it is told of.
+    #[tokio::test]
+    async fn an_sctp_port_of_before_is_nobody_elses() {
+        let wanted = wish(Protocol::Sctp, None, 0);
+        let (published, held) = hold(&wanted, HERE, &Register::default()).unwrap();
+        drop(held);
+        let again = Register::default();
+        let _held = hold_again(&published, HERE, &again).unwrap();
+        hold(&wish(Protocol::Sctp, None, published.host_port), HERE, &again).unwrap_err();
+    }
+
+    /// `docker port` said 0.0.0.0:0, and the rule was for port 0.
+    #[tokio::test]
+    async fn an_sctp_port_that_is_left_to_us_is_one_of_the_hosts_range() {
+        let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let mut range = range.split_whitespace().map(|text| text.parse::<u16>().unwrap());
+        let (first, last) = (range.next().unwrap(), range.next().unwrap());
+        let sctp = Register::default();
+        let mut all = std::collections::BTreeMap::new();
+        for _ in 0..50 {
+            let (published, held) = hold(&wish(Protocol::Sctp, None, 0), HERE, &sctp).unwrap();
+            assert!((first..=last).contains(&published.host_port), "{published:?}");
+            let before = all.insert(published.host_port, held);
+            assert!(before.is_none(), "{published:?} twice");
+        }
     }
 }
