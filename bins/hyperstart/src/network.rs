@@ -4,7 +4,6 @@ use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr},
     os::fd::OwnedFd,
-    path::Path,
 };
 
 use hyper_link::message::{Interface, Route};
@@ -47,7 +46,7 @@ const IFF_UP: u32 = 1;
 const RTNH_F_ONLINK: u32 = 4;
 const LOOPBACK: u32 = 1;
 /// Begins the name of a card that has nothing of its own any more.
-pub(crate) const IDLE: &str = "idle";
+const IDLE: &str = "idle";
 
 /// Brings `lo` up.
 ///
@@ -67,17 +66,6 @@ pub(crate) fn find(mac: &str) -> Option<(u32, String)> {
         let same = address.trim().eq_ignore_ascii_case(mac);
         same.then(|| (index, entry.file_name().to_string_lossy().into_owned()))
     })
-}
-
-/// The card that an interface rides on, if it does.
-pub(crate) fn rides_on(name: &str) -> Option<String> {
-    let directory = Path::new("/sys/class/net").join(name);
-    let about = fs::read_to_string(directory.join("uevent")).ok()?;
-    if !about.lines().any(|line| line == "DEVTYPE=macvlan") {
-        return None;
-    }
-    let mut entries = fs::read_dir(directory).ok()?.flatten();
-    entries.find_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("lower_")?.to_owned()))
 }
 
 /// A connection to the kernel's routing tables.

@@ -52,24 +52,7 @@ fn boot_ns() -> i64 {
 /// Counters of the interfaces in a process's network namespace, loopback left out.
 pub(crate) fn networks(pid: u32) -> Vec<NetworkCounters> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
-    text.lines().filter_map(counters).filter(|counters| counters.name != "lo").collect()
-}
-
-fn counters(line: &str) -> Option<NetworkCounters> {
-    let (name, rest) = line.split_once(':')?;
-    let fields: Vec<u64> = rest.split_whitespace().filter_map(|text| text.parse().ok()).collect();
-    let at = |index: usize| fields.get(index).copied().unwrap_or(0);
-    Some(NetworkCounters {
-        name: name.trim().to_owned(),
-        rx_bytes: at(0),
-        rx_packets: at(1),
-        rx_errors: at(2),
-        rx_dropped: at(3),
-        tx_bytes: at(8),
-        tx_packets: at(9),
-        tx_errors: at(10),
-        tx_dropped: at(11),
-    })
+    hyper_network::counters::read(&text).into_iter().map(hyper_pod::network_counters).collect()
 }
 
 /// File that counts the kills of a process's memory cgroup, and the key in it. Of version 1 and 2.
@@ -108,12 +91,5 @@ mod test {
         let age = hyper_stdio::now_ns() - own.started_unix_ns;
         assert!((-2_000_000_000..600_000_000_000).contains(&age), "{age}");
         assert_eq!(process(u32::MAX), None);
-    }
-
-    #[test]
-    fn counters_have_their_columns() {
-        let line = "  eth0: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0";
-        let seen = counters(line).unwrap();
-        assert_eq!((seen.rx_bytes, seen.rx_dropped, seen.tx_bytes, seen.tx_dropped), (1, 4, 5, 8));
     }
 }

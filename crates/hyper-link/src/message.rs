@@ -428,22 +428,6 @@ pub struct Stats {
     pub guest_memory_total_bytes: u64,
     pub guest_memory_available_bytes: u64,
     pub guest_memory_free_bytes: u64,
-    pub networks: Vec<NetworkStats>,
-}
-
-/// Counters of one interface, from /proc/net/dev.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct NetworkStats {
-    pub name: String,
-    pub rx_bytes: u64,
-    pub rx_packets: u64,
-    pub rx_errors: u64,
-    pub rx_dropped: u64,
-    pub tx_bytes: u64,
-    pub tx_packets: u64,
-    pub tx_errors: u64,
-    pub tx_dropped: u64,
 }
 
 /// The agent's first words.

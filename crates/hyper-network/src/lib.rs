@@ -9,6 +9,7 @@
 //! runtime's threads.
 #![deny(unsafe_code)]
 
+pub mod counters;
 pub mod egress;
 mod error;
 pub mod firewall;

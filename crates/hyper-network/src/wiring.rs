@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
-use crate::error::{NetworkError, Result, link};
+use crate::counters::{self, Counters};
+use crate::error::{NetworkError, Result, file, link};
 use crate::link::{Link, Mac, mac_text};
 use crate::redirect::{Guard, MAX_SLOTS};
 use crate::{Netlink, namespace, tap};
@@ -147,6 +148,23 @@ impl Wiring {
     #[must_use]
     pub fn interfaces(&self) -> Vec<Rider> {
         self.ports.iter().map(|port| self.rider(port)).collect()
+    }
+
+    /// What has passed the pod's interfaces, at their ends on the host: a guest that lies changes
+    /// nothing of it. Blocking.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    pub fn counters(&self) -> Result<Vec<Counters>> {
+        let own = |one: &Counters| self.ports.iter().any(|port| port.card.name == one.name);
+        let mut all = namespace::within(&self.path, || {
+            let path = "/proc/thread-self/net/dev";
+            std::fs::read_to_string(path)
+                .map_err(file("read", path))
+                .map(|text| counters::read(&text))
+        })?;
+        all.retain(own);
+        Ok(all)
     }
 
     /// Interfaces that the guest is not to have any more, until [`Self::told`].

@@ -54,6 +54,7 @@ pub use error::{Kind, PodError, chain};
 pub use exit::{read_exit, reserve_exit, write_exit};
 pub use files::fault_kind;
 pub use names::resolve as resolve_name;
+pub use network::counters as network_counters;
 pub use pod::{CreateRequest, ExecRequest, Pod, PodEvent, ProcessReport};
 pub use record::Status;
 pub use rootfs::{RootfsError, RootfsMount};

@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use hyper_hypervisor::Nic;
 use hyper_link::message::{Interface, Request, Route};
+use hyper_network::counters::Counters;
 use hyper_network::link::mac_text;
 use hyper_network::{Manner, Rider, Wiring};
 use hyper_task::annotation;
+use hyper_task::pod::NetworkCounters;
 use serde_json::Value;
 
 use crate::PodError;
@@ -84,6 +86,16 @@ pub(crate) async fn wire(found: &Found) -> Result<Network, PodError> {
 }
 
 impl Guest {
+    /// What has passed each of the pod's interfaces; of a pod without network nothing.
+    ///
+    /// # Errors
+    /// [`PodError::Network`].
+    pub async fn network_counters(&self) -> Result<Vec<NetworkCounters>, PodError> {
+        let Some(wiring) = self.wiring.lock().await.clone() else { return Ok(Vec::new()) };
+        let all = blocking(move || wiring.counters().map_err(PodError::Network)).await?;
+        Ok(all.into_iter().map(counters).collect())
+    }
+
     /// Brings the interfaces of a guest that runs to what is in its namespace now. One at a time: the
     /// wiring is held for so long.
     ///
@@ -119,6 +131,23 @@ impl Guest {
             wiring.told();
         }
         Ok(())
+    }
+}
+
+/// As hyperd and the client have them.
+#[must_use]
+pub fn counters(seen: Counters) -> NetworkCounters {
+    let Counters { name, received, sent } = seen;
+    NetworkCounters {
+        name,
+        rx_bytes: received.bytes,
+        rx_packets: received.packets,
+        rx_errors: received.errors,
+        rx_dropped: received.dropped,
+        tx_bytes: sent.bytes,
+        tx_packets: sent.packets,
+        tx_errors: sent.errors,
+        tx_dropped: sent.dropped,
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::io;
 
-use hyper_link::message::{NetworkStats, ProcessId, WriteFiles};
+use hyper_link::message::{ProcessId, WriteFiles};
 use hyper_stdio::Wanted;
 use hyper_stdio::attach::write_answer;
 use hyper_stdio::clients::{self, attached};
-use hyper_task::pod::{Answer, Call, NetworkCounters};
+use hyper_task::pod::{Answer, Call};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::error::chain;
@@ -30,9 +30,14 @@ async fn client(
 ) -> io::Result<()> {
     let answer = match call {
         Call::Phases => pod.phases(&container).await.map(Answer::Phases),
-        Call::Networks => pod.stats(&container).await.map(|stats| Answer::Networks {
-            networks: stats.networks.into_iter().map(counters).collect(),
-        }),
+        Call::Networks => {
+            let guest = pod.guest(&container, "tell what passed its networks").await;
+            let networks = match guest {
+                Ok(guest) => guest.network_counters().await,
+                Err(error) => Err(error),
+            };
+            networks.map(|networks| Answer::Networks { networks })
+        }
         Call::Rewire => {
             let guest = pod.guest(&container, "change its networks").await;
             match guest {
@@ -60,18 +65,4 @@ async fn client(
     };
     let answer = answer.unwrap_or_else(|error: PodError| Answer::Error { message: chain(&error) });
     write_answer(&mut stream, &answer).await
-}
-
-fn counters(seen: NetworkStats) -> NetworkCounters {
-    NetworkCounters {
-        name: seen.name,
-        rx_bytes: seen.rx_bytes,
-        rx_packets: seen.rx_packets,
-        rx_errors: seen.rx_errors,
-        rx_dropped: seen.rx_dropped,
-        tx_bytes: seen.tx_bytes,
-        tx_packets: seen.tx_packets,
-        tx_errors: seen.tx_errors,
-        tx_dropped: seen.tx_dropped,
-    }
 }

@@ -158,7 +158,7 @@ pub struct ProcessInfo {
     pub command: String,
 }
 
-/// Counters of one of the pod's interfaces, loopback left out, as the guest sees them.
+/// Counters of one of the pod's interfaces, loopback left out, as the host sees them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NetworkCounters {

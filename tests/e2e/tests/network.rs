@@ -4,7 +4,7 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use hyper_e2e::{Engine, Host, eventually, runtimes};
+use hyper_e2e::{Engine, Host, eventually, run, runtimes};
 
 /// A container that serves `text` on port 80.
 fn serve(engine: &Engine, name: &str, text: &str, flags: &[&str]) {
@@ -302,4 +302,70 @@ fn starts_that_fail_or_are_given_up_leave_no_supervisor() {
     eventually("only the owner's processes", Duration::from_secs(10), || {
         Host::look(&marker).processes.len() == before
     });
+}
+
+/// Counters of a container's interface.
+fn counted(engine: &Engine, container: &str, interface: &str) -> (u64, u64) {
+    let url = format!("http://d/v1.47/containers/{container}/stats?stream=0&one-shot=1");
+    let socket = engine.socket().display().to_string();
+    let text = run("curl", &["-s", "--unix-socket", &socket, &url], Duration::from_secs(20)).text();
+    let seen: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let networks = seen["networks"].as_object().expect("networks");
+    assert!(!networks.contains_key("eth7"), "{networks:?}");
+    let bytes = |key: &str| networks[interface][key].as_u64().expect("a number");
+    (bytes("rx_bytes"), bytes("tx_bytes"))
+}
+
+/// The guest told them, and could tell anything.
+#[test]
+fn what_passed_a_pods_networks_is_counted_on_the_host() {
+    let engine = Engine::apart();
+    engine.docker(&["network", "create", "more"]).succeeded();
+    let serve = "head -c 8000000 /dev/zero > /page; exec httpd -f -p 80 -h /";
+    for runtime in runtimes() {
+        for name in ["server", "client"] {
+            let flags =
+                ["run", "-d", "--name", name, "--runtime", runtime, "--cap-add", "NET_ADMIN"];
+            engine.docker(&[&flags[..], &["busybox", "sh", "-c", serve]].concat()).succeeded();
+        }
+        let ip = |network: &str| {
+            let path = format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
+            engine.inspect("server", &path)
+        };
+        let fetch = |from: &str| {
+            let script = "printf 'GET /page HTTP/1.0\\r\\n\\r\\n' | nc -w 20";
+            let script = format!("{script} {from} 80 | wc -c | grep ^8000");
+            engine.docker(&["exec", "client", "sh", "-c", &script]).code == 0
+        };
+        let near = ip("bridge");
+        eventually("the page is served", Duration::from_secs(30), || fetch(&near));
+        // What an interface of the guest's own makes of it is nobody's traffic.
+        let flood = "ip link add eth7 type dummy && ip addr add 10.77.0.1/24 dev eth7 && \
+                     ip link set eth7 up && head -c 3000000 /dev/zero | timeout 3 nc -u 10.77.0.2 9; true";
+        engine.docker(&["exec", "client", "sh", "-c", flood]).succeeded();
+        let before = [counted(&engine, "client", "eth0"), counted(&engine, "server", "eth0")];
+        assert!(fetch(&near), "{runtime}");
+        let after = [counted(&engine, "client", "eth0"), counted(&engine, "server", "eth0")];
+        let page = 8_000_000..8_800_000;
+        let small = 1..800_000;
+        let passed = |at: usize| (after[at].0 - before[at].0, after[at].1 - before[at].1);
+        for (name, (many, few)) in [("client", passed(0)), ("server", (passed(1).1, passed(1).0))] {
+            assert!(page.contains(&many) && small.contains(&few), "{runtime} {name}: {many} {few}");
+        }
+        // One that came later has figures of its own.
+        for name in ["server", "client"] {
+            engine.docker(&["network", "connect", "more", name]).succeeded();
+        }
+        let begun = counted(&engine, "client", "eth0").0;
+        let later = ip("more");
+        eventually("it is served there", Duration::from_secs(30), || fetch(&later));
+        let (there, here) =
+            (counted(&engine, "client", "eth1"), counted(&engine, "client", "eth0"));
+        assert!(page.contains(&there.0), "{runtime}: {there:?}");
+        assert!(here.0 - begun < 800_000, "{runtime}: {begun} {here:?}");
+        let shown = ["stats", "--no-stream", "--format", "{{.NetIO}}", "client"];
+        let shown = engine.docker(&shown).succeeded().text();
+        assert!(shown.contains("MB / "), "{runtime}: {shown}");
+        engine.docker(&["rm", "-f", "server", "client"]).succeeded();
+    }
 }
