@@ -43,6 +43,7 @@ const RTA_GATEWAY: u16 = 5;
 /// The address is usable at once; nobody else can have it in a pod's network.
 const IFA_F_NODAD: u8 = 0x02;
 const IFF_UP: u32 = 1;
+const IFF_NOARP: u32 = 0x80;
 const RTNH_F_ONLINK: u32 = 4;
 const LOOPBACK: u32 = 1;
 /// Begins the name of a card that has nothing of its own any more.
@@ -102,7 +103,11 @@ impl Rtnetlink {
         if wanted.mtu != 0 {
             attributes.extend(attribute(IFLA_MTU, &wanted.mtu.to_ne_bytes()));
         }
-        self.change_link(index, IFF_UP, &attributes).doing(|| describe("bring up"))?;
+        if has_link_local(wanted) {
+            make_link_local(name, false);
+        }
+        let flags = if wanted.no_arp { IFF_UP | IFF_NOARP } else { IFF_UP };
+        self.change_link(index, flags, &attributes).doing(|| describe("bring up"))?;
         for address in &wanted.addresses {
             let (ip, length) = parse_prefix(address)?;
             self.add_address(index, ip, length).doing(|| describe(&format!("add {address} to")))?;
@@ -140,6 +145,9 @@ impl Rtnetlink {
                 Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {}
                 done => done.doing(describe)?,
             }
+        }
+        if has_link_local(gone) {
+            make_link_local(name, true);
         }
         let idle = format!("{IDLE}{index}");
         if idle == name {
@@ -245,12 +253,24 @@ impl Rtnetlink {
     }
 }
 
+fn has_link_local(interface: &Interface) -> bool {
+    let local = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    interface.addresses.iter().any(|text| parse_prefix(text).is_ok_and(|(ip, _)| local(ip)))
+}
+
+/// Whether an interface makes itself a link-local address when it comes up (`ip-sysctl`,
+/// `addr_gen_mode`). Without IPv6 there is nothing to say.
+fn make_link_local(name: &str, itself: bool) {
+    let mode = if itself { "0" } else { "1" };
+    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), mode);
+}
+
 /// `struct ifinfomsg` (family, pad, type, index, flags, change) with attributes.
 fn link_message(index: u32, flags: u32, attributes: &[u8]) -> Vec<u8> {
     let mut body = vec![0; 4];
     body.extend(index.to_ne_bytes());
     body.extend(flags.to_ne_bytes());
-    body.extend(IFF_UP.to_ne_bytes());
+    body.extend((IFF_UP | IFF_NOARP).to_ne_bytes());
     body.extend(attributes);
     body
 }

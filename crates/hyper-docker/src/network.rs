@@ -100,20 +100,14 @@ fn translate(body: NetworkCreateRequest) -> ApiResult<NetworkRequest> {
     let driver = match body.driver.as_deref() {
         None | Some("" | "bridge" | "default") => Driver::Bridge,
         Some("macvlan") => Driver::Macvlan,
-        Some(name @ "ipvlan") => {
-            return no(
-                "Driver",
-                name,
-                "macvlan brings containers into a LAN, too, each with a hardware address of its own",
-            );
-        }
+        Some("ipvlan") => Driver::Ipvlan,
         Some(name @ ("overlay" | "host")) => {
             return no("Driver", name, "this engine is no cluster, and a guest is not the host");
         }
         Some(name) => {
             return Err(ApiError::not_found(format!(
                 "plugin \"{name}\" not found: {} are there",
-                Driver::WORDS.join(" and ")
+                Driver::WORDS.join(", ")
             )));
         }
     };

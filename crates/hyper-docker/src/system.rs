@@ -103,7 +103,7 @@ pub(crate) async fn info(State(app): State<App>) -> Response {
         "Driver": "erofs",
         "DriverStatus": [["Image format", "EROFS"], ["Writable layer", "ext4 disk, overlayfs in the guest"]],
         "SystemStatus": null,
-        "Plugins": { "Volume": VolumeDriver::WORDS, "Network": ["bridge", "macvlan", "null"], "Authorization": null, "Log": Log::DRIVERS },
+        "Plugins": { "Volume": VolumeDriver::WORDS, "Network": ["bridge", "ipvlan", "macvlan", "null"], "Authorization": null, "Log": Log::DRIVERS },
         "MemoryLimit": true,
         // Guests have none.
         "SwapLimit": false,

@@ -150,8 +150,11 @@ pub struct Interface {
     /// Name to give it, e.g. `eth0`.
     pub name: String,
     pub mtu: u32,
-    /// Addresses with prefix length, e.g. `10.1.2.3/24`, `fd00::3/64`.
+    /// Addresses with prefix length, e.g. `10.1.2.3/24`, `fd00::3/64`. With a link-local one among them
+    /// the guest makes none of its own.
     pub addresses: Vec<String>,
+    /// It asks for no neighbours: whatever it sends to is behind the card.
+    pub no_arp: bool,
 }
 
 /// One route; `destination` is `default` or a prefix such as `10.0.0.0/8`.

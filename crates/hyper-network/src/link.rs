@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
-    LinkMessage, MacVlanMode,
+    InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVeth, IpVlanMode, LinkAttribute, LinkFlags,
+    LinkInfo, LinkLayerType, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
@@ -33,6 +33,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     pub up: bool,
     pub loopback: bool,
+    /// Whether it asks for neighbours' hardware addresses.
+    pub arp: bool,
     /// Index of the bridge it is a port of.
     pub master: Option<u32>,
     /// `veth`, `bridge`, `tun`, …
@@ -49,6 +51,25 @@ pub enum MacvlanMode {
     Private,
     /// Each other by a switch that sends frames back.
     Vepa,
+}
+
+/// How interfaces on one parent are behind its hardware address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IpvlanMode {
+    /// As machines of the parent's Ethernet.
+    #[default]
+    L2,
+    /// As addresses that the host routes to: no broadcasts, no groups, nobody is asked for.
+    L3,
+}
+
+/// What is made on an interface of the host, its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnParent {
+    /// With a hardware address of its own.
+    Macvlan(MacvlanMode, Mac),
+    /// With the parent's: who gets a packet is told by its address, which must be the interface's.
+    Ipvlan(IpvlanMode),
 }
 
 /// A route of the main table.
@@ -173,33 +194,47 @@ impl Netlink {
             .map_err(link("make link", name))
     }
 
-    /// Makes an interface with a hardware address of its own on the interface `parent`; in
-    /// `namespace`, still down, and gone with either. An MTU of 0 is the parent's.
+    /// Makes an interface on the interface `parent`; in `namespace`, still down, and gone with either.
+    /// An MTU of 0 is the parent's.
     ///
     /// # Errors
-    /// The kernel's: it lacks `macvlan`, the parent is a port of a bridge, the name is taken.
-    pub fn add_macvlan(
+    /// The kernel's: it lacks `macvlan` or `ipvlan`, the parent is a port of a bridge or has some of
+    /// the other kind, the name is taken.
+    pub fn add_on_parent(
         &mut self,
-        (parent, mode): (u32, MacvlanMode),
-        (name, mac): (&str, Mac),
+        (parent, kind): (u32, OnParent),
+        name: &str,
         namespace: BorrowedFd<'_>,
         mtu: u32,
     ) -> Result<()> {
-        let mode = match mode {
-            MacvlanMode::Bridge => MacVlanMode::Bridge,
-            MacvlanMode::Private => MacVlanMode::Private,
-            MacvlanMode::Vepa => MacVlanMode::Vepa,
+        let (word, mut message) = match kind {
+            OnParent::Macvlan(mode, mac) => {
+                let mode = match mode {
+                    MacvlanMode::Bridge => MacVlanMode::Bridge,
+                    MacvlanMode::Private => MacVlanMode::Private,
+                    MacvlanMode::Vepa => MacVlanMode::Vepa,
+                };
+                let data = InfoData::MacVlan(vec![InfoMacVlan::Mode(mode)]);
+                let mut message = named(name, InfoKind::MacVlan, Some(data));
+                message.attributes.push(LinkAttribute::Address(mac.to_vec()));
+                ("make macvlan", message)
+            }
+            OnParent::Ipvlan(mode) => {
+                let mode = match mode {
+                    IpvlanMode::L2 => IpVlanMode::L2,
+                    IpvlanMode::L3 => IpVlanMode::L3,
+                };
+                let data = InfoData::IpVlan(vec![InfoIpVlan::Mode(mode)]);
+                ("make ipvlan", named(name, InfoKind::IpVlan, Some(data)))
+            }
         };
-        let data = InfoData::MacVlan(vec![InfoMacVlan::Mode(mode)]);
-        let mut message = named(name, InfoKind::MacVlan, Some(data));
         message.attributes.push(LinkAttribute::Link(parent));
-        message.attributes.push(LinkAttribute::Address(mac.to_vec()));
         message.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
         if mtu != 0 {
             message.attributes.push(LinkAttribute::Mtu(mtu));
         }
         self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
-            .map_err(link("make macvlan", name))
+            .map_err(link(word, name))
     }
 
     /// Lets frames for every multicast group arrive at an interface.
@@ -310,6 +345,7 @@ fn found(message: LinkMessage) -> Link {
         mac: None,
         up: message.header.flags.contains(LinkFlags::Up),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
+        arp: !message.header.flags.contains(LinkFlags::Noarp),
         master: None,
         kind: None,
     };

@@ -36,7 +36,7 @@ const SLOT: u32 = 0x400;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guard {
     pub mac: Mac,
-    /// Empty: any address.
+    /// Empty: any address. Without a link-local one all of those are good.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -86,10 +86,13 @@ impl Netlink {
         // A look whether an address is taken names none: before DHCP, and for duplicates.
         let none = [key(12, 0xffff, 0), key(16, 0xffff_0000, 0)];
         self.filter(from, to, (ETH_ARP, base + 0x300), with(&mac, none))?;
+        let local = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
         if guard.addresses.iter().any(IpAddr::is_ipv6) {
             // Neighbours are found from link-local addresses, and from none.
-            let local = [key(8, 0xffc0_0000, 0xfe80_0000)];
-            self.filter(from, to, (ETH_IPV6, base + 0x301), with(&mac, local))?;
+            if !guard.addresses.iter().any(local) {
+                let local = [key(8, 0xffc0_0000, 0xfe80_0000)];
+                self.filter(from, to, (ETH_IPV6, base + 0x301), with(&mac, local))?;
+            }
             let none = [0, 1, 2, 3].map(|at| key(8 + 4 * at, u32::MAX, 0));
             self.filter(from, to, (ETH_IPV6, base + 0x302), with(&mac, none))?;
         }

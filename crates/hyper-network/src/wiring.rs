@@ -11,6 +11,9 @@
 //! No hypervisor need put a card into a guest that runs: an interface that comes later rides on a
 //! card that is there, told apart by its MAC. What is broadcast in one of two networks that share a
 //! card is seen by the guest in both.
+//!
+//! An ipvlan has its parent's MAC, and so has the guest's card; the kernel delivers by the addresses of
+//! the namespace's interface. One that asks for no neighbours (`l3`) has a card that asks for none.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -26,6 +29,8 @@ use crate::{Netlink, namespace, tap};
 
 /// Begins the names of our taps.
 const TAP: &str = "hypertap";
+/// The kind of interface whose hardware address is its parent's.
+const IPVLAN: &str = "ipvlan";
 
 /// An interface of the pod, for the guest.
 #[derive(Debug)]
@@ -40,8 +45,10 @@ pub struct Card {
     pub name: String,
     pub mac: Mac,
     pub mtu: u32,
-    /// Without link-local ones, which the guest makes itself.
+    /// Without link-local ones, which the guest makes itself, unless others have its MAC.
     pub addresses: Vec<IpNet>,
+    /// Whether it asks for neighbours.
+    pub arp: bool,
     /// Destination (`None`: default) and gateway.
     pub routes: Vec<(Option<IpNet>, Option<IpAddr>)>,
 }
@@ -70,6 +77,9 @@ pub fn wire(path: &Path, manner: Manner) -> Result<(Wiring, Vec<Wired>)> {
     namespace::within(path, move || {
         let mut netlink = Netlink::open().map_err(link("open", "rtnetlink"))?;
         let cards = cards(&mut netlink)?;
+        for (at, (_, card)) in cards.iter().enumerate() {
+            alone(card, cards.iter().take(at).map(|(_, other)| other))?;
+        }
         let mut all = Vec::new();
         for (at, (found, card)) in cards.into_iter().enumerate() {
             let name = format!("{TAP}{at}");
@@ -233,14 +243,7 @@ impl Wiring {
 
     /// A tap with room for one more, and its slot there.
     fn place(&self, card: &Card) -> Result<(usize, u32)> {
-        if let Some(other) = self.ports.iter().find(|port| port.card.mac == card.mac) {
-            return Err(NetworkError::Unavailable(format!(
-                "{} has the hardware address of {}, {}: give it another",
-                card.name,
-                other.card.name,
-                mac_text(card.mac)
-            )));
-        }
+        alone(card, self.ports.iter().map(|port| &port.card))?;
         if self.taps.is_empty() {
             return Err(NetworkError::Unavailable(format!(
                 "the guest has no card that could carry {}: it was started without a network",
@@ -275,7 +278,7 @@ impl Wiring {
         if !found.up {
             netlink.up(port.index)?;
         }
-        if found.kind.as_deref() == Some("macvlan") {
+        if matches!(found.kind.as_deref(), Some("macvlan" | IPVLAN)) {
             // It passes on groups that its own namespace is in; those of the guest nobody knows here.
             netlink.hear_all_groups(port.index)?;
         }
@@ -301,6 +304,18 @@ impl Wiring {
     }
 }
 
+/// A guest tells its cards apart by their hardware addresses.
+fn alone<'a>(card: &Card, mut others: impl Iterator<Item = &'a Card>) -> Result<()> {
+    let Some(other) = others.find(|other| other.mac == card.mac) else { return Ok(()) };
+    Err(NetworkError::Unavailable(format!(
+        "{} has the hardware address of {}, {}: give it another, or a parent of another if it is an \
+         ipvlan",
+        card.name,
+        other.name,
+        mac_text(card.mac)
+    )))
+}
+
 fn made(netlink: &mut Netlink, tap: &str) -> Result<u32> {
     let found = netlink.link(tap)?.ok_or_else(|| {
         NetworkError::Unavailable(format!("tap `{tap}` is gone as soon as it was made"))
@@ -321,13 +336,16 @@ fn cards(netlink: &mut Netlink) -> Result<Vec<(Link, Card)>> {
             continue;
         }
         let own = |at: u32| at == link.index;
+        // All on one parent would make themselves the same address of it.
+        let shared = link.kind.as_deref() == Some(IPVLAN);
         let card = Card {
             name: link.name.clone(),
             mac,
             mtu: link.mtu,
+            arp: link.arp,
             addresses: addresses
                 .iter()
-                .filter(|(at, net)| own(*at) && !is_link_local(net.addr()))
+                .filter(|(at, net)| own(*at) && (shared || !is_link_local(net.addr())))
                 .map(|(_, net)| *net)
                 .collect(),
             routes: routes

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use hyper_network::egress::{Egress, Policy, chain};
-use hyper_network::link::MacvlanMode;
+use hyper_network::link::{MacvlanMode, OnParent};
 use hyper_network::pins::{Pin, Place};
 use hyper_network::rules::{Network, Port, Protocol, Rules};
 use hyper_network::service::{Service, Services};
@@ -251,12 +251,12 @@ fn a_pod_on_a_lan_hears_itself_and_all_groups_and_nobody_else() {
     let inner = pod.clone();
     namespace::within(&lan, move || {
         let mut netlink = Netlink::open().unwrap();
-        let on = (netlink.link("parent")?.unwrap().index, MacvlanMode::Bridge);
+        let kind = OnParent::Macvlan(MacvlanMode::Bridge, [2, 0x42, 10, 9, 0, 2]);
+        let on = (netlink.link("parent")?.unwrap().index, kind);
         let file = std::fs::File::open(inner).unwrap();
-        let own = ("eth0", [2, 0x42, 10, 9, 0, 2]);
-        netlink.add_macvlan(on, own, std::os::fd::AsFd::as_fd(&file), 1400)?;
+        netlink.add_on_parent(on, "eth0", std::os::fd::AsFd::as_fd(&file), 1400)?;
         // The name is taken.
-        assert!(netlink.add_macvlan(on, own, std::os::fd::AsFd::as_fd(&file), 0).is_err());
+        assert!(netlink.add_on_parent(on, "eth0", std::os::fd::AsFd::as_fd(&file), 0).is_err());
         assert!(netlink.link("eth0")?.is_none(), "it is in the other namespace");
         Ok(())
     })

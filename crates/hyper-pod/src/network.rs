@@ -160,6 +160,7 @@ fn interface(rider: &Rider) -> Interface {
         name: card.name.clone(),
         mtu: card.mtu,
         addresses: card.addresses.iter().map(ToString::to_string).collect(),
+        no_arp: !card.arp,
     }
 }
 

@@ -310,7 +310,7 @@ fn what_cannot_be_had_on_a_lan_is_refused_by_name() {
     let _lan = lan(&engine);
     let on = ["-d", "macvlan", "-o", "parent=lan0"];
     for (flags, words) in [
-        (&["-d", "ipvlan", "-o", "parent=lan0"][..], &["ipvlan", "macvlan"][..]),
+        (&["-d", "ipvlan", "-o", "parent=lan0"][..], &["parent lan0 is that of network lan"][..]),
         (&["-d", "macvlan"], &["-o parent=INTERFACE", "--internal"]),
         (&["-d", "macvlan", "-o", "parent=eth7"], &["eth7", "no interface of the host"]),
         (

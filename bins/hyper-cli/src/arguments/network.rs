@@ -139,13 +139,13 @@ pub enum NetworkCommand {
 
 #[derive(Debug, Args)]
 pub struct NetworkCreateFlags {
-    /// bridge, or macvlan with -o parent=INTERFACE of the host
+    /// bridge, or macvlan or ipvlan with -o parent=INTERFACE of the host
     #[arg(short, long, default_value = "bridge")]
     pub driver: String,
     /// e.g. 172.30.0.0/16
     #[arg(long)]
     pub subnet: Vec<String>,
-    /// The bridge's own address; with macvlan the router's
+    /// The bridge's own address; with macvlan and ipvlan the router's
     #[arg(long)]
     pub gateway: Vec<String>,
     /// Addresses are taken from this part of the subnet
@@ -158,7 +158,7 @@ pub struct NetworkCreateFlags {
     pub ipv6: bool,
     #[arg(long)]
     pub label: Vec<String>,
-    /// KEY=VALUE: parent, macvlan_mode (bridge, private, vepa), com.docker.network.driver.mtu, …
+    /// KEY=VALUE: parent, macvlan_mode (bridge, private, vepa), ipvlan_mode (l2, l3), com.docker.network.driver.mtu, …
     #[arg(short, long)]
     pub opt: Vec<String>,
     /// What its containers may reach, see `run --egress`

@@ -425,6 +425,7 @@ async fn the_network_is_what_the_supervisor_says() -> Result<()> {
             name: "eth0".to_owned(),
             mtu: 1400,
             addresses: vec!["10.9.8.2/24".to_owned(), "fd00:9::2/64".to_owned()],
+            no_arp: false,
         }],
         routes: vec![
             route("default", Some("10.9.8.1")),

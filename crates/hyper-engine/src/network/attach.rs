@@ -208,7 +208,7 @@ impl Networks {
                 true => String::new(),
                 false => format!("{}{}", host::LINK, &id[..12]),
             },
-            mac: if wish.mac.is_empty() { host::mac(first) } else { wish.mac.clone() },
+            mac: direct::hardware_address(network, &wish.mac, first)?,
             addresses,
             gateways: if out { network.gateways() } else { Vec::new() },
             aliases: wish.aliases.clone(),

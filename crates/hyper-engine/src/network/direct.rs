@@ -1,4 +1,5 @@
-//! Networks without a bridge: each pod has an interface of its own on one of the host's (`macvlan`).
+//! Networks without a bridge: each pod has an interface of its own on one of the host's (`macvlan`,
+//! `ipvlan`).
 //!
 //! ```text
 //!   LAN ── parent (eth0) ─┬─ pod's eth0 in its namespace ◀─tc─▶ tap ── guest
@@ -9,15 +10,18 @@
 //! inward) it cannot do here: it is refused, but for ports, which Docker ignores here, too.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use hyper_network::link::{Link, parse_mac};
+use hyper_network::link::{Link, OnParent, parse_mac};
 use hyper_network::{Netlink, NetworkError, namespace};
 use rustix::io::Errno;
 
 use super::host::{open, unopened, wrong};
-use super::spec::{Endpoint, MODE, Network, PARENT, Policy, Rates, mode};
+use super::spec::{
+    Driver, Endpoint, IPVLAN_MODE, MODE, Network, PARENT, Policy, Rates, ipvlan_mode, mode,
+};
 use crate::{Error, Result};
 
 /// Looks at the options of a new network.
@@ -25,17 +29,48 @@ pub(super) fn check(network: &Network) -> Result<()> {
     let name = &network.name;
     if network.parent().is_empty() {
         return Err(Error::Invalid(format!(
-            "network {name}: macvlan needs -o {PARENT}=INTERFACE, one of the host's that the LAN is \
-             behind: for containers that only reach each other take a bridge with --internal"
+            "network {name}: {} needs -o {PARENT}=INTERFACE, one of the host's that the LAN is \
+             behind: for containers that only reach each other take a bridge with --internal",
+            network.driver.word()
         )));
     }
-    let word = network.options.get(MODE).map_or("", String::as_str);
-    if mode(word).is_none() {
-        return Err(Error::Unsupported(format!(
-            "network {name}: option {MODE}={word} is not supported: bridge, private and vepa are"
-        )));
-    }
-    Ok(())
+    let (key, good) = match network.driver {
+        Driver::Ipvlan => (IPVLAN_MODE, "l2 and l3"),
+        Driver::Macvlan | Driver::Bridge => (MODE, "bridge, private and vepa"),
+    };
+    let word = network.option(key);
+    let known = match network.driver {
+        Driver::Ipvlan => ipvlan_mode(word).is_some(),
+        Driver::Macvlan | Driver::Bridge => mode(word).is_some(),
+    };
+    let why = match word {
+        _ if known => return Ok(()),
+        "l3s" => ", since its packets come past the place where guests get theirs",
+        _ => "",
+    };
+    Err(Error::Unsupported(format!(
+        "network {name}: option {key}={word} is not supported{why}: {good} are"
+    )))
+}
+
+/// Whether a new network can be beside those that are there. What the kernel has once for a parent,
+/// the last would change for all.
+pub(super) fn check_beside<'a>(
+    network: &Network,
+    mut others: impl Iterator<Item = &'a Network>,
+) -> Result<()> {
+    let (name, parent) = (&network.name, network.parent());
+    let clashes = |other: &&Network| {
+        let same = other.driver == network.driver
+            && (network.driver != Driver::Ipvlan || other.ipvlan_mode() == network.ipvlan_mode());
+        other.is_direct() && other.parent() == parent && !same
+    };
+    let Some(other) = others.find(clashes) else { return Ok(()) };
+    Err(Error::Forbidden(format!(
+        "network {name}: its parent {parent} is that of network {}, and all on one parent are of one \
+         driver and ipvlan_mode: give it another parent",
+        other.name
+    )))
 }
 
 /// Whether a container may have these in such a network, where the host holds nobody to them.
@@ -62,6 +97,20 @@ pub(super) fn check_member(
     }
 }
 
+/// The hardware address that a container is given in such a network; empty: its parent's.
+pub(super) fn hardware_address(network: &Network, asked: &str, first: IpAddr) -> Result<String> {
+    match (network.driver, asked) {
+        (Driver::Ipvlan, "") => Ok(String::new()),
+        (Driver::Ipvlan, asked) => Err(Error::Invalid(format!(
+            "network {} is of driver ipvlan, where all have the hardware address of the parent: leave \
+             out {asked}",
+            network.name
+        ))),
+        (_, "") => Ok(super::host::mac(first)),
+        (_, asked) => Ok(asked.to_owned()),
+    }
+}
+
 /// The host's interface that a network is on. Blocking.
 pub(super) fn parent(network: &Network) -> Result<Link> {
     let (name, wanted) = (&network.name, network.parent());
@@ -76,7 +125,8 @@ pub(super) fn parent(network: &Network) -> Result<Link> {
         });
     };
     if link.loopback || link.mac.is_none() {
-        return Err(bad("is no Ethernet interface: macvlan needs one"));
+        let driver = network.driver.word();
+        return Err(bad(&format!("is no Ethernet interface: {driver} needs one")));
     }
     Ok(link)
 }
@@ -91,10 +141,22 @@ pub(super) fn add(network: &Network, endpoint: &Endpoint, path: &Path) -> Result
             name = parent.name
         )));
     }
-    let mac = parse_mac(&endpoint.mac).map_err(|e| Error::Invalid(e.to_string()))?;
+    if network.mtu > parent.mtu {
+        return Err(Error::Conflict(format!(
+            "network {}: its parent {} has a smaller MTU than the network: {} and {}",
+            network.name, parent.name, parent.mtu, network.mtu
+        )));
+    }
+    let kind = match network.driver {
+        Driver::Ipvlan => OnParent::Ipvlan(network.ipvlan_mode()),
+        Driver::Macvlan | Driver::Bridge => {
+            let mac = parse_mac(&endpoint.mac).map_err(|e| Error::Invalid(e.to_string()))?;
+            OnParent::Macvlan(network.mode(), mac)
+        }
+    };
     let file = std::fs::File::open(path).map_err(Error::file("open", path))?;
-    let (on, own) = ((parent.index, network.mode()), (endpoint.interface.as_str(), mac));
-    let added = open()?.add_macvlan(on, own, file.as_fd(), network.mtu);
+    let (on, name) = ((parent.index, kind), endpoint.interface.as_str());
+    let added = open()?.add_on_parent(on, name, file.as_fd(), network.mtu);
     added.map_err(|error| explained(network, error))
 }
 
@@ -104,18 +166,24 @@ pub(super) fn explained(network: &Network, error: NetworkError) -> Error {
         NetworkError::Link { action, source, .. } if network.is_direct() => (*action, source),
         _ => return wrong(error),
     };
+    let driver = network.driver.word();
     let why = match Errno::from_io_error(source) {
-        Some(Errno::OPNOTSUPP) => {
-            "the host's kernel has no macvlan: load its module `macvlan`, or take a bridge network"
-        }
+        Some(Errno::OPNOTSUPP) => format!(
+            "the host's kernel has no {driver}: load its module `{driver}`, or take a bridge network"
+        ),
         Some(Errno::BUSY) => {
-            "its parent is a port of a bridge or a bond: give the bridge or bond itself as parent"
+            "its parent is a port of a bridge or a bond (give the bridge or bond itself as parent), or \
+             has macvlans where these are to be ipvlans, or the other way round"
+                .to_owned()
+        }
+        Some(Errno::ADDRINUSE) if action == "add address" => {
+            "its address is another's on this parent: give another --ip".to_owned()
         }
         Some(Errno::ADDRINUSE) => {
-            "its hardware address is another's there: give another --mac-address"
+            "its hardware address is another's there: give another --mac-address".to_owned()
         }
-        Some(Errno::INVAL) if action == "make macvlan" => {
-            "its parent takes no macvlan, or has a smaller MTU than the network"
+        Some(Errno::INVAL) if action.starts_with("make ") => {
+            format!("its parent takes no {driver}")
         }
         _ => return wrong(error),
     };
@@ -151,7 +219,6 @@ pub(super) fn remove(endpoint: &Endpoint, path: &Path) {
 
 #[cfg(test)]
 mod test {
-    use super::super::spec::Driver;
     use super::*;
 
     fn network(options: &[(&str, &str)]) -> Network {
@@ -177,6 +244,35 @@ mod test {
             let error = check(&network(options)).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
+    }
+
+    #[test]
+    fn ipvlan_has_modes_of_its_own_and_one_for_all_on_a_parent() {
+        let ipvlan = |name: &str, parent: &str, mode: &str| Network {
+            name: name.into(),
+            driver: Driver::Ipvlan,
+            ..network(&[("parent", parent), ("ipvlan_mode", mode)])
+        };
+        for mode in ["", "l2", "l3"] {
+            check(&ipvlan("good", "eth0", mode)).unwrap();
+        }
+        for mode in ["l3s", "bridge"] {
+            let error = check(&ipvlan("bad", "eth0", mode)).unwrap_err().to_string();
+            assert!(error.contains(mode) && error.contains("l2 and l3 are"), "{error}");
+        }
+        let first = ipvlan("first", "eth0", "");
+        let beside =
+            |other: &Network| check_beside(other, [&first, &Network::default()].into_iter());
+        beside(&ipvlan("same", "eth0", "l2")).unwrap();
+        beside(&ipvlan("elsewhere", "eth1", "l3")).unwrap();
+        for other in [ipvlan("other", "eth0", "l3"), network(&[("parent", "eth0")])] {
+            let error = beside(&other).unwrap_err().to_string();
+            assert!(error.contains("network first"), "{error}");
+        }
+        let ip = IpAddr::from([10, 0, 0, 9]);
+        assert_eq!(hardware_address(&first, "", ip).unwrap(), "");
+        hardware_address(&first, "02:42:00:00:00:01", ip).unwrap_err();
+        assert_eq!(hardware_address(&network(&[]), "", ip).unwrap(), "02:42:0a:00:00:09");
     }
 
     #[test]

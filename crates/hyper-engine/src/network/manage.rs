@@ -6,7 +6,8 @@ use hyper_network::subnet;
 use ipnet::IpNet;
 
 use super::spec::{
-    DEFAULT, Driver, EGRESS, MODE, NONE, Network, NetworkRequest, PARENT, Policy, Subnet,
+    DEFAULT, Driver, EGRESS, IPVLAN_MODE, MODE, NONE, Network, NetworkRequest, PARENT, Policy,
+    Subnet,
 };
 use super::{Networks, direct, host};
 use crate::{Error, Result, id};
@@ -59,6 +60,9 @@ impl Networks {
         let _turn = self.host.lock().await;
         if self.state().networks.values().any(|known| known.name == name) {
             return Err(Error::Conflict(format!("network with name {name} already exists")));
+        }
+        if network.is_direct() {
+            direct::check_beside(&network, self.state().networks.values())?;
         }
         let others = self.subnets("");
         let (seed, of) = (id_bytes(&network.id), network.clone());
@@ -200,12 +204,14 @@ fn fresh(request: NetworkRequest) -> Result<Network> {
     let known: &[&str] = match request.driver {
         Driver::Bridge => &[MTU, NAME, MASQUERADE, EGRESS],
         Driver::Macvlan => &[PARENT, MODE, MTU],
+        Driver::Ipvlan => &[PARENT, IPVLAN_MODE, MTU],
     };
-    if request.driver == Driver::Macvlan && request.options.contains_key(EGRESS) {
+    if request.driver != Driver::Bridge && request.options.contains_key(EGRESS) {
         return Err(Error::Unsupported(format!(
-            "network {}: option {EGRESS} is not supported with driver macvlan: packets do not pass \
+            "network {}: option {EGRESS} is not supported with driver {}: packets do not pass \
              the host there, which would hold containers to it: take a bridge network",
-            request.name
+            request.name,
+            request.driver.word()
         )));
     }
     if let Some((key, value)) = request.options.iter().find(|(key, _)| !known.contains(&&***key)) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use hyper_network::egress::{Blocked, Mode, Policy};
-pub use hyper_network::link::MacvlanMode;
+pub use hyper_network::link::{IpvlanMode, MacvlanMode};
 pub use hyper_network::rate::Rates;
 pub use hyper_network::rules::Protocol;
 pub use hyper_network::service::Service;
@@ -28,11 +28,13 @@ pub enum Driver {
     Bridge,
     /// By interfaces of their own on one of the host's.
     Macvlan,
+    /// The same behind that one's hardware address.
+    Ipvlan,
 }
 
 impl Driver {
     /// All that there are, as users name them.
-    pub const WORDS: [&str; 2] = ["bridge", "macvlan"];
+    pub const WORDS: [&str; 3] = ["bridge", "macvlan", "ipvlan"];
 
     /// Its name.
     #[must_use]
@@ -40,6 +42,7 @@ impl Driver {
         match self {
             Self::Bridge => "bridge",
             Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
         }
     }
 }
@@ -59,7 +62,7 @@ pub struct Network {
     pub labels: BTreeMap<String, String>,
     /// As given.
     pub options: BTreeMap<String, String>,
-    /// Name of the host's interface; none with [`Driver::Macvlan`].
+    /// Name of the host's interface; none without a bridge.
     pub bridge: String,
     /// 0: that of the parent.
     pub mtu: u32,
@@ -72,30 +75,43 @@ pub const EGRESS: &str = hyper_task::annotation::EGRESS;
 /// The annotation of a container with what it may receive and send.
 pub const RATE: &str = hyper_task::annotation::NETWORK_RATE;
 
-/// The option with the host's interface that [`Driver::Macvlan`] is on.
+/// The option with the host's interface that a network without a bridge is on.
 pub const PARENT: &str = "parent";
-/// The option with its [`MacvlanMode`].
+/// The option with the [`MacvlanMode`].
 pub const MODE: &str = "macvlan_mode";
+/// The option with the [`IpvlanMode`].
+pub const IPVLAN_MODE: &str = "ipvlan_mode";
 
 impl Network {
     /// Whether pods are in it without a bridge, and so without anything that the host could hold them
     /// to but who they are.
     #[must_use]
     pub fn is_direct(&self) -> bool {
-        self.driver == Driver::Macvlan
+        self.driver != Driver::Bridge
     }
 
     /// The host's interface that it is on; empty with a bridge.
     #[must_use]
     pub fn parent(&self) -> &str {
-        self.options.get(PARENT).map_or("", String::as_str)
+        self.option(PARENT)
     }
 
-    /// Whom its pods reach directly.
+    /// Whom its pods reach directly, with [`Driver::Macvlan`].
     #[must_use]
     pub fn mode(&self) -> MacvlanMode {
         // Looked at when the network was made.
-        mode(self.options.get(MODE).map_or("", String::as_str)).unwrap_or_default()
+        mode(self.option(MODE)).unwrap_or_default()
+    }
+
+    /// What its pods are to the LAN, with [`Driver::Ipvlan`].
+    #[must_use]
+    pub fn ipvlan_mode(&self) -> IpvlanMode {
+        ipvlan_mode(self.option(IPVLAN_MODE)).unwrap_or_default()
+    }
+
+    /// As given; empty: it was not.
+    pub(super) fn option(&self, key: &str) -> &str {
+        self.options.get(key).map_or("", String::as_str)
     }
 
     /// What its pods may reach, where that is restricted.
@@ -134,13 +150,22 @@ pub(super) fn mode(word: &str) -> Option<MacvlanMode> {
     }
 }
 
+/// Reads the option [`IPVLAN_MODE`].
+pub(super) fn ipvlan_mode(word: &str) -> Option<IpvlanMode> {
+    match word {
+        "" | "l2" => Some(IpvlanMode::L2),
+        "l3" => Some(IpvlanMode::L3),
+        _ => None,
+    }
+}
+
 /// Addresses of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnet {
     pub net: IpNet,
     /// Where addresses are taken from.
     pub range: Option<IpNet>,
-    /// The bridge's own address; of a macvlan network that of its router.
+    /// The bridge's own address; without a bridge that of the LAN's router.
     pub gateway: IpAddr,
     /// Chosen by us: another may be chosen while nobody uses it.
     pub automatic: bool,
