@@ -32,9 +32,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use hyper_hypervisor::Wall;
 use hyper_pod::Flavour;
+use hyper_task::environment;
 use serde::Deserialize;
 
-const VARIABLE: &str = "HYPER_SUPERVISOR_CONFIG";
 const FILE: &str = "/etc/hyper/supervisor.toml";
 
 #[derive(Debug, Clone, Deserialize)]
@@ -124,8 +124,8 @@ impl Default for Config {
             memory_overhead: 64 << 20,
             vcpus: 1,
             upper_bytes: 10 << 30,
-            run_dir: "/run/hyper".into(),
-            state_dir: "/var/lib/hyper".into(),
+            run_dir: told(environment::RUN_DIR, "/run/hyper"),
+            state_dir: told(environment::STATE_DIR, "/var/lib/hyper"),
             guest_dir: None,
             templates: false,
             log: "info".to_owned(),
@@ -136,10 +136,15 @@ impl Default for Config {
     }
 }
 
+/// What the environment says, else the usual place.
+fn told(variable: &str, usual: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| usual.into(), PathBuf::from)
+}
+
 impl Config {
     /// Reads the file that the environment names, else the usual one, else takes the defaults.
     pub fn load() -> anyhow::Result<Self> {
-        match std::env::var_os(VARIABLE) {
+        match std::env::var_os(environment::CONFIG) {
             Some(path) => Self::read(Path::new(&path)),
             None if Path::new(FILE).exists() => Self::read(Path::new(FILE)),
             None => Ok(Self::default()),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use hyper_task::annotation;
+use hyper_task::{annotation, environment};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -19,11 +19,15 @@ pub fn bundle_hash(bundle: &Path) -> String {
     hex(&Sha256::digest(canonical.as_os_str().as_encoded_bytes())[..8])
 }
 
-/// The supervisor's socket: containerd's naming, so that tools find it.
+/// The supervisor's socket: containerd's naming, so that tools find it, but for a user who may not write there.
 pub fn socket_path(address: &str, namespace: &str, pod: &str) -> PathBuf {
     let name = Path::new(address).join(namespace).join(pod);
     let hash = hex(&Sha256::digest(name.as_os_str().as_encoded_bytes()));
-    Path::new("/run/containerd/s").join(hash)
+    match std::env::var_os(environment::RUN_DIR) {
+        // A socket's path has 107 bytes at most.
+        Some(own) => PathBuf::from(own).join("s").join(&hash[..32]),
+        None => Path::new("/run/containerd/s").join(hash),
+    }
 }
 
 /// The pod a bundle's container joins; `None`: it is the first of its own.

@@ -105,6 +105,18 @@ fn network() -> Vec<Finding> {
             Some(why) => format!("{why}; until then containers have --network none only"),
         },
     }];
+    if !rustix::process::geteuid().is_root() {
+        let missing = hyper_network::rootless::missing();
+        all.push(Finding {
+            what: "hyperd without root".to_owned(),
+            ok: missing.is_empty(),
+            detail: if missing.is_empty() {
+                "namespaces of a user, with pasta as their way out".to_owned()
+            } else {
+                missing.join("; ")
+            },
+        });
+    }
     // Without nft, or the right to ask it, there is nothing to tell.
     for chain in hyper_network::firewall::strangers().unwrap_or_default() {
         all.push(Finding {

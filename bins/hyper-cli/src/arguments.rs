@@ -34,7 +34,7 @@ pub use volume::{VolumeCommand, VolumeCreateFlags, VolumeListFlags, VolumePruneF
 #[derive(Debug, Parser)]
 #[command(name = "hyper", version, about, max_term_width = 100, arg_required_else_help = true)]
 pub struct Cli {
-    /// Address of hyperd [default: unix:///run/hyper/hyper.sock, started when not running]
+    /// Address of hyperd [default: unix:///run/hyper/hyper.sock, without root your own; started when not running]
     #[arg(short = 'H', long, env = "HYPER_HOST", global = true, value_name = "URL")]
     pub host: Option<String>,
     #[command(subcommand)]

@@ -6,6 +6,7 @@
 mod listen;
 mod options;
 mod pidfile;
+mod rootless;
 mod runtimes;
 mod unpack;
 mod walls;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Parser as _;
 use hyper_docker::{App, RegistryNames};
 use hyper_engine::{Config, Engine, Layout};
@@ -34,7 +35,7 @@ const SUPERVISOR: &str = "containerd-shim-hyper-v2";
 const DISK_BYTES: u64 = 10 << 30;
 
 fn main() -> ExitCode {
-    if let Some(code) = unpack::served() {
+    if let Some(code) = unpack::served().or_else(rootless::served) {
         return code;
     }
     let arguments = Arguments::parse();
@@ -49,19 +50,15 @@ fn main() -> ExitCode {
 
 fn run(options: Options) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
-        bail!(
-            "root is needed: to make {} and {}, and because supervisors set up jails (namespaces, \
-             cgroups, other users' ids) around guests: run it with sudo",
-            options.data_root.display(),
-            options.exec_root.display()
-        );
+        match rootless::enter(&options.exec_root, &options.data_root)? {}
     }
+    let inside = rootless::Inside::take()?;
     start_log(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(serve(options));
+    let result = runtime.block_on(serve(options, inside));
     // Blocking work (a stuck disk) does not keep hyperd from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -78,7 +75,7 @@ fn start_log(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve(options: Options) -> anyhow::Result<()> {
+async fn serve(options: Options, inside: Option<rootless::Inside>) -> anyhow::Result<()> {
     // Before anything is taken: a signal that comes early is not lost.
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -95,6 +92,11 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         )?),
         disk_bytes: DISK_BYTES,
         images: images(&options)?,
+        rootless: inside.is_some(),
+        sockets: match inside {
+            Some(inside) => Arc::new(inside),
+            None => Arc::new(hyper_engine::OwnSockets),
+        },
         debug: options.debug,
     };
     let engine = Engine::open(config).await.map_err(|e| anyhow::anyhow!(e.chain()))?;
@@ -129,8 +131,13 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         closing.cancel();
     };
     tokio::join!(serving, stopping);
+    let counts = engine.counts();
+    let rootless = engine.config().rootless;
     engine.close(GRACE).await;
     listen::remove(&options.hosts);
+    if rootless {
+        rootless::leave(&options.exec_root, counts.running + counts.paused);
+    }
     Ok(())
 }
 

@@ -10,30 +10,32 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use serde::Deserialize;
 
+use crate::rootless;
 use crate::runtimes::Configured;
 
-const DEFAULT_HOST: &str = "unix:///run/hyper/hyper.sock";
-const DEFAULT_DATA_ROOT: &str = "/var/lib/hyper";
-const DEFAULT_EXEC_ROOT: &str = "/run/hyper";
 /// Used when it is there.
-const POLICY_FILE: &str = "/etc/hyper/policy.toml";
+const POLICY_FILE: &str = "policy.toml";
 /// Read when they are there.
-const CONFIG_FILES: [&str; 2] = ["/etc/hyper/hyperd.json", "/etc/hyper/hyperd.toml"];
+const CONFIG_FILES: [&str; 2] = ["hyperd.json", "hyperd.toml"];
 
 /// Runs every container in a kernel of its own, behind the Docker Engine API.
 #[derive(Debug, Parser)]
 #[command(name = "hyperd", version, max_term_width = 100)]
 pub struct Arguments {
-    /// Socket to listen on: unix://PATH, or fd:// for systemd's [default: unix:///run/hyper/hyper.sock]
+    /// Socket to listen on: unix://PATH, or fd:// for systemd's [default: unix:///run/hyper/hyper.sock,
+    /// without root unix://$XDG_RUNTIME_DIR/hyper/hyper.sock]
     #[arg(short = 'H', long = "host", value_name = "HOST")]
     host: Vec<String>,
-    /// Directory of images, containers and state [default: /var/lib/hyper]
+    /// Directory of images, containers and state [default: /var/lib/hyper, without root
+    /// ~/.local/share/hyper]
     #[arg(long, value_name = "DIR")]
     data_root: Option<PathBuf>,
-    /// Directory of running pods, on a tmpfs [default: /run/hyper]
+    /// Directory of running pods, on a tmpfs [default: /run/hyper, without root
+    /// $XDG_RUNTIME_DIR/hyper]
     #[arg(long, value_name = "DIR")]
     exec_root: Option<PathBuf>,
-    /// Configuration file, JSON or TOML [default: /etc/hyper/hyperd.json, /etc/hyper/hyperd.toml]
+    /// Configuration file, JSON or TOML [default: hyperd.json or hyperd.toml in
+    /// /etc/hyper, without root in ~/.config/hyper]
     #[arg(long, value_name = "FILE")]
     config_file: Option<PathBuf>,
     /// File to write the process id to
@@ -143,6 +145,41 @@ pub struct LayerLimits {
     pub index_bytes: Option<u64>,
 }
 
+/// Where things are that nobody has named.
+#[derive(Debug)]
+struct Places {
+    data_root: PathBuf,
+    exec_root: PathBuf,
+    config: PathBuf,
+}
+
+impl Places {
+    fn of_the_host() -> Self {
+        Self {
+            data_root: "/var/lib/hyper".into(),
+            exec_root: "/run/hyper".into(),
+            config: "/etc/hyper".into(),
+        }
+    }
+
+    /// By the XDG base directory specification.
+    fn of_a_user(exec_root_given: bool) -> anyhow::Result<Self> {
+        let exec_root = match rootless::directory("XDG_RUNTIME_DIR", None) {
+            Err(_) if exec_root_given => "/".into(),
+            found => found?,
+        };
+        Ok(Self {
+            data_root: rootless::directory("XDG_DATA_HOME", Some(".local/share"))?.join("hyper"),
+            exec_root: exec_root.join("hyper"),
+            config: rootless::directory("XDG_CONFIG_HOME", Some(".config"))?.join("hyper"),
+        })
+    }
+
+    fn host(&self) -> String {
+        format!("unix://{}", self.exec_root.join("hyper.sock").display())
+    }
+}
+
 /// What counts.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
@@ -174,31 +211,33 @@ impl Options {
     /// # Errors
     /// A file that cannot be read, an unknown key, an option in both places, a bad value.
     pub fn read(arguments: Arguments) -> anyhow::Result<Self> {
-        let file = match &arguments.config_file {
-            Some(path) => read_file(path)?,
-            None => match CONFIG_FILES.iter().map(Path::new).find(|path| path.exists()) {
-                Some(path) => read_file(path)?,
-                None => File::default(),
-            },
+        let places = if rootless::is_ours() {
+            Places::of_a_user(arguments.exec_root.is_some() && !arguments.host.is_empty())?
+        } else {
+            Places::of_the_host()
         };
-        Self::merge(arguments, file)
+        let usual = CONFIG_FILES.map(|name| places.config.join(name));
+        let path = arguments.config_file.clone();
+        let path = path.or_else(|| usual.into_iter().find(|path| path.exists()));
+        let file = path.map_or_else(|| Ok(File::default()), |path| read_file(&path))?;
+        Self::merge(arguments, file, &places)
     }
 
-    fn merge(arguments: Arguments, file: File) -> anyhow::Result<Self> {
+    fn merge(arguments: Arguments, file: File, places: &Places) -> anyhow::Result<Self> {
         let debug = arguments.debug || file.debug.unwrap_or(false);
         let hosts = list("host", arguments.host, file.hosts)?;
         let log_level = one("log-level", arguments.log_level, file.log_level)?;
         let options = Self {
-            hosts: if hosts.is_empty() { vec![DEFAULT_HOST.to_owned()] } else { hosts },
+            hosts: if hosts.is_empty() { vec![places.host()] } else { hosts },
             data_root: absolute(
                 "data-root",
                 one("data-root", arguments.data_root, file.data_root)?,
-                DEFAULT_DATA_ROOT,
+                &places.data_root,
             )?,
             exec_root: absolute(
                 "exec-root",
                 one("exec-root", arguments.exec_root, file.exec_root)?,
-                DEFAULT_EXEC_ROOT,
+                &places.exec_root,
             )?,
             pidfile: one("pidfile", arguments.pidfile, file.pidfile)?,
             debug,
@@ -256,7 +295,7 @@ impl Options {
                 arguments.signature_policy,
                 file.signature_policy,
             )?
-            .or_else(|| Some(POLICY_FILE.into()).filter(|path: &PathBuf| path.exists())),
+            .or_else(|| Some(places.config.join(POLICY_FILE)).filter(|path| path.exists())),
             layer_limits: file.layer_limits,
             default_runtime: one(
                 "default-runtime",
@@ -331,8 +370,8 @@ fn list<T>(name: &str, arguments: Vec<T>, file: Vec<T>) -> anyhow::Result<Vec<T>
 }
 
 /// Supervisors have another working directory.
-fn absolute(name: &str, path: Option<PathBuf>, default: &str) -> anyhow::Result<PathBuf> {
-    let path = path.unwrap_or_else(|| default.into());
+fn absolute(name: &str, path: Option<PathBuf>, default: &Path) -> anyhow::Result<PathBuf> {
+    let path = path.unwrap_or_else(|| default.to_owned());
     std::path::absolute(&path).with_context(|| format!("{name} `{}`", path.display()))
 }
 

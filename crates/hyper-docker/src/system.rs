@@ -157,11 +157,20 @@ pub(crate) async fn info(State(app): State<App>) -> Response {
         "ContainerdCommit": empty,
         "RuncCommit": empty,
         "InitCommit": empty,
-        "SecurityOptions": ["name=seccomp,profile=builtin", "name=kernel-per-container"],
+        "SecurityOptions": security_options(app.engine.config().rootless),
         "CDISpecDirs": [],
         "Warnings": app.engine.network_trouble().map(|why| vec![format!("no networks but `none`: {why}")]).unwrap_or_default(),
     }))
     .into_response()
+}
+
+/// What stands between containers and the host, in dockerd's form.
+fn security_options(rootless: bool) -> Vec<&'static str> {
+    let mut options = vec!["name=seccomp,profile=builtin", "name=kernel-per-container"];
+    if rootless {
+        options.push("name=rootless");
+    }
+    options
 }
 
 /// `POST /auth`: shows credentials to their registry.

@@ -45,6 +45,8 @@ impl Server {
                 ..hyper_engine::Runtimes::default()
             }),
             disk_bytes: 64 << 20,
+            sockets: std::sync::Arc::new(hyper_engine::OwnSockets),
+            rootless: false,
             images: hyper_image::Options::default(),
             debug: false,
         };

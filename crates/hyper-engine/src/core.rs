@@ -33,6 +33,10 @@ pub struct Config {
     pub disk_bytes: u64,
     /// How registries are reached, what layers may cost.
     pub images: hyper_image::Options,
+    /// Where ports are published.
+    pub sockets: Arc<dyn crate::HostSockets>,
+    /// This is the root of a user's namespaces, and not the host's.
+    pub rootless: bool,
     /// Supervisors log more.
     pub debug: bool,
 }

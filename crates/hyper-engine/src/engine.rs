@@ -94,7 +94,9 @@ impl Engine {
         let (service, mut ooms) = Service::listen(&config.layout.events_socket()).await?;
         let engine_id = store.engine_id().await?;
         let events = crate::event::Log::kept_in(store.clone()).await?;
-        let networks = Networks::open(config.layout.clone(), store.clone()).await?;
+        let networks =
+            Networks::open(config.layout.clone(), store.clone(), Arc::clone(&config.sockets))
+                .await?;
         let tasks = TaskTracker::new();
         let core = Arc::new(Core {
             layout: config.layout.clone(),

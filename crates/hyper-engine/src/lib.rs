@@ -61,6 +61,7 @@ pub use files::{Archive, Change, ChangeKind, CopyOptions, PathStat, ProcessInfo}
 pub use hold::ImageHold;
 pub use layout::Layout;
 pub use logs::LogQuery;
+pub use network::sockets::{HostSockets, OwnSockets};
 pub use network::spec as networks;
 
 /// A MAC address as it is written: `02:42:ac:11:00:02`.

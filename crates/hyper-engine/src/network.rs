@@ -14,22 +14,24 @@
 //!   host: bridges and rules come with the first pod of a network.
 //!
 //! Files: [`spec`] words, [`manage`] making and removing networks, [`attach`] pods come and go,
-//! [`change`] what changes while they run, [`services`], [`ports`], [`names`], [`direct`] networks without
+//! [`change`] what changes while they run, [`services`], [`ports`] (with [`sockets`] and [`datagrams`]), [`names`], [`direct`] networks without
 //! a bridge, [`host`] the blocking work.
 
 pub(crate) mod attach;
 mod change;
+mod datagrams;
 mod direct;
 mod host;
 mod manage;
 mod names;
 mod ports;
 mod services;
+pub(crate) mod sockets;
 pub mod spec;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper_network::egress::Egress;
@@ -44,6 +46,7 @@ use crate::turns::{Turn, Turns};
 use crate::{Error, Result};
 pub(crate) use attach::{egress, rates};
 pub(crate) use attach::{parse_exposed, wanted};
+use sockets::HostSockets;
 use spec::{Blocked, DEFAULT, Endpoint, Network, Policy};
 
 /// How long other firewalls of the host are taken to be as they were.
@@ -58,6 +61,7 @@ pub(crate) struct Networks {
     tag: String,
     /// Why there are none on this host.
     trouble: Option<String>,
+    ports: ports::Host,
     state: Mutex<State>,
     /// One at a time makes and removes bridges and rules.
     host: tokio::sync::Mutex<()>,
@@ -65,7 +69,6 @@ pub(crate) struct Networks {
     written: tokio::sync::Mutex<()>,
     /// One at a time changes what a container has, by its id.
     turns: Turns,
-    sctp: ports::Register,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +93,7 @@ struct State {
 impl Networks {
     /// Reads what there is and makes the default network if this is new. Changes nothing of the
     /// host.
-    pub async fn open(layout: Layout, store: Store) -> Result<Self> {
+    pub async fn open(layout: Layout, store: Store, sockets: Arc<dyn HostSockets>) -> Result<Self> {
         let networks = store.networks().await?;
         let endpoints = store.endpoints().await?;
         let tag = host::tag(&layout.exec_root);
@@ -108,11 +111,11 @@ impl Networks {
             store,
             tag,
             trouble,
+            ports: ports::Host::new(sockets),
             state: Mutex::new(state),
             host: tokio::sync::Mutex::default(),
             written: tokio::sync::Mutex::default(),
             turns: Turns::default(),
-            sctp: ports::Register::default(),
         };
         if opened.trouble.is_none() && opened.find(DEFAULT).is_err() {
             opened.make_default().await?;

@@ -67,7 +67,8 @@ impl Cgroups {
     /// The directories of jail `name` below `parent`; touches nothing.
     pub fn locate(parent: Option<&str>, name: &str) -> Self {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let own = if rustix::process::geteuid().is_root() { None } else { own_v2_path() };
+        let all_ours = rustix::process::geteuid().is_root() && !crate::ids::in_user_namespace();
+        let own = if all_ours { None } else { own_v2_path() };
         let relative = parent.unwrap_or(DEFAULT_PARENT).trim_matches('/');
         let places = hierarchies(&mounts)
             .into_iter()

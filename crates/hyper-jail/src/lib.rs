@@ -31,8 +31,10 @@ mod cgroup;
 mod cpu;
 mod error;
 mod grants;
+mod ids;
 mod jailed;
 mod locate;
+pub mod packet;
 mod probe;
 mod seccomp;
 mod spawn;
@@ -44,6 +46,7 @@ pub mod wire;
 pub use cgroup::IoRates;
 pub use error::JailError;
 pub use grants::request;
+pub use ids::in_user_namespace;
 pub use jailed::{JailExit, Jailed, Outcome};
 pub use locate::{Searched, find as find_program};
 pub use probe::{Finding, can_freeze, probe};
@@ -56,4 +59,10 @@ pub use usage::JailUsage;
 #[doc(hidden)]
 pub mod launcher {
     pub use crate::cgroup::{Cgroups, Doors};
+
+    /// See [`crate::ids`].
+    #[must_use]
+    pub fn pick_id(pid: u32) -> Option<u32> {
+        crate::ids::pick(pid)
+    }
 }

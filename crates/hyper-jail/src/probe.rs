@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use crate::cgroup::Cgroups;
-use crate::locate;
 use crate::spec::Limits;
+use crate::{ids, locate};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,15 @@ fn privileges(root: bool) -> Finding {
         let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
         let lacking: Vec<&str> =
             NEEDED.iter().filter(|(bit, _)| mask >> bit & 1 == 0).map(|(_, name)| *name).collect();
-        return if lacking.is_empty() {
+        return if lacking.is_empty() && ids::in_user_namespace() {
+            let few = ids::pick(std::process::id()).is_none();
+            let detail = if few {
+                "root of a user namespace with one uid, the same for every jail"
+            } else {
+                "root of a user namespace: a uid of it per jail"
+            };
+            finding("privileges", true, true, detail)
+        } else if lacking.is_empty() {
             finding("privileges", true, true, "root: an own uid per jail")
         } else {
             let detail = format!("root without {}: grant them", lacking.join(", "));

@@ -186,7 +186,7 @@ fn check(spec: &JailSpec) -> Result<(), JailError> {
             );
         }
     }
-    if spec.fds.len() + 1 > wire::MAX_FDS {
+    if spec.fds.len() + 1 > crate::packet::MAX_FDS {
         return bad(format!("{} descriptors", spec.fds.len()), "at most 127 can be passed");
     }
     let mut numbers: Vec<i32> = spec.fds.iter().map(|(_, number)| *number).collect();

@@ -20,6 +20,7 @@ mod netlink;
 pub mod pins;
 pub mod rate;
 pub mod redirect;
+pub mod rootless;
 pub mod rules;
 pub mod service;
 pub mod subnet;

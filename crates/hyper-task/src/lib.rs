@@ -1,6 +1,7 @@
 //! What hyperd and the supervisor agree on beside containerd's Task API.
 //!
 //! - [`annotation`]: keys in a container's `config.json` that steer the pod.
+//! - [`environment`]: where a supervisor's things are, if not where root's are.
 //! - [`foreign`]: runtimes of others, which a supervisor drives in place of a hypervisor.
 //! - [`mount`]: mounts in a `config.json` that are ours.
 //! - [`names`]: the files that a pod's resolver reads.
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod annotation;
+pub mod environment;
 pub mod foreign;
 pub mod mount;
 pub mod names;

@@ -14,6 +14,7 @@ mod registry;
 mod serving;
 mod terminal;
 mod tokens;
+mod user;
 
 pub use building::{build, context};
 pub use command::{Outcome, run, run_command as run_with};
@@ -24,6 +25,7 @@ pub use registry::Registry;
 pub use serving::{reaches, serve};
 pub use terminal::Terminal;
 pub use tokens::TokenServer;
+pub use user::User;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;

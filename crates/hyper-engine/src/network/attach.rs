@@ -250,7 +250,9 @@ impl Networks {
             let family = wish.host.is_some_and(|host| host.is_ipv6());
             let pod = endpoint.address(family).or(endpoint.address(false));
             let pod = pod.map_or(IpAddr::from([0, 0, 0, 0]), |net| net.addr());
-            let (port, holder) = ports::hold(wish, pod, &self.sctp)?;
+            let (host, wish) = (self.ports.clone(), wish.clone());
+            let hold = move || ports::hold(&host, &wish, pod);
+            let (port, holder) = crate::core::blocking(hold).await?;
             endpoint.ports.push(port);
             held.push(holder);
         }
@@ -308,7 +310,10 @@ impl Networks {
             if let Err(error) = self.apply().await {
                 tracing::warn!(container = endpoint.container, error = error.chain(), "rules");
             }
-            self.state().held.remove(&endpoint.id);
+            let held = self.state().held.remove(&endpoint.id);
+            for port in held.into_iter().flatten() {
+                port.release().await;
+            }
         }
         if let Err(error) = self.store.delete_endpoint(&endpoint.id).await {
             // Its address stays taken: the next start of hyperd tries again.
@@ -341,7 +346,7 @@ impl Networks {
         let used: BTreeSet<String> =
             self.state().endpoints.values().map(|one| one.network.clone()).collect();
         for id in &used {
-            self.hold_again(id);
+            self.hold_again(id).await;
             self.bring_up(id).await?;
         }
         let (known, networks) = {
@@ -371,7 +376,7 @@ impl Networks {
         self.apply().await
     }
 
-    fn hold_again(&self, network: &str) {
+    async fn hold_again(&self, network: &str) {
         for endpoint in self.members(network) {
             let mut held = Vec::new();
             for port in &endpoint.ports {
@@ -379,7 +384,9 @@ impl Networks {
                 let Some(pod) = endpoint.address(ipv6).or(endpoint.address(false)) else {
                     continue;
                 };
-                match ports::hold_again(port, pod.addr(), &self.sctp) {
+                let (host, port) = (self.ports.clone(), port.clone());
+                let hold = move || ports::hold_again(&host, &port, pod.addr());
+                match crate::core::blocking(hold).await {
                     Ok(holder) => held.push(holder),
                     // The rules send it to the pod all the same.
                     Err(error) => tracing::warn!(

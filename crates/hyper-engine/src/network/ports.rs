@@ -2,8 +2,8 @@
 //! starts, and nobody can take it meanwhile.
 //!
 //! The packet filter sends what is for the port to the pod before a socket sees it. What reaches
-//! the socket all the same (IPv6, for a pod that has none) is passed on by hyperd, as long as there
-//! is one.
+//! the socket all the same (IPv6, for a pod that has none; all, for a hyperd without root, whose packet filter is not
+//! the host's) is passed on by hyperd, as long as there is one.
 //!
 //! A host's kernel may translate SCTP and have no sockets of it: there a port of SCTP is held by the
 //! [`Register`] alone, against our own containers only.
@@ -16,26 +16,52 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper_network::rules::Protocol;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::datagrams;
+use super::sockets::HostSockets;
 use super::spec::{PortWish, Published};
 use crate::{Error, Result};
 
-/// Connections that may wait to be passed on.
-const BACKLOG: i32 = 64;
 /// How long a pod may take to take a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How often another port is tried when one is wanted in two families at once.
 const TRIES: u32 = 16;
 
 /// A port, as long as this lives.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Held {
-    _idle: Vec<OwnedFd>,
-    _served: Vec<Served>,
-    _entries: Vec<Entry>,
+    /// Nothing reaches them.
+    idle: Vec<OwnedFd>,
+    served: Vec<Served>,
+    datagrams: Vec<AbortOnDropHandle<()>>,
+    entries: Vec<Entry>,
+}
+
+impl Held {
+    /// Gives the port back: it is free when this returns.
+    pub(super) async fn release(self) {
+        drop((self.idle, self.served, self.entries));
+        for mut task in self.datagrams {
+            task.abort();
+            // Its end by the abort is what is waited for.
+            let _ = (&mut task).await;
+        }
+    }
+}
+
+/// What ports of the host are held by.
+#[derive(Debug, Clone)]
+pub(super) struct Host {
+    sockets: Arc<dyn HostSockets>,
+    sctp: Register,
+}
+
+impl Host {
+    pub(super) fn new(sockets: Arc<dyn HostSockets>) -> Self {
+        Self { sockets, sctp: Register::default() }
+    }
 }
 
 /// SCTP ports that are held, whether or not the host has sockets of it: its module may be loaded at
@@ -92,14 +118,14 @@ impl Drop for Served {
     }
 }
 
-/// Takes the first free port that will do. Within a tokio runtime.
-pub(super) fn hold(wish: &PortWish, pod: IpAddr, sctp: &Register) -> Result<(Published, Held)> {
+/// Takes the first free port that will do. Within a tokio runtime; blocks for a moment.
+pub(super) fn hold(host: &Host, wish: &PortWish, pod: IpAddr) -> Result<(Published, Held)> {
     let (first, last) = wish.range;
     let mut refusal = None;
     let candidates: Vec<u16> =
         if first == 0 { vec![0; TRIES as usize] } else { (first..=last.max(first)).collect() };
     for port in candidates {
-        match one(wish, port, pod, sctp) {
+        match one(host, wish, port, pod) {
             Ok((host_port, held)) => {
                 let (protocol, port, host) = (wish.protocol, wish.port, wish.host);
                 return Ok((Published { protocol, port, host, host_port }, held));
@@ -116,6 +142,10 @@ pub(super) fn hold(wish: &PortWish, pod: IpAddr, sctp: &Register) -> Result<(Pub
             "Bind for {at} failed: port is already allocated: {word} port {port} of the host is \
              taken by another program or container: publish another one"
         )),
+        io::ErrorKind::PermissionDenied => Error::Forbidden(format!(
+            "Bind for {at} failed: hyperd may not take {word} port {port} of the host without root: publish one from \
+             1024 on, or `sysctl -w net.ipv4.ip_unprivileged_port_start={port}`"
+        )),
         io::ErrorKind::AddrNotAvailable => {
             Error::Invalid(format!("Bind for {at} failed: {host} is no address of this host"))
         }
@@ -124,18 +154,18 @@ pub(super) fn hold(wish: &PortWish, pod: IpAddr, sctp: &Register) -> Result<(Pub
 }
 
 /// Takes a port again that was published before hyperd came back.
-pub(super) fn hold_again(port: &Published, pod: IpAddr, sctp: &Register) -> Result<Held> {
+pub(super) fn hold_again(host: &Host, port: &Published, pod: IpAddr) -> Result<Held> {
     let wish = PortWish {
         protocol: port.protocol,
         port: port.port,
         host: port.host,
         range: (port.host_port, port.host_port),
     };
-    hold(&wish, pod, sctp).map(|(_, held)| held)
+    hold(host, &wish, pod).map(|(_, held)| held)
 }
 
-fn one(wish: &PortWish, port: u16, pod: IpAddr, sctp: &Register) -> io::Result<(u16, Held)> {
-    let mut held = Held { _idle: Vec::new(), _served: Vec::new(), _entries: Vec::new() };
+fn one(on: &Host, wish: &PortWish, port: u16, pod: IpAddr) -> io::Result<(u16, Held)> {
+    let mut held = Held::default();
     let hosts = match wish.host {
         Some(host) => vec![host],
         None => {
@@ -144,10 +174,11 @@ fn one(wish: &PortWish, port: u16, pod: IpAddr, sctp: &Register) -> io::Result<(
     };
     let mut port = port;
     for host in hosts {
-        let (socket, stands_in) = match socket(wish.protocol, SocketAddr::new(host, port)) {
+        let (socket, stands_in) = match on.sockets.open(wish.protocol, SocketAddr::new(host, port))
+        {
             // One of UDP tells whether the address is the host's, and chooses a number.
             Err(error) if is_unknown(&error, wish.protocol) => {
-                (socket(Protocol::Udp, SocketAddr::new(host, 0)), true)
+                (on.sockets.open(Protocol::Udp, SocketAddr::new(host, 0)), true)
             }
             socket => (socket, false),
         };
@@ -161,18 +192,21 @@ fn one(wish: &PortWish, port: u16, pod: IpAddr, sctp: &Register) -> io::Result<(
                 .map_err(io::Error::other)?
                 .port();
         }
+        let to = SocketAddr::new(pod, wish.port);
         match wish.protocol {
             Protocol::Tcp => {
                 let listener = socket.try_clone()?;
                 let theirs = TcpListener::from_std(socket.into())?;
-                let to = SocketAddr::new(pod, wish.port);
                 let task = AbortOnDropHandle::new(tokio::spawn(serve(theirs, to)));
-                held._served.push(Served { listener, _task: task });
+                held.served.push(Served { listener, _task: task });
             }
-            Protocol::Udp => held._idle.push(socket),
+            Protocol::Udp => {
+                let task = tokio::spawn(datagrams::serve(UdpSocket::from_std(socket.into())?, to));
+                held.datagrams.push(AbortOnDropHandle::new(task));
+            }
             Protocol::Sctp => {
-                held._entries.push(sctp.enter(SocketAddr::new(host, port))?);
-                held._idle.extend((!stands_in).then_some(socket));
+                held.entries.push(on.sctp.enter(SocketAddr::new(host, port))?);
+                held.idle.extend((!stands_in).then_some(socket));
             }
         }
     }
@@ -189,29 +223,6 @@ fn absent(error: &io::Error, wish: &PortWish, host: IpAddr) -> bool {
     let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
     let (no_family, no_address) = (rustix::io::Errno::AFNOSUPPORT, rustix::io::Errno::ADDRNOTAVAIL);
     host.is_ipv6() && wish.host.is_none() && (code == Some(no_family) || code == Some(no_address))
-}
-
-fn socket(protocol: Protocol, at: SocketAddr) -> io::Result<OwnedFd> {
-    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let (kind, number) = match protocol {
-        Protocol::Tcp => (SocketType::STREAM, Some(rustix::net::ipproto::TCP)),
-        Protocol::Udp => (SocketType::DGRAM, Some(rustix::net::ipproto::UDP)),
-        Protocol::Sctp => (SocketType::STREAM, Some(rustix::net::ipproto::SCTP)),
-    };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, kind, flags, number)?;
-    if at.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, true)?;
-    }
-    if protocol == Protocol::Tcp {
-        // What an earlier connection left in TIME_WAIT does not matter; who listens does.
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-    }
-    bind(&socket, &at)?;
-    if protocol != Protocol::Udp {
-        listen(&socket, BACKLOG)?;
-    }
-    Ok(socket)
 }
 
 /// Passes connections on until it is aborted.
@@ -235,9 +246,14 @@ async fn serve(listener: TcpListener, to: SocketAddr) {
 
 #[cfg(test)]
 mod test {
+    use super::super::sockets::OwnSockets;
     use super::*;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn host() -> Host {
+        Host::new(Arc::new(OwnSockets))
+    }
 
     fn wish(protocol: Protocol, host: Option<IpAddr>, port: u16) -> PortWish {
         PortWish { protocol, port: 80, host, range: (port, port) }
@@ -247,21 +263,23 @@ mod test {
     /// task's end comes after whoever wants the port next.
     #[tokio::test]
     async fn a_port_that_is_given_up_is_free_at_once() {
-        let sctp = Register::default();
-        let at = |port| hold(&wish(Protocol::Tcp, Some(HERE), port), HERE, &sctp);
-        let (published, held) = at(0).unwrap();
-        tokio::task::yield_now().await;
-        let taken = at(published.host_port).unwrap_err();
-        assert!(matches!(taken, Error::Conflict(_)), "{taken}");
-        drop(held);
-        at(published.host_port).unwrap();
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let host = host();
+            let at = |port| hold(&host, &wish(protocol, Some(HERE), port), HERE);
+            let (published, held) = at(0).unwrap();
+            tokio::task::yield_now().await;
+            let taken = at(published.host_port).unwrap_err();
+            assert!(matches!(taken, Error::Conflict(_)), "{taken}");
+            held.release().await;
+            at(published.host_port).unwrap();
+        }
     }
 
     /// Where the host's kernel has no SCTP sockets, a second container had the first's port: no error, no packets.
     #[tokio::test]
     async fn two_containers_do_not_publish_one_sctp_port() {
-        let sctp = Register::default();
-        let at = |host, port| hold(&wish(Protocol::Sctp, host, port), HERE, &sctp);
+        let own = host();
+        let at = |host, port| hold(&own, &wish(Protocol::Sctp, host, port), HERE);
         let (everywhere, held) = at(None, 0).unwrap();
         let port = everywhere.host_port;
         for host in [None, Some(HERE)] {
@@ -280,11 +298,11 @@ mod test {
     #[tokio::test]
     async fn an_sctp_port_of_before_is_nobody_elses() {
         let wanted = wish(Protocol::Sctp, None, 0);
-        let (published, held) = hold(&wanted, HERE, &Register::default()).unwrap();
+        let (published, held) = hold(&host(), &wanted, HERE).unwrap();
         drop(held);
-        let again = Register::default();
-        let _held = hold_again(&published, HERE, &again).unwrap();
-        hold(&wish(Protocol::Sctp, None, published.host_port), HERE, &again).unwrap_err();
+        let again = host();
+        let _held = hold_again(&again, &published, HERE).unwrap();
+        hold(&again, &wish(Protocol::Sctp, None, published.host_port), HERE).unwrap_err();
     }
 
     /// `docker port` said 0.0.0.0:0, and the rule was for port 0.
@@ -293,10 +311,10 @@ mod test {
         let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
         let mut range = range.split_whitespace().map(|text| text.parse::<u16>().unwrap());
         let (first, last) = (range.next().unwrap(), range.next().unwrap());
-        let sctp = Register::default();
+        let own = host();
         let mut all = std::collections::BTreeMap::new();
         for _ in 0..50 {
-            let (published, held) = hold(&wish(Protocol::Sctp, None, 0), HERE, &sctp).unwrap();
+            let (published, held) = hold(&own, &wish(Protocol::Sctp, None, 0), HERE).unwrap();
             assert!((first..=last).contains(&published.host_port), "{published:?}");
             let before = all.insert(published.host_port, held);
             assert!(before.is_none(), "{published:?} twice");

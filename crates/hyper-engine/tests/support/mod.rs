@@ -247,6 +247,8 @@ impl World {
                 ..hyper_engine::Runtimes::default()
             }),
             disk_bytes: 64 << 20,
+            sockets: Arc::new(hyper_engine::OwnSockets),
+            rootless: false,
             images: hyper_image::Options::default(),
             debug: false,
         }

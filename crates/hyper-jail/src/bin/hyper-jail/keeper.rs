@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use hyper_jail::launcher::Cgroups;
-use hyper_jail::wire::{self, Plan, UID_BASE};
+use hyper_jail::launcher::{Cgroups, pick_id};
+use hyper_jail::wire::{self, Plan};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::confine;
@@ -58,12 +58,16 @@ fn start(
     // Out of the supervisor's process group: its terminal's Ctrl-C is not for us.
     let _ = rustix::process::setsid();
     let own = rustix::process::geteuid();
-    let root = own.is_root();
     let pid = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
-    let uid = if root { UID_BASE + pid } else { own.as_raw() };
+    let picked = if own.is_root() { pick_id(pid) } else { None };
+    let root = picked.is_some();
+    let uid = picked.unwrap_or(own.as_raw());
     let mut missing = confine::fit_rlimits(&mut plan.rlimits);
     if !root {
-        missing.push("an own uid: the supervisor is not root, all jails share its uid".to_owned());
+        missing.push(
+            "an own uid: the supervisor is not root or has one uid only, all jails share its own"
+                .to_owned(),
+        );
     }
     let made = cgroups.create(&plan.limits);
     missing.extend(

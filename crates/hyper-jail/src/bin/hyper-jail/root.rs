@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path};
 
+use hyper_jail::in_user_namespace;
 use hyper_jail::wire::{Bind, Place, Plan};
 use libc::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, mkdirat, openat, symlinkat};
@@ -29,7 +30,8 @@ const SCAFFOLD: &str = "/proc";
 /// One place whose source is held.
 enum Piece<'a> {
     Bind(&'a Bind, OwnedFd, bool),
-    Device(&'a Path, OwnedFd, u64),
+    /// With the number of a node that is to be made; without: the host's own is bound.
+    Device(&'a Path, OwnedFd, Option<u64>),
     Other(&'a Place),
 }
 
@@ -75,8 +77,9 @@ pub fn hold_bind(bind: &Bind, uid: u32, root: bool) -> Result<Option<(OwnedFd, b
             return Err(Fail::new("bind", bind.source.display(), error).hint(hint));
         }
     };
-    if bind.recursive || (!root && found.is_dir()) {
-        // A user namespace may not look under the host's mounts.
+    // A user namespace may not look under the host's mounts.
+    let recursive = bind.recursive || ((!root || in_user_namespace()) && found.is_dir());
+    if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let tree = open_tree(CWD, &bind.source, flags).or_fail("bind", bind.source.display())?;
@@ -92,7 +95,7 @@ pub fn hold_bind(bind: &Bind, uid: u32, root: bool) -> Result<Option<(OwnedFd, b
     if !bind.executable {
         set |= MOUNT_ATTR_NOEXEC;
     }
-    sys::set_mount_attributes(tree.as_fd(), set, 0, bind.recursive)
+    sys::set_mount_attributes(tree.as_fd(), set, 0, recursive)
         .or_fail("set mount attributes of", bind.source.display())?;
     Ok(Some((tree, found.is_dir())))
 }
@@ -111,12 +114,12 @@ fn hold<'a>(place: &'a Place, uid: u32, root: bool) -> Result<Option<Piece<'a>>,
                 let fail = Fail::new("use as device", path.display(), Errno::INVAL);
                 return Err(fail.hint("not a device node below /dev"));
             }
-            if root {
-                Some(Piece::Device(path, held, found.rdev()))
+            if root && !in_user_namespace() {
+                Some(Piece::Device(path, held, Some(found.rdev())))
             } else {
                 let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
                 let tree = open_tree(CWD, path, flags).or_fail("bind device", path.display())?;
-                Some(Piece::Device(path, tree, found.rdev()))
+                Some(Piece::Device(path, tree, None))
             }
         }
         other => Some(Piece::Other(other)),
@@ -140,10 +143,9 @@ fn fill(pieces: &[Piece<'_>], tree: &OwnedFd, uid: u32, root: bool) -> Result<()
                     put(tree, Path::new("/dev"), &mount, true)?;
                     dev = Some(mount);
                 }
-                if root {
-                    make_node(tree, path, *number, uid)?;
-                } else {
-                    put(tree, path, held, false)?;
+                match number {
+                    Some(number) => make_node(tree, path, *number, uid)?,
+                    None => put(tree, path, held, false)?,
                 }
             }
             Piece::Other(Place::Tmpfs { target, bytes, executable }) => {
