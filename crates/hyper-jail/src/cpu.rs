@@ -11,6 +11,7 @@
 //!
 //! What it gets here is what it used and what is idle beside it: a jail whose own processes stand
 //! in each other's way gains nothing by moving. The coin keeps two jails that share a CPU from leaving it for the same other one, for ever.
+//! Another jail whose work is done by turns with this one's follows it ([`follow`]).
 //! A host that does not tell how long tasks wait (no CONFIG_SCHED_INFO) leaves a jail where it is.
 
 use std::fs;
@@ -57,13 +58,37 @@ pub(crate) async fn watch(cgroups: Cgroups, pid: u32) {
         });
         if let Some(cpu) = target {
             let groups = cgroups.clone();
-            let moved = tokio::task::spawn_blocking(move || move_all(&groups, pid, cpu)).await;
+            let moved = move || move_all(&processes(&groups, pid), cpu);
+            let moved = tokio::task::spawn_blocking(moved).await;
             // A host that forbids it (a cpuset that has shrunk) has a slower jail, not a broken one.
             if !matches!(moved, Ok(Ok(()))) {
                 return;
             }
         }
         before = Some((now, seen));
+    }
+}
+
+/// Keeps the jail of `cgroups`, whose program is `pid`, on the CPU of the process `leader`, until that one has several or
+/// has ended.
+pub(crate) async fn follow(cgroups: Option<Cgroups>, pid: u32, leader: u32) {
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(cpu) = only(leader) else { return };
+        if only(pid) == Some(cpu) {
+            continue;
+        }
+        let groups = cgroups.clone();
+        let moved = move || {
+            let known = groups.map(|groups| processes(&groups, pid));
+            move_all(&known.unwrap_or_else(|| vec![pid]), cpu)
+        };
+        let moved = tokio::task::spawn_blocking(moved).await;
+        if !matches!(moved, Ok(Ok(()))) {
+            return;
+        }
     }
 }
 
@@ -87,7 +112,8 @@ impl Seen {
         if idle_jail {
             return Some(Self { used, waited: None, idle: Vec::new() });
         }
-        let waits = tasks(cgroups, pid).into_iter().filter_map(|(pid, tid)| task(pid, tid));
+        let waits =
+            tasks(&processes(cgroups, pid)).into_iter().filter_map(|(pid, tid)| task(pid, tid));
         let waited = waits.map(|(_, waited)| waited).sum();
         let stat = fs::read_to_string("/proc/stat").ok()?;
         let tick = Duration::from_secs(1)
@@ -115,9 +141,19 @@ fn better(old: &Seen, new: &Seen, here: Option<usize>, span: Duration) -> Option
 
 /// The CPU that the jail is on.
 fn here(pid: u32) -> Option<usize> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let set = sched_getaffinity(Some(pid?)).ok()?;
+    let set = affinity(pid)?;
     (0..CpuSet::MAX_CPU).find(|cpu| set.is_set(*cpu))
+}
+
+/// The one CPU that a process may be on; `None`: it may be on several, or has ended.
+fn only(pid: u32) -> Option<usize> {
+    let set = affinity(pid)?;
+    if set.count() == 1 { (0..CpuSet::MAX_CPU).find(|cpu| set.is_set(*cpu)) } else { None }
+}
+
+fn affinity(pid: u32) -> Option<CpuSet> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    sched_getaffinity(Some(pid?)).ok()
 }
 
 /// Idle time per CPU from `/proc/stat` (`proc(5)`: `cpuN user nice system idle …`).
@@ -138,24 +174,28 @@ fn task(pid: u32, tid: u32) -> Option<(Duration, Duration)> {
     Some((words.next()??, words.next()??))
 }
 
-/// Every task of the jail, as (process, task).
-fn tasks(cgroups: &Cgroups, pid: u32) -> Vec<(u32, u32)> {
-    let pids = cgroups.processes().unwrap_or_else(|| vec![pid]);
+/// Every process of the jail, as far as is known.
+fn processes(cgroups: &Cgroups, pid: u32) -> Vec<u32> {
+    cgroups.processes().unwrap_or_else(|| vec![pid])
+}
+
+/// Every task of some processes, as (process, task).
+fn tasks(pids: &[u32]) -> Vec<(u32, u32)> {
     let of = |pid: u32| {
         let dir = fs::read_dir(format!("/proc/{pid}/task"));
         let names = dir.into_iter().flatten().flatten().map(|entry| entry.file_name());
         names.filter_map(move |name| Some((pid, name.to_str()?.parse().ok()?)))
     };
-    pids.into_iter().flat_map(of).collect()
+    pids.iter().copied().flat_map(of).collect()
 }
 
-/// Moves every task of the jail; twice, because a child made meanwhile has its parent's old CPU.
-fn move_all(cgroups: &Cgroups, pid: u32, cpu: usize) -> io::Result<()> {
+/// Moves every task of some processes; twice, because a child made meanwhile has its parent's old CPU.
+fn move_all(pids: &[u32], cpu: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
     let mut result = Ok(());
     for _ in 0..2 {
-        for (_, tid) in tasks(cgroups, pid) {
+        for (_, tid) in tasks(pids) {
             let Some(tid) = i32::try_from(tid).ok().and_then(Pid::from_raw) else { continue };
             match sched_setaffinity(Some(tid), &set) {
                 Ok(()) | Err(rustix::io::Errno::SRCH) => {}

@@ -105,6 +105,13 @@ impl Jailed {
         self.cpu = Some(AbortOnDropHandle::new(watch));
     }
 
+    /// Keeps the jail on the CPU of the process `leader`, for as long as that one is on one: what works by turns with it
+    /// is woken without an interrupt of another CPU. Within a tokio runtime.
+    pub fn follow(&mut self, leader: u32) {
+        let follow = cpu::follow(self.leash.cgroups.clone(), self.pid, leader);
+        self.cpu = Some(AbortOnDropHandle::new(tokio::spawn(follow)));
+    }
+
     /// Host pid of the program.
     pub fn pid(&self) -> u32 {
         self.pid

@@ -55,7 +55,7 @@ pub(crate) async fn boot(
         given.hold(disk, locks);
     }
     let shares = !spec.shared.is_empty() || (spec.sandbox && can.share);
-    let sharer = if shares {
+    let mut sharer = if shares {
         let cgroup = spec.cgroup_parent.as_deref();
         Some(Sharer::start(settings, cgroup, memory_bytes, &spec.shared).await?)
     } else {
@@ -96,6 +96,9 @@ pub(crate) async fn boot(
         }
     };
     let ready_ns = hyper_stdio::now_ns();
+    if let Some(sharer) = &mut sharer {
+        sharer.stay_with(vm.pid());
+    }
     let mut identity = pod_config(settings, spec)?;
     identity.share = sharer.as_ref().map(|sharer| sharer.share().tag).unwrap_or_default();
     identity.interfaces = network.interfaces;

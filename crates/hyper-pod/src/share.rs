@@ -105,6 +105,11 @@ impl Sharer {
         Ok(Self { jailed, socket })
     }
 
+    /// Stays where its guest is, if that is one CPU: a request of the guest's is answered by turns with it.
+    pub fn stay_with(&mut self, guest: u32) {
+        self.jailed.follow(guest);
+    }
+
     /// What the hypervisor is told.
     pub fn share(&self) -> Share {
         Share { socket: self.socket.clone(), tag: TAG.to_owned() }
