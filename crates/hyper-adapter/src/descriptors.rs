@@ -76,6 +76,12 @@ pub fn tap(nic: &Nic) -> Result<OwnedFd, VmError> {
     tap.map_err(|source| VmError::Io { what: "duplicate a tap's descriptor", source })
 }
 
+/// What lets the host's kernel serve a network device; hosts without the module do without. Blocks.
+pub fn vhost_net() -> Option<OwnedFd> {
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/vhost-net");
+    opened.ok().map(OwnedFd::from)
+}
+
 /// A connection to the device of shared directories: the only one it takes. Blocks.
 pub fn connect(share: &Share) -> Result<OwnedFd, VmError> {
     let connected = StdStream::connect(&share.socket);

@@ -3,7 +3,7 @@
 //! What is not listed ends the process: it is our own program, and what it does not need only an
 //! attacker asks for. Not in the list: new sockets and connections, new processes (threads only),
 //! names of files but for the loader's, namespaces, mounts, signals to others, keys, BPF,
-//! userfaultfd, io_uring, and every ioctl but KVM's and the taps'.
+//! userfaultfd, io_uring, and every ioctl but KVM's, the taps' and vhost's.
 
 use hyper_jail::{Seccomp, SeccompDefault, request};
 
@@ -80,7 +80,7 @@ pub fn list(share: bool) -> Seccomp {
         // Threads narrow what they may do.
         .allow(&[libc::SYS_seccomp])
         .options(&[libc::PR_SET_NO_NEW_PRIVS, libc::PR_SET_NAME])
-        .requests(&[request::KVM, request::TAP, request::FIONBIO]);
+        .requests(&[request::KVM, request::TAP, request::VHOST, request::FIONBIO]);
     // The server's channel back to the monitor.
     if share { list.unix_pairs() } else { list }
 }

@@ -3,7 +3,9 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use hyper_adapter::{Descriptors, Kept, Name, Places, Process, blocking, connect, open_saved, tap};
+use hyper_adapter::{
+    Descriptors, Kept, Name, Places, Process, blocking, connect, open_saved, tap, vhost_net,
+};
 use hyper_hypervisor::{Limits, Vm, VmConfig, VmError};
 use hyper_jail::{JailSpec, Program};
 use hyper_vmm::config::{self, Config, MAX_DISKS, MAX_VCPUS, fd};
@@ -142,7 +144,8 @@ fn prepare(program: &Path, saved: Option<&Path>, config: &VmConfig) -> Result<Re
             .ok_or_else(|| unusable(format!("use the MAC address `{}`", nic.mac)))?;
         let mtu = u16::try_from(nic.mtu)
             .map_err(|_| unusable(format!("give a network device an MTU of {}", nic.mtu)))?;
-        told.nics.push(config::Nic { tap: fds.pass(tap(nic)?), mac, mtu });
+        let vhost = vhost_net().map(|file| fds.pass(file));
+        told.nics.push(config::Nic { tap: fds.pass(tap(nic)?), vhost, mac, mtu });
     }
     if let Some(share) = &config.share {
         told.share = Some(fds.pass(connect(share)?));
@@ -154,7 +157,8 @@ fn prepare(program: &Path, saved: Option<&Path>, config: &VmConfig) -> Result<Re
 fn spec(program: File, config: &VmConfig) -> JailSpec {
     let limits = hyper_jail::Limits {
         memory_bytes: Some(config.memory_bytes + OVERHEAD),
-        pids: Some(THREADS + u64::from(config.vcpus) + MAX_DISKS as u64),
+        // Since Linux 6.4 the kernel's thread for a card counts.
+        pids: Some(THREADS + u64::from(config.vcpus) + (MAX_DISKS + config.nics.len()) as u64),
         ..hyper_jail::Limits::default()
     };
     let spec = JailSpec::new(config.id.clone(), Program::Fd(program.into()))

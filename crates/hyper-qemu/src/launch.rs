@@ -1,10 +1,10 @@
 //! From a configuration to a running guest.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use hyper_adapter::{Descriptors, Kept, Name, Places, Process, blocking, connect, tap};
+use hyper_adapter::{Descriptors, Kept, Name, Places, Process, blocking, connect, tap, vhost_net};
 use hyper_hypervisor::{Limits, Nic, Vm, VmConfig, VmError};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
@@ -18,8 +18,6 @@ use crate::{MAX_NICS, MAX_VCPUS, MIN_MEMORY, NAME, Options, SHARES, block, disk,
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PLACES: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/libexec", "/opt/qemu/bin"];
-/// The kernel's network device with queues and offloads of its own.
-const VHOST: &str = "/dev/vhost-net";
 
 /// Launches; on failure nothing is left.
 pub async fn launch(
@@ -177,9 +175,8 @@ fn prepare(config: &VmConfig) -> Result<Ready, VmError> {
 impl Ready {
     fn nic(&mut self, nic: &Nic) -> Result<NicArgs, VmError> {
         let tap = self.fds.pass(tap(nic)?);
-        // Hosts without the module do without: QEMU then copies packets itself.
-        let vhost = OpenOptions::new().read(true).write(true).open(VHOST).ok();
-        let vhost = vhost.map(|file| self.fds.pass(file));
+        // QEMU copies packets itself where there is none.
+        let vhost = vhost_net().map(|file| self.fds.pass(file));
         Ok(NicArgs { tap, vhost, mac: nic.mac.clone(), mtu: nic.mtu })
     }
 }

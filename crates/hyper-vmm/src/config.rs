@@ -116,6 +116,9 @@ pub struct Extent {
 #[serde(deny_unknown_fields)]
 pub struct Nic {
     pub tap: i32,
+    /// An open `/dev/vhost-net`, to be used if it can.
+    #[serde(default)]
+    pub vhost: Option<i32>,
     pub mac: [u8; 6],
     pub mtu: u16,
 }

@@ -20,7 +20,7 @@ use crate::cpu::{self, Cpus};
 use crate::memory::{self, Memory};
 use crate::metrics::{Clock, Metrics, Phases};
 use crate::save::{self, MachineState, State};
-use crate::virtio::{Balloon, Block, Console, Device, Entropy, Net, Share, Transport};
+use crate::virtio::{Balloon, Block, Console, Device, Entropy, KernelNet, Net, Share, Transport};
 use crate::wire::End;
 use crate::{VmmError, boot, seccomp, serial, virtio};
 
@@ -130,7 +130,7 @@ impl Machine {
         let port = serial::Port::new(line(&vm, serial::IRQ)?, console);
         let mut transports = Vec::new();
         for (at, (name, device)) in devices.list.into_iter().enumerate() {
-            let foreign = name == SHARE;
+            let foreign = device.is_served_elsewhere();
             transports.push(attach(&vm, &memory, at, name, device, foreign)?);
         }
         if let Some(saved) = saved {
@@ -332,8 +332,8 @@ fn devices(config: &Config, given: &mut Given) -> Result<Devices, VmmError> {
         let name = format!("net{at}");
         let tap = given.take(nic.tap)?;
         nonblocking(&tap)?;
-        let net = Net::new(name.clone(), tap, nic.mac, nic.mtu);
-        list.push((name.clone(), Box::new(net.map_err(failed(&name, "use its tap"))?)));
+        let net = card(&name, nic, tap, given)?.map_err(failed(&name, "use its tap"))?;
+        list.push((name, net));
     }
     if let Some(number) = config.share {
         let socket = UnixStream::from(given.take(number)?);
@@ -343,6 +343,27 @@ fn devices(config: &Config, given: &mut Given) -> Result<Devices, VmmError> {
     list.push(("rng".to_owned(), Box::new(Entropy::default())));
     list.push(("balloon".to_owned(), Box::new(Balloon::new(!config.pages.kept()))));
     Ok(Devices { list, spares })
+}
+
+/// The device of one card: the host's kernel serves it where it can.
+fn card(
+    name: &str,
+    nic: &config::Nic,
+    tap: OwnedFd,
+    given: &mut Given,
+) -> Result<std::io::Result<Box<dyn Device>>, VmmError> {
+    let vhost = nic.vhost.map(|number| given.take(number)).transpose()?.map(File::from);
+    if let Some(vhost) = vhost {
+        match KernelNet::try_out(&vhost) {
+            Ok(known) => {
+                let net = KernelNet::new(tap, vhost, known, nic.mac, nic.mtu);
+                return Ok(net.map(|net| Box::new(net) as Box<dyn Device>));
+            }
+            Err(error) => eprintln!("hyper-vmm: {name}: not by the host's vhost-net: {error}"),
+        }
+    }
+    let net = Net::new(name.to_owned(), tap, nic.mac, nic.mtu);
+    Ok(net.map(|net| Box::new(net) as Box<dyn Device>))
 }
 
 /// Whether spare place `spare` takes read-only disks: they alternate, image then writable layer,

@@ -30,7 +30,7 @@ pub(crate) use balloon::Balloon;
 pub(crate) use block::{Block, File};
 pub(crate) use console::Console;
 pub(crate) use entropy::Entropy;
-pub(crate) use net::Net;
+pub(crate) use net::{KernelNet, Net};
 pub(crate) use share::Share;
 pub(crate) use transport::{Transport, TransportState};
 
@@ -78,6 +78,11 @@ pub(crate) trait Device: Send + std::fmt::Debug {
     /// Why a guest with this device cannot be saved.
     fn cannot_be_saved(&self) -> Option<&'static str> {
         None
+    }
+
+    /// Somebody else works on its queues and raises its interrupt.
+    fn is_served_elsewhere(&self) -> bool {
+        false
     }
 
     /// Puts a disk into a place for one; only block devices have some.

@@ -58,11 +58,28 @@ pub async fn network(hypervisor: &dyn Hypervisor, fixture: &Fixture) -> Verdict 
         }
     };
     let command = format!("udp eth0 {} {} {port}", net.guest, net.host);
-    let said = tokio::select! {
-        said = session.ask(&command) => said?,
-        () = answer => return Err("the host's socket failed".to_owned()),
+    let asked = async {
+        let said = session.ask(&command).await?;
+        hold!(said == "pong", "the host's answer arrived as {said:?}");
+        let can = hypervisor.capabilities();
+        if !can.pause {
+            return Ok(());
+        }
+        // Whatever the device is by then, it goes on where it was.
+        session.vm.pause().await.map_err(|error| format!("pause: {}", chain(&error)))?;
+        if can.save {
+            let saved = session.vm.save(&fixture.work.join("saved-card")).await;
+            saved.map_err(|error| format!("save: {}", chain(&error)))?;
+        }
+        session.vm.resume().await.map_err(|error| format!("resume: {}", chain(&error)))?;
+        let said = session.ask(&command).await?;
+        hold!(said == "pong", "after a pause the host's answer arrived as {said:?}");
+        Ok(())
     };
-    hold!(said == "pong", "the host's answer arrived as {said:?}");
+    tokio::select! {
+        done = asked => done?,
+        () = answer => return Err("the host's socket failed".to_owned()),
+    }
     session.power_off().await
 }
 

@@ -3,8 +3,9 @@
 //! Both sides speak `virtio_net_hdr`, so checksums and segmentation are left to whoever has to do
 //! them: between pods of one host nobody does. Packets for which the guest has no buffers wait in
 //! the tap's own queue, whose length is the host's to bound; what the tap does not take is
-//! dropped, as a wire would.
+//! dropped, as a wire would. Where the host has vhost-net its kernel does all of that ([`KernelNet`]).
 
+mod kernel;
 mod tap;
 
 use std::io;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 use rustix::event::PollFlags;
 use virtio_queue::{Queue, QueueT as _};
 use vmm_sys_util::eventfd::EventFd;
+
+pub(crate) use kernel::KernelNet;
 
 use super::buffers::{Buffers, Piece, Way, listen, next, scatter, total, transfer, used};
 use super::worker::{Stop, Worker, borrow};
@@ -43,12 +46,44 @@ const LARGEST: usize = 65_536 + 14 + HEADER;
 /// System calls of its thread.
 const CALLS: &[i64] = &[libc::SYS_writev];
 
+/// What the driver is told of its card.
+#[derive(Debug, Clone, Copy)]
+struct Card {
+    mac: [u8; 6],
+    mtu: u16,
+}
+
+impl Card {
+    const FEATURES: u64 = F_GUEST_CSUM
+        | F_GUEST_TSO4
+        | F_GUEST_TSO6
+        | F_CSUM
+        | F_HOST_TSO4
+        | F_HOST_TSO6
+        | F_MAC
+        | F_MTU
+        | F_MRG_RXBUF;
+
+    fn config(self, offset: usize, data: &mut [u8]) {
+        let mut space = [0; 12];
+        space[..6].copy_from_slice(&self.mac);
+        space[10..].copy_from_slice(&self.mtu.to_le_bytes());
+        copy_config(&space, offset, data);
+    }
+
+    /// Tells the tap what the driver can do.
+    fn agree(tap: &OwnedFd, features: u64) -> io::Result<()> {
+        let has = |feature| features & feature != 0;
+        let offloads = tap::offloads(has(F_GUEST_CSUM), has(F_GUEST_TSO4), has(F_GUEST_TSO6));
+        tap::set_offloads(tap, offloads)
+    }
+}
+
 /// The device.
 #[derive(Debug)]
 pub(crate) struct Net {
     name: String,
-    mac: [u8; 6],
-    mtu: u16,
+    card: Card,
     state: State,
 }
 
@@ -63,13 +98,14 @@ impl Net {
     /// A device on `tap`, which must have `IFF_VNET_HDR` and not block.
     pub fn new(name: String, tap: OwnedFd, mac: [u8; 6], mtu: u16) -> io::Result<Self> {
         tap::set_header(&tap, HEADER)?;
-        Ok(Self { name, mac, mtu, state: State::Idle(tap) })
+        Ok(Self { name, card: Card { mac, mtu }, state: State::Idle(tap) })
     }
 
     /// A device on something that is no tap: for tests and the fuzz targets.
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn untold(name: String, tap: OwnedFd) -> Self {
-        Self { name, mac: [2, 0, 0, 0, 0, 1], mtu: 1500, state: State::Idle(tap) }
+        let card = Card { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
+        Self { name, card, state: State::Idle(tap) }
     }
 }
 
@@ -79,9 +115,7 @@ impl Device for Net {
     }
 
     fn features(&self) -> u64 {
-        let guest = F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6;
-        let host = F_CSUM | F_HOST_TSO4 | F_HOST_TSO6;
-        guest | host | F_MAC | F_MTU | F_MRG_RXBUF
+        Card::FEATURES
     }
 
     fn queues(&self) -> &[u16] {
@@ -89,27 +123,20 @@ impl Device for Net {
     }
 
     fn config(&self, offset: usize, data: &mut [u8]) {
-        let mut space = [0; 12];
-        space[..6].copy_from_slice(&self.mac);
-        space[10..].copy_from_slice(&self.mtu.to_le_bytes());
-        copy_config(&space, offset, data);
+        self.card.config(offset, data);
     }
 
     fn activate(&mut self, live: Live) -> io::Result<()> {
         match std::mem::replace(&mut self.state, State::Lost) {
             State::Idle(tap) => {
-                let has = |feature| live.features & feature != 0;
-                let offloads =
-                    tap::offloads(has(F_GUEST_CSUM), has(F_GUEST_TSO4), has(F_GUEST_TSO6));
-                let told = tap::set_offloads(&tap, offloads);
                 // That of tests and fuzz targets is none.
-                if let Err(error) = told
+                if let Err(error) = Card::agree(&tap, live.features)
                     && !cfg!(any(test, feature = "fuzzing"))
                 {
                     self.state = State::Idle(tap);
                     return Err(error);
                 }
-                let merge = has(F_MRG_RXBUF);
+                let merge = live.features & F_MRG_RXBUF != 0;
                 let work =
                     Work { tap, live, merge, packet: vec![0; LARGEST], waiting: 0, held: vec![] };
                 self.state = State::Busy(Worker::start(&self.name, CALLS, work, Work::run)?);

@@ -126,6 +126,10 @@ impl Device for Share {
         copy_config(&self.config, offset, data);
     }
 
+    fn is_served_elsewhere(&self) -> bool {
+        true
+    }
+
     fn activate(&mut self, live: Live) -> io::Result<()> {
         self.connect(&live)?;
         self.active = true;
