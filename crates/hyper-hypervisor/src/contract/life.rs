@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use super::session::{Session, Shape};
+use super::session::{Session, Shape, chain};
 use super::{Fixture, Verdict, hold};
 use crate::{Hypervisor, VmExit};
 
