@@ -49,6 +49,7 @@ const WORKING: &[i64] = &[
     libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_preadv,
+    libc::SYS_preadv2,
     libc::SYS_pwrite64,
     libc::SYS_pwritev,
     libc::SYS_read,

@@ -8,7 +8,7 @@ use hyper_adapter::{
 };
 use hyper_hypervisor::{Limits, Vm, VmConfig, VmError};
 use hyper_jail::{JailSpec, Program};
-use hyper_vmm::config::{self, Config, MAX_DISKS, MAX_VCPUS, fd};
+use hyper_vmm::config::{self, Config, HANDS, MAX_DISKS, MAX_VCPUS, fd};
 use tokio::sync::Mutex;
 
 use crate::control::{CallError, Control};
@@ -158,7 +158,11 @@ fn spec(program: File, config: &VmConfig) -> JailSpec {
     let limits = hyper_jail::Limits {
         memory_bytes: Some(config.memory_bytes + OVERHEAD),
         // Since Linux 6.4 the kernel's thread for a card counts.
-        pids: Some(THREADS + u64::from(config.vcpus) + (MAX_DISKS + config.nics.len()) as u64),
+        pids: Some(
+            THREADS
+                + u64::from(config.vcpus)
+                + (MAX_DISKS * (1 + HANDS) + config.nics.len()) as u64,
+        ),
         ..hyper_jail::Limits::default()
     };
     let spec = JailSpec::new(config.id.clone(), Program::Fd(program.into()))

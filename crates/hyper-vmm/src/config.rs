@@ -27,6 +27,8 @@ pub const MAX_DISKS: usize = 64;
 /// Most files that one disk is made of; a message carries at most 253 descriptors (SCM_MAX_FD).
 pub const MAX_EXTENTS: usize = 100;
 pub const MAX_NICS: usize = 8;
+/// Threads that a disk may have beside its own.
+pub const HANDS: usize = 4;
 /// Bytes of a kernel command line, its final zero included (COMMAND_LINE_SIZE of x86).
 pub const MAX_CMDLINE: usize = 2048;
 

@@ -12,6 +12,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 use crate::VmmError;
 use crate::config::{Config, MAX_EXTENTS, fd};
+use crate::event::Event;
 use crate::machine::{self, Given, Machine};
 use crate::metrics::Clock;
 use crate::wire::{Answer, End, MAX_LINE, Request};
@@ -27,9 +28,9 @@ pub fn run() -> Result<(), VmmError> {
         return Ok(());
     };
     let clock = Clock::start();
-    let (ended, ends) = mpsc::channel();
+    let (tell, events) = mpsc::channel();
     let made =
-        parse(&line).and_then(|config: Config| Machine::make(&config, &mut given, &ended, clock));
+        parse(&line).and_then(|config: Config| Machine::make(&config, &mut given, &tell, clock));
     let machine = match made {
         Ok(machine) => Arc::new(machine),
         Err(error) => {
@@ -40,12 +41,18 @@ pub fn run() -> Result<(), VmmError> {
     machine.go_on();
     say(&answers, &Answer::Ready);
 
-    // The end is told by a thread of its own, as requests are waited for without a limit.
+    // The end is told by a thread of its own, which also makes threads for others, as requests are waited for without a limit.
     let (kept, told) = (Arc::clone(&machine), Arc::clone(&answers));
     let named = std::thread::Builder::new().name("end".to_owned()).stack_size(128 << 10);
     named
         .spawn(move || {
-            let how = ends.recv().unwrap_or(End::Quit);
+            let how = loop {
+                match events.recv() {
+                    Ok(Event::Make(order)) => order(),
+                    Ok(Event::Ended(how)) => break how,
+                    Err(_) => break End::Quit,
+                }
+            };
             // Other CPUs may still run: they must not write behind the disks' last flush.
             kept.cpus.pause();
             kept.finish();
@@ -55,7 +62,7 @@ pub fn run() -> Result<(), VmmError> {
         .map_err(VmmError::io("start a thread"))?;
     let asked = converse(&machine, &mut lines, &answers);
     // No more requests: the adapter is gone or wants the guest gone.
-    let _ = ended.send(End::Quit);
+    let _ = tell.send(Event::Ended(End::Quit));
     asked?;
     loop {
         std::thread::park();

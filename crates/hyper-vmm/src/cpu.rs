@@ -23,6 +23,7 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use crate::VmmError;
 use crate::boot;
 use crate::bus::Bus;
+use crate::event::Event;
 use crate::metrics::{ExitCounters, count};
 use crate::wire::End;
 pub(crate) use cpuid::Template;
@@ -98,7 +99,7 @@ impl Cpus {
     pub fn start(
         vcpus: Vec<VcpuFd>,
         bus: &Arc<Bus>,
-        ended: &Sender<End>,
+        events: &Sender<Event>,
     ) -> Result<Self, VmmError> {
         signal::prepare().map_err(VmmError::io("prepare a signal"))?;
         let gate = Arc::new(Gate::default());
@@ -111,7 +112,7 @@ impl Cpus {
                 bus: Arc::clone(bus),
                 gate: Arc::clone(&gate),
                 exits: Arc::clone(&exits),
-                ended: ended.clone(),
+                events: events.clone(),
             };
             let named = std::thread::Builder::new().name(format!("vcpu{index}")).stack_size(STACK);
             let thread = named.spawn(move || thread.run());
@@ -212,7 +213,7 @@ struct Thread {
     bus: Arc<Bus>,
     gate: Arc<Gate>,
     exits: Arc<ExitCounters>,
-    ended: Sender<End>,
+    events: Sender<Event>,
 }
 
 impl Thread {
@@ -220,7 +221,7 @@ impl Thread {
         let end = self.follow();
         self.gate.leave();
         // Fails only when the main thread is ending the process.
-        let _ = self.ended.send(end);
+        let _ = self.events.send(Event::Ended(end));
     }
 
     fn follow(&mut self) -> End {

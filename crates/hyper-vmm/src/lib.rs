@@ -27,6 +27,7 @@ pub mod config;
 mod control;
 mod cpu;
 mod error;
+mod event;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod machine;

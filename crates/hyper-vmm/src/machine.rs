@@ -17,11 +17,11 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::bus::{BASE, Bus, STEP};
 use crate::config::{self, Config, MAX_DISKS, MAX_EXTENTS, MAX_NICS, MAX_VCPUS, MIN_MEMORY, fd};
 use crate::cpu::{self, Cpus};
+use crate::event::{Event, Maker};
 use crate::memory::{self, Memory};
 use crate::metrics::{Clock, Metrics, Phases};
 use crate::save::{self, MachineState, State};
 use crate::virtio::{Balloon, Block, Console, Device, Entropy, KernelNet, Net, Share, Transport};
-use crate::wire::End;
 use crate::{VmmError, boot, seccomp, serial, virtio};
 
 /// Interrupts that no device of a PC's own has, first those behind the ISA bus's.
@@ -76,7 +76,7 @@ impl Machine {
     pub fn make(
         config: &Config,
         given: &mut Given,
-        ended: &Sender<End>,
+        events: &Sender<Event>,
         clock: Clock,
     ) -> Result<Self, VmmError> {
         check(config)?;
@@ -107,7 +107,7 @@ impl Machine {
         }
         phases.memory = clock.now();
 
-        let devices = devices(config, given)?;
+        let devices = devices(config, given, &Maker::new(events.clone()))?;
         let mut vcpus = Vec::new();
         match &saved {
             None => {
@@ -141,7 +141,7 @@ impl Machine {
         phases.devices = clock.now();
 
         seccomp::leave_start().map_err(VmmError::io("install a filter of system calls"))?;
-        let cpus = Cpus::start(vcpus, &bus, ended)?;
+        let cpus = Cpus::start(vcpus, &bus, events)?;
         phases.vcpus = clock.now();
         let msrs = kvm.get_msr_index_list().map_err(VmmError::kvm("list registers"))?;
         let msrs = msrs.as_slice().to_vec();
@@ -304,7 +304,7 @@ struct Devices {
     spares: std::ops::Range<usize>,
 }
 
-fn devices(config: &Config, given: &mut Given) -> Result<Devices, VmmError> {
+fn devices(config: &Config, given: &mut Given, maker: &Maker) -> Result<Devices, VmmError> {
     let mut list: Vec<(String, Box<dyn Device>)> = Vec::new();
     let failed = |device: &str, doing: &'static str| {
         let device = device.to_owned();
@@ -319,13 +319,14 @@ fn devices(config: &Config, given: &mut Given) -> Result<Devices, VmmError> {
             files.push(given.take(extent.fd)?);
         }
         let file = open_disk(disk, files)?;
-        list.push((format!("disk{at}"), Box::new(Block::new(format!("disk{at}"), file))));
+        let name = format!("disk{at}");
+        list.push((name.clone(), Box::new(Block::new(name, file, maker.clone()))));
     }
     let first = list.len();
     for spare in 0..config.spares {
         let name = format!("disk{}", config.disks.len() + spare);
         let read_only = spare_is_read_only(spare);
-        list.push((name.clone(), Box::new(Block::spare(name, read_only))));
+        list.push((name.clone(), Box::new(Block::spare(name, read_only, maker.clone()))));
     }
     let spares = first..list.len();
     for (at, nic) in config.nics.iter().enumerate() {

@@ -1,30 +1,41 @@
 //! Block device (virtio 1.2, 5.2) over files of the host.
 //!
-//! One thread per disk whose driver is there. Requests are carried out in their order, by `preadv`
-//! and `pwritev` straight into guest memory. A file that shrank or a host that is full is an I/O
-//! error of the request, told to the guest.
+//! One thread per disk whose driver is there. It carries out by itself, by `preadv2` and `pwritev`
+//! straight into guest memory, what the page cache takes or has, and what comes alone. What has to
+//! wait for the host's disk while there is more to do goes to threads that are made then (hands.rs).
+//! A file that shrank or a host that is full is an I/O error of the request, told to the guest.
 //!
 //! A disk that comes later has a place from the start, which looks like a disk that is as long as
 //! any may be and reads as zeros, so that nothing has to be told to the driver when it comes. After
 //! its disk was taken away it stays as long, and every request fails: a driver that was told of
 //! another length may be told of the next disk's too late.
 
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod driver;
 mod file;
+mod hands;
 mod request;
 #[cfg(test)]
 mod test;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::PollFlags;
-use virtio_queue::{Queue, QueueT as _};
+use virtio_queue::{DescriptorChain, Queue, QueueT as _};
 
 use super::buffers::{listen, next, used};
 use super::worker::{Stop, Worker, borrow};
 use super::{Device, Live, copy_config};
+use crate::event::Maker;
+use crate::memory::Memory;
 use crate::metrics::count;
 pub(crate) use file::File;
+use hands::Hands;
+use request::{Progress, Request};
 
 const KIND: u32 = 2;
 const F_SEG_MAX: u64 = 1 << 2;
@@ -45,8 +56,13 @@ const DISCARD_SECTORS: u32 = 1 << 21;
 const DISCARD_RANGES: u32 = 16;
 
 /// System calls of its thread.
-const CALLS: &[i64] =
-    &[libc::SYS_fallocate, libc::SYS_fdatasync, libc::SYS_preadv, libc::SYS_pwritev];
+const CALLS: &[i64] = &[
+    libc::SYS_fallocate,
+    libc::SYS_fdatasync,
+    libc::SYS_preadv,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev,
+];
 
 /// The device.
 #[derive(Debug)]
@@ -57,6 +73,7 @@ pub(crate) struct Block {
     sectors: u64,
     /// It is a place whose disk is still to come, or was taken away.
     spare: bool,
+    maker: Maker,
     state: State,
 }
 
@@ -69,26 +86,34 @@ enum State {
     Lost,
 }
 
+/// Ends the device's thread, with all that are in flight done; `None` when it panicked.
+fn ended(worker: Worker<Work>) -> Option<(File, Live)> {
+    worker.stop().and_then(|work| Arc::into_inner(work.shared)).map(Shared::into_parts)
+}
+
 impl Block {
-    /// A device with its disk.
-    pub fn new(name: String, file: File) -> Self {
+    /// A device with its disk. Threads beside its own come from `maker`.
+    pub fn new(name: String, file: File, maker: Maker) -> Self {
         Self {
             name,
             sizes: [128],
             read_only: file.read_only(),
             sectors: file.bytes() / SECTOR,
             spare: false,
+            maker,
             state: State::Idle(file),
         }
     }
 
     /// A place for a disk that comes later.
-    pub fn spare(name: String, read_only: bool) -> Self {
+    pub fn spare(name: String, read_only: bool, maker: Maker) -> Self {
         // It takes less of the guest's memory for requests, as it may stay empty.
-        Self { sizes: [32], spare: true, ..Self::new(name, File::empty(read_only)) }
+        Self { sizes: [32], spare: true, ..Self::new(name, File::empty(read_only), maker) }
     }
 
-    fn start(&mut self, work: Work) -> io::Result<()> {
+    fn start(&mut self, file: File, live: Live) -> io::Result<()> {
+        let shared = Arc::new(Shared::new(file, live)?);
+        let work = Work { name: self.name.clone(), maker: self.maker.clone(), shared };
         self.state = State::Busy(Worker::start(&self.name, CALLS, work, Work::run)?);
         Ok(())
     }
@@ -99,8 +124,9 @@ impl Block {
         match std::mem::replace(&mut self.state, State::Lost) {
             State::Idle(_) => self.state = State::Idle(file),
             State::Busy(worker) => {
-                let work = worker.stop().ok_or_else(|| io::Error::other("its thread is lost"))?;
-                self.start(Work { file, live: work.live })?;
+                let (_, live) =
+                    ended(worker).ok_or_else(|| io::Error::other("its thread is lost"))?;
+                self.start(file, live)?;
             }
             State::Lost => return Err(io::Error::other("its thread is lost")),
         }
@@ -140,7 +166,7 @@ impl Device for Block {
 
     fn activate(&mut self, live: Live) -> io::Result<()> {
         match std::mem::replace(&mut self.state, State::Lost) {
-            State::Idle(file) => self.start(Work { file, live }),
+            State::Idle(file) => self.start(file, live),
             other => {
                 self.state = other;
                 Err(io::Error::other("it has a driver already"))
@@ -151,9 +177,9 @@ impl Device for Block {
     fn stop(&mut self) -> Vec<Queue> {
         match std::mem::replace(&mut self.state, State::Lost) {
             State::Busy(worker) => {
-                let Some(work) = worker.stop() else { return Vec::new() };
-                self.state = State::Idle(work.file);
-                work.live.queues
+                let Some((file, live)) = ended(worker) else { return Vec::new() };
+                self.state = State::Idle(file);
+                live.queues
             }
             other => {
                 self.state = other;
@@ -184,55 +210,111 @@ impl Device for Block {
     }
 }
 
-/// What the thread has.
+/// What the device's thread has.
 #[derive(Debug)]
 struct Work {
+    name: String,
+    maker: Maker,
+    shared: Arc<Shared>,
+}
+
+/// What those that carry out requests have.
+#[derive(Debug)]
+struct Shared {
     file: File,
+    /// Without its queue.
     live: Live,
+    queue: Mutex<Queue>,
+}
+
+impl Shared {
+    fn new(file: File, mut live: Live) -> io::Result<Self> {
+        let queue = live.queues.pop().filter(|_| live.kicks.len() == 1);
+        let queue = queue.ok_or_else(|| io::Error::other("it has another number of queues"))?;
+        Ok(Self { file, live, queue: Mutex::new(queue) })
+    }
+
+    fn into_parts(self) -> (File, Live) {
+        let Self { file, mut live, queue } = self;
+        live.queues.push(queue.into_inner().unwrap_or_else(PoisonError::into_inner));
+        (file, live)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next chain, and whether there is one more.
+    fn next(&self) -> io::Result<Option<(DescriptorChain<Memory>, bool)>> {
+        let mut queue = self.queue();
+        let Some(chain) = next(&mut queue, &self.live.memory)? else { return Ok(None) };
+        let offered = queue.avail_idx(&*self.live.memory, Ordering::Relaxed);
+        let more = offered.map_err(io::Error::other)?.0 != queue.next_avail();
+        Ok(Some((chain, more)))
+    }
+
+    fn used(&self, head: u16, written: u32) -> io::Result<()> {
+        used(&mut self.queue(), &self.live.memory, &self.live.interrupt, head, written)
+    }
+
+    /// Does what is left of a request; returns how many bytes were written to its chain.
+    fn carry_out(&self, request: Request) -> u32 {
+        request.finish(&self.file, &self.live.memory, &self.live.counters)
+    }
 }
 
 impl Work {
     fn run(&mut self, stop: &Stop) -> io::Result<()> {
-        let missing = || io::Error::other("the driver has set up no queue");
-        let kicks = std::mem::take(&mut self.live.kicks);
-        let kick = kicks.first().ok_or_else(missing)?;
-        let mut queue = self.live.queues.pop().ok_or_else(missing)?;
-        let ended = self.serve(stop, kick, &mut queue);
-        self.live.queues.push(queue);
-        self.live.kicks = kicks;
-        ended
+        let hands = Hands::new(&self.name, self.maker.clone(), Arc::clone(&self.shared));
+        let served = self.serve(stop, &hands);
+        // What is in flight is done, also when the queue can be served no more.
+        let ended = hands.end();
+        served.and(ended)
     }
 
-    fn serve(
-        &mut self,
-        stop: &Stop,
-        kick: &vmm_sys_util::eventfd::EventFd,
-        queue: &mut Queue,
-    ) -> io::Result<()> {
-        let memory = Arc::clone(&self.live.memory);
+    fn serve(&self, stop: &Stop, hands: &Hands) -> io::Result<()> {
+        let live = &self.shared.live;
         loop {
             // What is there is done before the kick is waited for: the first may have come early.
-            self.drain(stop, queue)?;
-            if !stop.asked() && listen(queue, &memory)? {
+            self.drain(stop, hands)?;
+            if !stop.asked() && listen(&mut self.shared.queue(), &live.memory)? {
                 continue;
             }
+            let kick = &live.kicks[0];
             if stop.wait([(borrow(kick), PollFlags::IN)])?.is_none() {
                 return Ok(());
             }
             let _ = kick.read();
-            count(&self.live.counters.kicks, 1);
+            count(&live.counters.kicks, 1);
         }
     }
 
-    /// Carries out what the driver has offered; when the thread shall end, no more than a queue has
-    /// room for: a driver that goes on offering must not keep it.
-    fn drain(&mut self, stop: &Stop, queue: &mut Queue) -> io::Result<()> {
-        let memory = Arc::clone(&self.live.memory);
-        let mut left = queue.size();
-        while let Some(chain) = next(queue, &memory)? {
+    /// Carries out what the driver has offered, or has it carried out; when the thread shall end, no
+    /// more than a queue has room for: a driver that goes on offering must not keep it.
+    fn drain(&self, stop: &Stop, hands: &Hands) -> io::Result<()> {
+        let shared = &*self.shared;
+        let live = &shared.live;
+        let size = shared.queue().size();
+        let mut left = size;
+        let mut waited = false;
+        loop {
+            hands.wait_for_room(size)?;
+            let Some((chain, more)) = shared.next()? else { break };
             let head = chain.head_index();
-            let written = request::carry_out(&self.file, &memory, chain, &self.live.counters);
-            used(queue, &memory, &self.live.interrupt, head, written)?;
+            match request::begin(&shared.file, &live.memory, chain, &live.counters) {
+                Progress::Done(written) => shared.used(head, written)?,
+                Progress::Waits(request) => {
+                    // One alone is done sooner without another thread. It is not alone when it was
+                    // there already when the last one was done.
+                    let others = more || waited || hands.busy() || request.is_long();
+                    let own = if others { hands.take(request) } else { Some(request) };
+                    waited = own.is_some();
+                    if let Some(request) = own {
+                        let written = shared.carry_out(request);
+                        shared.used(head, written)?;
+                    }
+                }
+            }
             if stop.asked() {
                 left = left.saturating_sub(1);
                 if left == 0 {

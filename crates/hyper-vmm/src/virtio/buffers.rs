@@ -156,6 +156,9 @@ pub(super) fn scatter(
 pub(super) enum Way {
     /// From the file to the guest.
     In,
+    /// That, as far as nothing has to be waited for: what is in the page cache. Else, and where
+    /// the file system cannot say so, the error is `WouldBlock`.
+    InNow,
     /// From the guest to the file.
     Out,
 }
@@ -190,6 +193,10 @@ pub(super) fn transfer(
                 (Way::In, Some(at)) => libc::preadv(fd, list, count, at),
                 (Way::Out, Some(at)) => libc::pwritev(fd, list, count, at),
                 (Way::In, None) => libc::readv(fd, list, count),
+                // Where the stream is: -1.
+                (Way::InNow, at) => {
+                    libc::preadv2(fd, list, count, at.unwrap_or(-1), libc::RWF_NOWAIT)
+                }
                 (Way::Out, None) => libc::writev(fd, list, count),
             }
         };
@@ -197,6 +204,9 @@ pub(super) fn transfer(
             Ok(moved) => return Ok(moved),
             Err(_) => {
                 let error = io::Error::last_os_error();
+                if way == Way::InNow && error.raw_os_error() == Some(libc::EOPNOTSUPP) {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
                 if error.kind() != io::ErrorKind::Interrupted {
                     return Err(error);
                 }

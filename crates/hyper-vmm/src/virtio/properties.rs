@@ -17,6 +17,7 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap, GuestRegionMmap, Mmap
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Block, Device, File as Disk, Net, Transport};
+use crate::event::Maker;
 use crate::memory::Memory;
 
 const MEMORY: usize = 1 << 20;
@@ -229,11 +230,16 @@ fn serve(ground: &Ground, device: Box<dyn Device>, queues: u32, features: u32) {
     }
 }
 
-fn disk(read_only: bool) -> (File, Box<dyn Device>) {
-    let file = tempfile::tempfile().unwrap();
+/// `slow`: in a file of memory, of which nobody can tell whether a read waits, so that those of many
+/// go to other threads.
+fn disk(read_only: bool, slow: bool) -> (File, Box<dyn Device>) {
+    let file = match slow {
+        true => rustix::fs::memfd_create("disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap().into(),
+        false => tempfile::tempfile().unwrap(),
+    };
     file.write_all_at(&[DISK_BYTE; DISK as usize], 0).unwrap();
     let disk = Disk::new(vec![(file.try_clone().unwrap(), DISK)], read_only, true).unwrap();
-    (file, Box::new(Block::new("disk".to_owned(), disk)))
+    (file, Box::new(Block::new("disk".to_owned(), disk, Maker::apart())))
 }
 
 fn contents(file: &File) -> Vec<u8> {
@@ -248,10 +254,10 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
     #[test]
-    fn no_driver_leads_a_disk_astray(rings in rings(), read_only: bool) {
+    fn no_driver_leads_a_disk_astray(rings in rings(), read_only: bool, slow: bool) {
         let ground = Ground::take();
         rings.write(&ground, 0);
-        let (file, device) = disk(read_only);
+        let (file, device) = disk(read_only, slow);
         serve(&ground, device, 1, rings.features & !(1 << 15));
         prop_assert!(ground.holds(), "written outside of memory");
         let bytes = contents(&file);
@@ -315,7 +321,7 @@ proptest! {
         table.push(Descriptor { at: status_at, bytes: 1, flags: WRITE, next: 0 });
         put(&ground, &table, RINGS);
         ground.write(&1_u16.to_le_bytes(), RINGS + AVAILABLE + 2);
-        let (file, device) = disk(read_only);
+        let (file, device) = disk(read_only, false);
         serve(&ground, device, 1, 0);
 
         let inside = sector.checked_mul(512).and_then(|from| from.checked_add(total.into()));

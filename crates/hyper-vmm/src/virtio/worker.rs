@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::seccomp;
 
 /// Bytes of a thread's stack.
-const STACK: usize = 128 << 10;
+pub(super) const STACK: usize = 128 << 10;
 
 /// A running thread that gives back `T` when it is stopped.
 #[derive(Debug)]

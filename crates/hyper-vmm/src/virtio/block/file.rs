@@ -25,6 +25,13 @@ pub(crate) struct File {
     gone: bool,
 }
 
+/// A place on a disk, and the guest's memory that goes with it.
+#[derive(Debug)]
+pub(super) struct Span {
+    pub offset: u64,
+    pub pieces: Vec<Piece>,
+}
+
 #[derive(Debug)]
 struct Extent {
     file: fs::File,
@@ -76,51 +83,50 @@ impl File {
         self.read_only
     }
 
-    /// Moves all of `pieces` from or to `offset`.
-    pub(super) fn move_bytes(
-        &self,
-        memory: &Memory,
-        way: Way,
-        offset: u64,
-        mut pieces: Vec<Piece>,
-    ) -> io::Result<()> {
+    /// Moves all of a span, whose rest is what has not been moved when there is an error.
+    pub(super) fn move_bytes(&self, memory: &Memory, way: Way, span: &mut Span) -> io::Result<()> {
         self.there()?;
         if way == Way::Out && self.read_only {
             return Err(io::ErrorKind::ReadOnlyFilesystem.into());
         }
-        self.within(offset, total(&pieces) as u64)?;
+        self.within(span.offset, total(&span.pieces) as u64)?;
         if self.extents.is_empty() {
             return match way {
-                Way::In => zero(memory, &pieces),
+                Way::In | Way::InNow => zero(memory, &span.pieces),
                 Way::Out => Err(io::ErrorKind::WriteZero.into()),
             };
         }
-        let mut offset = offset;
-        while !pieces.is_empty() {
-            let extent = self.extent_at(offset)?;
-            let inside = offset - extent.start;
+        while !span.pieces.is_empty() {
+            let extent = self.extent_at(span.offset)?;
+            let inside = span.offset - extent.start;
             let here = usize::try_from(extent.bytes - inside).unwrap_or(usize::MAX);
-            let wanted = here.min(total(&pieces));
-            let mut now = split(&mut pieces, wanted).ok_or(io::ErrorKind::InvalidInput)?;
-            let mut at = inside;
-            while !now.is_empty() {
-                let moved = transfer(memory, extent.file.as_fd(), way, Some(at), &now)?;
-                if moved == 0 {
-                    // The file is shorter than it was.
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                split(&mut now, moved).ok_or(io::ErrorKind::InvalidInput)?;
-                at += moved as u64;
+            let (file, at) = (extent.file.as_fd(), Some(inside));
+            let moved = if here < total(&span.pieces) {
+                let mut rest = span.pieces.clone();
+                let now = split(&mut rest, here).ok_or(io::ErrorKind::InvalidInput)?;
+                transfer(memory, file, way, at, &now)?
+            } else {
+                transfer(memory, file, way, at, &span.pieces)?
+            };
+            if moved == 0 {
+                // The file is shorter than it was.
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            offset += wanted as u64;
+            split(&mut span.pieces, moved).ok_or(io::ErrorKind::InvalidInput)?;
+            span.offset += moved as u64;
         }
         Ok(())
+    }
+
+    /// Whether [`Self::flush`] has anything to do.
+    pub(super) fn flushes(&self) -> bool {
+        !(self.gone || self.read_only || self.ephemeral)
     }
 
     /// Makes what was written last.
     pub(super) fn flush(&self) -> io::Result<()> {
         self.there()?;
-        if self.read_only || self.ephemeral {
+        if !self.flushes() {
             return Ok(());
         }
         self.extents.iter().try_for_each(|extent| extent.file.sync_data())
@@ -183,8 +189,8 @@ mod test {
         (file, bytes as u64)
     }
 
-    fn piece(bytes: usize) -> Vec<Piece> {
-        vec![Piece { at: GuestAddress(0x1000), bytes }]
+    fn span(offset: u64, bytes: usize) -> Span {
+        Span { offset, pieces: vec![Piece { at: GuestAddress(0x1000), bytes }] }
     }
 
     #[test]
@@ -192,7 +198,7 @@ mod test {
         let memory = crate::memory::take(1 << 20, false, Default::default()).unwrap();
         let disk = File::new(vec![file(1, 512), file(2, 512), file(3, 1024)], true, false).unwrap();
         assert_eq!(disk.bytes(), 2048);
-        disk.move_bytes(&memory, Way::In, 256, piece(1024)).unwrap();
+        disk.move_bytes(&memory, Way::In, &mut span(256, 1024)).unwrap();
         let mut seen = [0; 1024];
         memory.read_slice(&mut seen, GuestAddress(0x1000)).unwrap();
         assert_eq!((seen[255], seen[256], seen[767], seen[768]), (1, 2, 2, 3));
@@ -202,9 +208,9 @@ mod test {
     fn what_is_outside_or_read_only_fails() {
         let memory = crate::memory::take(1 << 20, false, Default::default()).unwrap();
         let disk = File::new(vec![file(1, 512)], true, false).unwrap();
-        assert!(disk.move_bytes(&memory, Way::In, 1, piece(512)).is_err());
-        assert!(disk.move_bytes(&memory, Way::In, u64::MAX, piece(512)).is_err());
-        assert!(disk.move_bytes(&memory, Way::Out, 0, piece(512)).is_err());
+        assert!(disk.move_bytes(&memory, Way::In, &mut span(1, 512)).is_err());
+        assert!(disk.move_bytes(&memory, Way::In, &mut span(u64::MAX, 512)).is_err());
+        assert!(disk.move_bytes(&memory, Way::Out, &mut span(0, 512)).is_err());
         assert!(disk.clear(0, 512).is_err());
     }
 
@@ -213,10 +219,10 @@ mod test {
         let memory = crate::memory::take(1 << 20, false, Default::default()).unwrap();
         let disk = File::gone(false);
         assert!(disk.bytes() >= File::empty(false).bytes());
-        assert!(disk.move_bytes(&memory, Way::In, 0, piece(512)).is_err());
-        assert!(disk.move_bytes(&memory, Way::Out, 0, piece(512)).is_err());
+        assert!(disk.move_bytes(&memory, Way::In, &mut span(0, 512)).is_err());
+        assert!(disk.move_bytes(&memory, Way::Out, &mut span(0, 512)).is_err());
         assert!(disk.clear(0, 512).is_err() && disk.flush().is_err());
-        assert!(File::empty(false).move_bytes(&memory, Way::In, 0, piece(512)).is_ok());
+        assert!(File::empty(false).move_bytes(&memory, Way::In, &mut span(0, 512)).is_ok());
     }
 
     #[test]
@@ -224,7 +230,7 @@ mod test {
         let memory = crate::memory::take(1 << 20, false, Default::default()).unwrap();
         let (short, _) = file(1, 512);
         let disk = File::new(vec![(short, 1024)], false, false).unwrap();
-        let error = disk.move_bytes(&memory, Way::In, 0, piece(1024)).unwrap_err();
+        let error = disk.move_bytes(&memory, Way::In, &mut span(0, 1024)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 
@@ -234,7 +240,7 @@ mod test {
         let (kept, bytes) = file(7, 8192);
         let disk = File::new(vec![(kept.try_clone().unwrap(), bytes)], false, false).unwrap();
         memory.write_slice(&[9; 512], GuestAddress(0x1000)).unwrap();
-        disk.move_bytes(&memory, Way::Out, 512, piece(512)).unwrap();
+        disk.move_bytes(&memory, Way::Out, &mut span(512, 512)).unwrap();
         disk.clear(4096, 4096).unwrap();
         disk.flush().unwrap();
         let mut all = Vec::new();

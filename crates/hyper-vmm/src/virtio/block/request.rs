@@ -5,99 +5,165 @@ use std::io;
 use virtio_queue::DescriptorChain;
 
 use super::super::buffers::{Buffers, Piece, Way, gather, scatter, split, split_end, total};
+use super::file::Span;
 use super::{DISCARD_RANGES, DISCARD_SECTORS, File, SECTOR};
 use crate::memory::Memory;
 use crate::metrics::{DeviceCounters, count};
 
 const HEADER: usize = 16;
 const RANGE: usize = 16;
-const IN: u32 = 0;
-const OUT: u32 = 1;
-const FLUSH: u32 = 4;
+pub(super) const IN: u32 = 0;
+pub(super) const OUT: u32 = 1;
+pub(super) const FLUSH: u32 = 4;
 const GET_ID: u32 = 8;
 const DISCARD: u32 = 11;
-const WRITE_ZEROES: u32 = 13;
+pub(super) const WRITE_ZEROES: u32 = 13;
 const OK: u8 = 0;
 const IOERR: u8 = 1;
 const UNSUPP: u8 = 2;
 const ID_BYTES: usize = 20;
 
-/// Carries it out and returns how many bytes were written to the chain. A chain without room for
-/// the status gets none.
-pub(super) fn carry_out(
+/// What became of a request at the first look.
+pub(super) enum Progress {
+    /// It is done, and this many bytes were written to its chain.
+    Done(u32),
+    /// It has to wait for the host's disk.
+    Waits(Request),
+}
+
+/// A request that was understood.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub head: u16,
+    status: Vec<Piece>,
+    /// Bytes that the chain has room for beside the status.
+    room: usize,
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    Read(Span),
+    /// And all of its bytes, as those of the span become fewer.
+    Write(Span, u64),
+    Flush,
+    Id(Vec<Piece>),
+    /// Where each range begins, and its bytes.
+    Clear(Vec<(u64, u64)>),
+}
+
+/// Does what can be done without waiting. A chain without room for the status gets none.
+pub(super) fn begin(
     file: &File,
     memory: &Memory,
     chain: DescriptorChain<Memory>,
     counters: &DeviceCounters,
-) -> u32 {
-    let Some(mut buffers) = Buffers::of(memory, chain) else {
+) -> Progress {
+    let head = chain.head_index();
+    let parts = Buffers::of(memory, chain).and_then(|mut buffers| {
+        let status = split_end(&mut buffers.writable, 1)?;
+        Some((buffers, status))
+    });
+    let Some((buffers, status)) = parts else {
         count(&counters.errors, 1);
-        return 0;
-    };
-    let Some(status) = split_end(&mut buffers.writable, 1) else {
-        count(&counters.errors, 1);
-        return 0;
+        return Progress::Done(0);
     };
     let room = total(&buffers.writable);
-    let (said, written) = match request(file, memory, buffers, counters) {
-        Ok(written) => (OK, written),
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => (UNSUPP, 0),
-        Err(_) => (IOERR, 0),
-    };
-    if said != OK {
-        count(&counters.errors, 1);
-    }
-    match scatter(memory, &status, &[said]) {
-        // Of a read that failed the guest must not believe a byte: all of its room counts.
-        Ok(_) if said != OK => u32::try_from(room + 1).unwrap_or(1),
-        Ok(_) => u32::try_from(written + 1).unwrap_or(1),
-        Err(_) => 0,
+    match Work::of(memory, buffers) {
+        Ok(work) => Request { head, status, room, work }.begin(file, memory, counters),
+        Err(error) => Progress::Done(tell(memory, &status, room, Err(error), counters)),
     }
 }
 
-fn request(
-    file: &File,
-    memory: &Memory,
-    mut buffers: Buffers,
-    counters: &DeviceCounters,
-) -> io::Result<usize> {
-    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
-    let head = split(&mut buffers.readable, HEADER).ok_or_else(invalid)?;
-    let mut header = [0; HEADER];
-    gather(memory, &head, &mut header)?;
-    let kind = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-    let sector = u64::from_le_bytes(header[8..16].try_into().map_err(|_| invalid())?);
-    let offset = sector.checked_mul(SECTOR).ok_or_else(invalid)?;
-    match kind {
-        IN => {
-            let bytes = total(&buffers.writable);
-            file.move_bytes(memory, Way::In, offset, buffers.writable)?;
-            count(&counters.bytes_in, bytes as u64);
-            Ok(bytes)
+impl Request {
+    /// Whether it takes long even where disks are fast.
+    pub fn is_long(&self) -> bool {
+        !matches!(self.work, Work::Read(_))
+    }
+
+    fn begin(mut self, file: &File, memory: &Memory, counters: &DeviceCounters) -> Progress {
+        let said = match &mut self.work {
+            Work::Read(span) => file.move_bytes(memory, Way::InNow, span),
+            Work::Clear(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Work::Flush if file.flushes() => Err(io::ErrorKind::WouldBlock.into()),
+            // Writes end in the page cache, and those to one file wait for each other anyway.
+            Work::Write(..) | Work::Flush | Work::Id(_) => self.work.carry_out(file, memory),
+        };
+        match said {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Progress::Waits(self),
+            said => Progress::Done(self.tell(memory, said, counters)),
         }
-        OUT => {
-            let bytes = total(&buffers.readable);
-            file.move_bytes(memory, Way::Out, offset, buffers.readable)?;
-            count(&counters.bytes_out, bytes as u64);
-            Ok(0)
+    }
+
+    /// Does what is left of it; returns how many bytes were written to its chain.
+    pub fn finish(mut self, file: &File, memory: &Memory, counters: &DeviceCounters) -> u32 {
+        let said = self.work.carry_out(file, memory);
+        self.tell(memory, said, counters)
+    }
+
+    fn tell(&self, memory: &Memory, said: io::Result<()>, counters: &DeviceCounters) -> u32 {
+        let said = said.map(|()| match &self.work {
+            Work::Read(_) => {
+                count(&counters.bytes_in, self.room as u64);
+                self.room
+            }
+            Work::Write(_, bytes) => {
+                count(&counters.bytes_out, *bytes);
+                0
+            }
+            Work::Id(_) => self.room.min(ID_BYTES),
+            Work::Flush | Work::Clear(_) => 0,
+        });
+        tell(memory, &self.status, self.room, said, counters)
+    }
+}
+
+impl Work {
+    fn of(memory: &Memory, mut buffers: Buffers) -> io::Result<Self> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        let head = split(&mut buffers.readable, HEADER).ok_or_else(invalid)?;
+        let mut header = [0; HEADER];
+        gather(memory, &head, &mut header)?;
+        let kind = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+        let sector = u64::from_le_bytes(header[8..16].try_into().map_err(|_| invalid())?);
+        let offset = sector.checked_mul(SECTOR).ok_or_else(invalid)?;
+        match kind {
+            IN => Ok(Self::Read(Span { offset, pieces: buffers.writable })),
+            OUT => {
+                let bytes = total(&buffers.readable) as u64;
+                Ok(Self::Write(Span { offset, pieces: buffers.readable }, bytes))
+            }
+            FLUSH => Ok(Self::Flush),
+            GET_ID => Ok(Self::Id(buffers.writable)),
+            DISCARD | WRITE_ZEROES => ranges(memory, &buffers.readable).map(Self::Clear),
+            _ => Err(io::ErrorKind::Unsupported.into()),
         }
-        FLUSH => file.flush().map(|()| 0),
-        GET_ID => scatter(memory, &buffers.writable, &[0; ID_BYTES]),
-        DISCARD | WRITE_ZEROES => clear(file, memory, &buffers.readable).map(|()| 0),
-        _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+
+    fn carry_out(&mut self, file: &File, memory: &Memory) -> io::Result<()> {
+        match self {
+            Self::Read(span) => file.move_bytes(memory, Way::In, span),
+            Self::Write(span, _) => file.move_bytes(memory, Way::Out, span),
+            Self::Flush => file.flush(),
+            Self::Id(pieces) => scatter(memory, pieces, &[0; ID_BYTES]).map(drop),
+            Self::Clear(ranges) => {
+                ranges.iter().try_for_each(|(from, bytes)| file.clear(*from, *bytes))
+            }
+        }
     }
 }
 
 /// Ranges to discard or to fill with zeros: what is discarded reads as zeros here.
-fn clear(file: &File, memory: &Memory, pieces: &[Piece]) -> io::Result<()> {
+fn ranges(memory: &Memory, pieces: &[Piece]) -> io::Result<Vec<(u64, u64)>> {
     let bytes = total(pieces);
     let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
     if bytes == 0 || !bytes.is_multiple_of(RANGE) || bytes > RANGE * DISCARD_RANGES as usize {
         return Err(invalid());
     }
-    let mut ranges = vec![0; bytes];
-    gather(memory, pieces, &mut ranges)?;
-    for range in ranges.chunks_exact(RANGE) {
+    let mut told = vec![0; bytes];
+    gather(memory, pieces, &mut told)?;
+    let mut ranges = Vec::with_capacity(bytes / RANGE);
+    for range in told.chunks_exact(RANGE) {
         let sector = u64::from_le_bytes(range[..8].try_into().map_err(|_| invalid())?);
         let sectors = u32::from_le_bytes(range[8..12].try_into().map_err(|_| invalid())?);
         if sectors > DISCARD_SECTORS {
@@ -105,8 +171,32 @@ fn clear(file: &File, memory: &Memory, pieces: &[Piece]) -> io::Result<()> {
         }
         if sectors > 0 {
             let offset = sector.checked_mul(SECTOR).ok_or_else(invalid)?;
-            file.clear(offset, u64::from(sectors) * SECTOR)?;
+            ranges.push((offset, u64::from(sectors) * SECTOR));
         }
     }
-    Ok(())
+    Ok(ranges)
+}
+
+/// Writes the status; returns how many bytes were written in all.
+fn tell(
+    memory: &Memory,
+    status: &[Piece],
+    room: usize,
+    said: io::Result<usize>,
+    counters: &DeviceCounters,
+) -> u32 {
+    let (said, written) = match said {
+        Ok(written) => (OK, written),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => (UNSUPP, 0),
+        Err(_) => (IOERR, 0),
+    };
+    if said != OK {
+        count(&counters.errors, 1);
+    }
+    match scatter(memory, status, &[said]) {
+        // Of a read that failed the guest must not believe a byte: all of its room counts.
+        Ok(_) if said != OK => u32::try_from(room + 1).unwrap_or(1),
+        Ok(_) => u32::try_from(written + 1).unwrap_or(1),
+        Err(_) => 0,
+    }
 }

@@ -1,13 +1,18 @@
-//! A driver that goes on offering requests.
+//! Drivers with many requests, and such as never pause.
 
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::driver::{CLEAR, Driver, FLUSH, READ, ROOM, SLOTS, WRITE, forget, number, numbered};
 use super::{Block, File};
+use crate::config::HANDS;
+use crate::event::Maker;
 use crate::virtio::Transport;
 
 const RINGS: u64 = 0x1_0000;
@@ -34,7 +39,7 @@ fn a_disk_is_taken_from_a_driver_that_never_pauses() {
         write(&(index + 1).to_le_bytes(), place + 14);
     }
     let line = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-    let disk = Block::spare("disk".to_owned(), false);
+    let disk = Block::spare("disk".to_owned(), false, Maker::apart());
     let mut transport =
         Transport::new("disk".to_owned(), Box::new(disk), Arc::clone(&memory), line, false)
             .unwrap();
@@ -101,4 +106,177 @@ fn a_disk_is_taken_from_a_driver_that_never_pauses() {
     // done before the wish was heard.
     assert!(late.len() > 4 && late[late.len() * 3 / 4] <= 2 * ENTRIES, "{late:?}");
     assert!(done > 20, "the driver had {done} requests done: it was not busy");
+}
+
+/// Files whose reads go to other threads: those of memory, of which nobody can tell whether a read
+/// waits, and one that is not in the page cache (where that is a disk).
+fn files(sectors: u64) -> [std::fs::File; 2] {
+    let memory = rustix::fs::memfd_create("disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    let (cold, mut memory) = (numbered(sectors), std::fs::File::from(memory));
+    let mut from = &cold;
+    std::io::Seek::rewind(&mut from).unwrap();
+    std::io::copy(&mut from, &mut memory).unwrap();
+    forget(&cold);
+    [memory, cold]
+}
+
+fn disk(file: &std::fs::File, sectors: u64) -> File {
+    File::new(vec![(file.try_clone().unwrap(), sectors * 512)], false, false).unwrap()
+}
+
+#[test]
+fn many_requests_are_each_done_once_and_right() {
+    let sectors = 8192_u64;
+    for file in files(sectors) {
+        let mut driver = Driver::new(disk(&file, sectors));
+        // Reads of the first half; the second is written, cleared and flushed.
+        let (mut wanted, mut state) = (vec![None; SLOTS.into()], 1_u64);
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
+            (state >> 33) % below
+        };
+        let mut offer = |driver: &mut Driver, slot: u16| {
+            let kind = [READ, READ, READ, READ, READ, WRITE, CLEAR, FLUSH][random(8) as usize];
+            let length = (1 + random(u64::from(ROOM) / 512)) as u32;
+            // Each slot has a part of its own to write to.
+            let own = sectors / 2 + u64::from(slot) * 64;
+            match kind {
+                READ => {
+                    let sector = random(sectors / 2 - u64::from(length));
+                    driver.offer(slot, kind, sector, length * 512);
+                    return Some((sector, length));
+                }
+                WRITE => {
+                    let value = random(u64::MAX >> 34);
+                    driver.memory.write_obj(value, Driver::data(slot)).unwrap();
+                    driver.offer(slot, kind, own, 512);
+                }
+                CLEAR => {
+                    let range = Driver::data(slot);
+                    driver.memory.write_obj(own + 32, range).unwrap();
+                    driver.memory.write_obj(8_u64, GuestAddress(range.0 + 8)).unwrap();
+                    driver.offer(slot, kind, 0, 16);
+                }
+                _ => driver.offer(slot, kind, 0, 0),
+            }
+            None
+        };
+        for slot in 0..SLOTS {
+            wanted[usize::from(slot)] = Some(offer(&mut driver, slot));
+        }
+        driver.kick();
+        let mut done = 0;
+        while done < 4000 {
+            for (slot, status) in driver.wait() {
+                let asked = wanted[usize::from(slot)].take().expect("it was done twice");
+                assert_eq!(status, 0);
+                if let Some((sector, length)) = asked {
+                    for at in 0..u64::from(length) {
+                        let place = GuestAddress(Driver::data(slot).0 + at * 512);
+                        let seen: u64 = driver.memory.read_obj(place).unwrap();
+                        assert_eq!(seen, sector + at, "slot {slot} has another sector");
+                    }
+                }
+                done += 1;
+                wanted[usize::from(slot)] = Some(offer(&mut driver, slot));
+            }
+            driver.kick();
+            if done % 1000 < 40 {
+                forget(&file);
+            }
+        }
+        driver.transport.halt();
+        assert_eq!(number(&file, sectors / 2 - 1), sectors / 2 - 1);
+    }
+}
+
+#[test]
+fn what_is_in_flight_is_done_when_a_disk_is_halted() {
+    let sectors = 8192_u64;
+    for file in files(sectors) {
+        let mut driver = Driver::new(disk(&file, sectors));
+        for round in 0..200_u64 {
+            for slot in 0..SLOTS {
+                let sector = (round * 4099 + u64::from(slot) * 809) % (sectors - 8);
+                driver.offer(slot, if slot == 7 { FLUSH } else { READ }, sector, 4096);
+            }
+            driver.kick();
+            let mut done = Vec::new();
+            if round % 2 == 0 {
+                done = driver.wait();
+            }
+            driver.transport.halt();
+            let state = serde_json::to_value(driver.transport.save()).unwrap();
+            let queue = &state["queues"][0];
+            assert_eq!(queue["next_avail"], queue["next_used"], "a save would lose requests");
+            done.extend(driver.done());
+            driver.transport.go_on();
+            while done.len() < SLOTS.into() {
+                done.extend(driver.wait());
+            }
+            done.sort_unstable();
+            assert!(done.iter().copied().eq((0..SLOTS).map(|slot| (slot, 0))), "{done:?}");
+            if round % 50 == 0 {
+                forget(&file);
+            }
+        }
+        driver.transport.halt();
+    }
+}
+
+#[test]
+fn threads_and_files_come_with_the_need_and_go_with_the_disk() {
+    let (sectors, name) = (64, "needed");
+    let [file, _] = files(sectors);
+    let held = || {
+        let own = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        let inode = file.metadata().unwrap().ino();
+        let all = std::fs::read_dir("/proc/self/fd").unwrap();
+        let paths = all.filter_map(|entry| Some(entry.ok()?.path()));
+        let same = paths.filter(|path| std::fs::read_link(path).is_ok_and(|to| to == own));
+        same.filter(|path| std::fs::metadata(path).is_ok_and(|at| at.ino() == inode)).count()
+    };
+    let mut driver = Driver::on(Block::spare(name.to_owned(), false, Maker::apart()));
+    // Threads get their names, and leave the list, a moment after they were made and joined.
+    let hands = |wanted: usize| {
+        let late = Instant::now() + Duration::from_secs(10);
+        while threads("needed+") != wanted && Instant::now() < late {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        threads("needed+")
+    };
+    let burst = |driver: &mut Driver, requests: u16| {
+        (0..requests).for_each(|slot| driver.offer(slot, READ, u64::from(slot), 512));
+        driver.kick();
+        let mut done = 0;
+        while done < requests {
+            done += driver.wait().iter().filter(|(_, status)| *status == 0).count() as u16;
+        }
+    };
+    for _ in 0..20 {
+        driver.transport.fill(disk(&file, sectors)).unwrap();
+        assert_eq!((held(), hands(0)), (2, 0));
+        burst(&mut driver, 1);
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(hands(0), 0, "one request alone needs no other thread");
+        burst(&mut driver, 8);
+        assert_eq!(hands(HANDS), HANDS);
+        driver.transport.halt();
+        assert_eq!(hands(0), 0);
+        driver.transport.go_on();
+        burst(&mut driver, 8);
+        assert_eq!(hands(HANDS), HANDS);
+        driver.set_up();
+        assert_eq!((held(), hands(0)), (2, 0), "a reset ends them");
+        burst(&mut driver, 8);
+        driver.transport.empty().unwrap();
+        assert_eq!((held(), hands(0)), (1, 0), "a disk that was taken away is still open");
+    }
+}
+
+/// Threads of this process by name.
+fn threads(name: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")));
+    names.filter(|comm| comm.as_ref().is_ok_and(|comm| comm.trim_end() == name)).count()
 }
