@@ -258,9 +258,14 @@ pub(crate) fn add_entropy(bytes: &[u8]) -> io::Result<()> {
         let result = unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &raw const info) };
         check(result.into())?;
     }
-    // SAFETY: the ioctl takes no argument. Makes the new bytes count at once.
-    unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) };
-    Ok(())
+    // SAFETY: the ioctl takes no argument. Makes the new bytes count at once: a clone that went on
+    // with its template's key would draw its template's numbers.
+    let reseeded = check(unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) }.into());
+    match reseeded {
+        // There was no key yet; the bytes are part of the first one.
+        Err(error) if error.raw_os_error() == Some(libc::ENODATA) => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// Drops what the kernel has cached of a block device: a restored guest sees another disk there.
