@@ -1,7 +1,7 @@
 //! A jail in the words of the port.
 
 use hyper_hypervisor::{CpuShare, IoLimit, VmError, VmUsage};
-use hyper_jail::{IoRates, JailError, JailSpec, Jailed};
+use hyper_jail::{IoHeld, IoRates, JailError, JailSpec, Jailed};
 
 use crate::chain;
 
@@ -38,15 +38,49 @@ pub fn set_io(
     jailed: &Jailed,
     limits: &[IoLimit],
 ) -> Result<(), VmError> {
-    limits.iter().try_for_each(|limit| {
-        let rates = IoRates {
-            read_bytes: limit.read_bytes,
-            write_bytes: limit.write_bytes,
-            read_operations: limit.read_operations,
-            write_operations: limit.write_operations,
-        };
-        jailed.set_io(limit.device, rates).map_err(refused(hypervisor))
-    })
+    limits.iter().try_for_each(|limit| bound(jailed, limit).map(drop).map_err(refused(hypervisor)))
+}
+
+/// Does the same for a guest whose process can hold limits by itself, if `own`; returns what is left
+/// to it of each limit. Where this host's cgroups hold nothing the reason comes with it.
+pub fn set_io_or_rest(
+    hypervisor: &'static str,
+    jailed: &Jailed,
+    limits: &[IoLimit],
+    own: bool,
+) -> Result<(Vec<IoLimit>, Option<VmError>), VmError> {
+    let (mut rest, mut why) = (Vec::new(), None);
+    for limit in limits {
+        let device = limit.device;
+        rest.push(match bound(jailed, limit) {
+            // What the process held before, it holds no more.
+            Ok(IoHeld::All) => IoLimit { device, ..IoLimit::default() },
+            // A guest's disks are written through the page cache. What a flush writes of it would
+            // be counted, and so wait twice.
+            Ok(IoHeld::Direct) if own => {
+                let reads = IoLimit { write_bytes: None, write_operations: None, ..*limit };
+                bound(jailed, &reads).map_err(refused(hypervisor))?;
+                IoLimit { read_bytes: None, read_operations: None, ..*limit }
+            }
+            Ok(IoHeld::Direct) => continue,
+            Err(error @ JailError::Unsupported { .. }) => {
+                why = Some(refused(hypervisor)(error));
+                *limit
+            }
+            Err(error) => return Err(refused(hypervisor)(error)),
+        });
+    }
+    Ok((rest, why))
+}
+
+fn bound(jailed: &Jailed, limit: &IoLimit) -> Result<IoHeld, JailError> {
+    let rates = IoRates {
+        read_bytes: limit.read_bytes,
+        write_bytes: limit.write_bytes,
+        read_operations: limit.read_operations,
+        write_operations: limit.write_operations,
+    };
+    jailed.set_io(limit.device, rates)
 }
 
 /// What all in the jail use on the host.

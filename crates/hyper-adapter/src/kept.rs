@@ -42,6 +42,16 @@ pub trait Guest: Send + Sync + 'static {
         Ok(BTreeMap::new())
     }
 
+    /// Whether the process itself can hold limits of disk transfers.
+    fn holds_io(&self) -> bool {
+        false
+    }
+
+    /// Has it hold what the host's cgroups do not. Asked only where it can.
+    async fn set_io(&self, _rest: &[IoLimit]) -> Result<(), VmError> {
+        Ok(())
+    }
+
     /// Asks the process to end, whose guest has halted; its answer may be lost with it.
     async fn quit(&self);
 
@@ -115,7 +125,14 @@ impl<G: Guest> Vm for Kept<G> {
 
     async fn set_io(&self, limits: &[IoLimit]) -> Result<(), VmError> {
         let process = self.guest.process();
-        jail::set_io(process.name.hypervisor, &process.jailed, limits)
+        let (name, jailed) = (process.name.hypervisor, &process.jailed);
+        let own = self.guest.holds_io();
+        let (rest, why) = jail::set_io_or_rest(name, jailed, limits, own)?;
+        match why {
+            _ if own => self.guest.set_io(&rest).await,
+            Some(why) => Err(why),
+            None => Ok(()),
+        }
     }
 
     async fn usage(&self) -> Result<VmUsage, VmError> {

@@ -12,7 +12,7 @@ use std::io::{Error as IoError, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-pub use self::io::IoRates;
+pub use self::io::{IoHeld, IoRates};
 use crate::spec::Limits;
 
 /// Parent of jails for which the adapter named none; removed with its last jail.

@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cgroup::{Cgroups, IoRates};
+use crate::cgroup::{Cgroups, IoHeld, IoRates};
 use crate::spawn::{Keeper, start, unexpected};
 use crate::spec::Bind;
 use crate::wire::{self, LookedUp, Order, Report};
@@ -259,16 +259,17 @@ impl Jailed {
         }
     }
 
-    /// Bounds what the jail reads from and writes to the block device `device` (major, minor).
+    /// Bounds what the jail reads from and writes to the block device `device` (major, minor); says
+    /// what of it this host does hold.
     ///
     /// # Errors
     /// [`JailError::Unsupported`] when this host has no cgroup for it; the kernel's.
-    pub fn set_io(&self, device: (u32, u32), rates: IoRates) -> Result<(), JailError> {
+    pub fn set_io(&self, device: (u32, u32), rates: IoRates) -> Result<IoHeld, JailError> {
         let set = self.leash.cgroups.as_ref().map(|cgroups| cgroups.set_io(device, rates));
         match set {
-            Some(Ok(true)) => Ok(()),
+            Some(Ok(Some(held))) => Ok(held),
             Some(Err(error)) => Err(self.leash.io("bound its disk transfers", error.source)),
-            Some(Ok(false)) | None => Err(JailError::Unsupported {
+            Some(Ok(None)) | None => Err(JailError::Unsupported {
                 name: self.leash.name.clone(),
                 what: "bound its disk transfers",
                 hint: "no cgroup with the controller io (or blkio) that we may use".to_owned(),

@@ -43,7 +43,7 @@ mod usage;
 #[doc(hidden)]
 pub mod wire;
 
-pub use cgroup::IoRates;
+pub use cgroup::{IoHeld, IoRates};
 pub use error::JailError;
 pub use grants::request;
 pub use ids::in_user_namespace;

@@ -1,6 +1,8 @@
 //! Disks as open descriptors for the monitor.
 
+use std::fs;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use hyper_adapter::check_stitched;
 use hyper_hypervisor::{Disk, VmError, open_extent};
@@ -19,4 +21,25 @@ pub fn open(disk: &Disk) -> Result<(config::Disk, Vec<OwnedFd>), VmError> {
     }
     let (read_only, ephemeral) = (disk.read_only, disk.ephemeral);
     Ok((config::Disk { extents, read_only, ephemeral }, files))
+}
+
+/// A whole disk of the host and its partitions, as files say what they are on (`st_dev`). Blocks.
+pub fn parts((major, minor): (u32, u32)) -> Vec<u64> {
+    let mut parts = vec![rustix::fs::makedev(major, minor)];
+    let disk = format!("/sys/dev/block/{major}:{minor}");
+    for entry in fs::read_dir(disk).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.join("partition").exists() {
+            parts.extend(number(&path));
+        }
+    }
+    // The same disk is named by the same list.
+    parts.sort_unstable();
+    parts
+}
+
+fn number(partition: &Path) -> Option<u64> {
+    let text = fs::read_to_string(partition.join("dev")).ok()?;
+    let (major, minor) = text.trim().split_once(':')?;
+    Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use hyper_adapter::{Guest, Places, Process, blocking, create_saved, node};
-use hyper_hypervisor::{Disk, VmError, VmExit};
-use hyper_vmm::wire::{Answer, End, Request};
+use hyper_hypervisor::{Disk, IoLimit, VmError, VmExit};
+use hyper_vmm::wire::{Answer, End, Rates, Request};
 use tokio::sync::Mutex;
 
 use crate::control::Control;
@@ -81,6 +81,27 @@ impl Guest for KvmGuest {
             Ok(_) => Ok(BTreeMap::new()),
             Err(error) => Err(error.while_doing("read the monitor's counters")),
         }
+    }
+
+    fn holds_io(&self) -> bool {
+        true
+    }
+
+    async fn set_io(&self, rest: &[IoLimit]) -> Result<(), VmError> {
+        for limit in rest {
+            let rates = Rates {
+                read_bytes: limit.read_bytes,
+                write_bytes: limit.write_bytes,
+                reads: limit.read_operations,
+                writes: limit.write_operations,
+            };
+            let device = limit.device;
+            let finding = "look at the partitions of a disk";
+            let devices = blocking(finding, move || Ok(disk::parts(device))).await?;
+            let told = self.control.call(&Request::Limit { devices, rates }, Vec::new()).await;
+            told.map_err(|error| error.while_doing("bound the guest's disks"))?;
+        }
+        Ok(())
     }
 
     async fn quit(&self) {

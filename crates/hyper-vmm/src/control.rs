@@ -95,6 +95,7 @@ fn carry_out(machine: &Machine, request: Request, files: Vec<OwnedFd>) -> Result
             machine.add_disk(place, machine::open_disk(&disk, files)?)?;
         }
         Request::RemoveDisk { place } => machine.remove_disk(place)?,
+        Request::Limit { devices, rates } => machine.limit(devices, rates),
         Request::Save => {
             let [state, memory] = <[OwnedFd; 2]>::try_from(files).map_err(|files| {
                 let why = format!("{} descriptors came with it, not 2", files.len());

@@ -10,10 +10,9 @@ use rustix::fs::MemfdFlags;
 use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::event::Maker;
 use crate::memory::{self, Memory};
 use crate::save::State;
-use crate::virtio::{Balloon, Block, Console, Device, Entropy, File as Disk, Net, Transport};
+use crate::virtio::{Balloon, Block, Console, Device, Entropy, File as Disk, Host, Net, Transport};
 use crate::{boot, config};
 
 const MEMORY: u64 = 1 << 20;
@@ -81,16 +80,16 @@ pub fn devices(bytes: &[u8]) {
 /// One of each, and the far ends of those that have one.
 fn all(memory: &Memory) -> (Vec<Transport>, Vec<OwnedFd>) {
     let mut far_ends: Vec<OwnedFd> = Vec::new();
-    let maker = Maker::apart();
+    let host = Host::apart();
     let disk = |read_only| Disk::new(vec![(file(&[7; DISK as usize]), DISK)], read_only, false);
     let mut devices: Vec<(&str, Box<dyn Device>)> = vec![
         ("rng", Box::new(Entropy::default())),
         ("balloon", Box::new(Balloon::new(true))),
-        ("spare", Box::new(Block::spare("spare".to_owned(), false, maker.clone()))),
+        ("spare", Box::new(Block::spare("spare".to_owned(), false, host.clone()))),
     ];
     for read_only in [true, false] {
         if let Ok(disk) = disk(read_only) {
-            devices.push(("disk", Box::new(Block::new("disk".to_owned(), disk, maker.clone()))));
+            devices.push(("disk", Box::new(Block::new("disk".to_owned(), disk, host.clone()))));
         }
     }
     if let Ok((ours, theirs)) = std::os::unix::net::UnixStream::pair() {

@@ -21,7 +21,10 @@ use crate::event::{Event, Maker};
 use crate::memory::{self, Memory};
 use crate::metrics::{Clock, Metrics, Phases};
 use crate::save::{self, MachineState, State};
-use crate::virtio::{Balloon, Block, Console, Device, Entropy, KernelNet, Net, Share, Transport};
+use crate::virtio::{
+    Balloon, Block, Console, Device, Entropy, Host, KernelNet, Limits, Net, Share, Transport,
+};
+use crate::wire::Rates;
 use crate::{VmmError, boot, seccomp, serial, virtio};
 
 /// Interrupts that no device of a PC's own has, first those behind the ISA bus's.
@@ -38,6 +41,7 @@ pub(crate) struct Machine {
     bus: Arc<Bus>,
     /// Index of the first place for disks, and how many there are.
     spares: std::ops::Range<usize>,
+    limits: Arc<Limits>,
     phases: Phases,
     /// Registers worth saving on this host.
     msrs: Vec<u32>,
@@ -107,7 +111,9 @@ impl Machine {
         }
         phases.memory = clock.now();
 
-        let devices = devices(config, given, &Maker::new(events.clone()))?;
+        let (maker, limits) = (Maker::new(events.clone()), Arc::new(Limits::default()));
+        let host = Host { maker, limits: Arc::clone(&limits) };
+        let devices = devices(config, given, &host)?;
         let mut vcpus = Vec::new();
         match &saved {
             None => {
@@ -145,7 +151,7 @@ impl Machine {
         phases.vcpus = clock.now();
         let msrs = kvm.get_msr_index_list().map_err(VmmError::kvm("list registers"))?;
         let msrs = msrs.as_slice().to_vec();
-        Ok(Self { cpus, bus, spares: devices.spares, phases, msrs, pit, vm, memory })
+        Ok(Self { cpus, bus, spares: devices.spares, limits, phases, msrs, pit, vm, memory })
     }
 
     /// Starts what is parked: devices that have their driver already, then the CPUs.
@@ -200,6 +206,11 @@ impl Machine {
     /// Takes the disk out of spare place `place`. Its files are closed on return.
     pub fn remove_disk(&self, place: usize) -> Result<(), VmmError> {
         self.at_place(place, "take its disk", Transport::empty)
+    }
+
+    /// Bounds what disks move whose files are on `devices`.
+    pub fn limit(&self, devices: Vec<u64>, rates: Rates) {
+        self.limits.set(devices, rates);
     }
 
     fn at_place(
@@ -304,7 +315,7 @@ struct Devices {
     spares: std::ops::Range<usize>,
 }
 
-fn devices(config: &Config, given: &mut Given, maker: &Maker) -> Result<Devices, VmmError> {
+fn devices(config: &Config, given: &mut Given, host: &Host) -> Result<Devices, VmmError> {
     let mut list: Vec<(String, Box<dyn Device>)> = Vec::new();
     let failed = |device: &str, doing: &'static str| {
         let device = device.to_owned();
@@ -320,13 +331,13 @@ fn devices(config: &Config, given: &mut Given, maker: &Maker) -> Result<Devices,
         }
         let file = open_disk(disk, files)?;
         let name = format!("disk{at}");
-        list.push((name.clone(), Box::new(Block::new(name, file, maker.clone()))));
+        list.push((name.clone(), Box::new(Block::new(name, file, host.clone()))));
     }
     let first = list.len();
     for spare in 0..config.spares {
         let name = format!("disk{}", config.disks.len() + spare);
         let read_only = spare_is_read_only(spare);
-        list.push((name.clone(), Box::new(Block::spare(name, read_only, maker.clone()))));
+        list.push((name.clone(), Box::new(Block::spare(name, read_only, host.clone()))));
     }
     let spares = first..list.len();
     for (at, nic) in config.nics.iter().enumerate() {

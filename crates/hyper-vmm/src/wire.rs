@@ -34,12 +34,29 @@ pub enum Request {
     RemoveDisk {
         place: usize,
     },
+    /// Bounds what all disks move together whose files are on one of `devices` (`st_dev`), from now
+    /// on, those that come later included; without rates no more. Others stay as they are.
+    Limit {
+        devices: Vec<u64>,
+        rates: Rates,
+    },
     Metrics,
     /// Writes the paused guest to two files, state and memory, whose descriptors come with the
     /// line; it stays paused.
     Save,
     /// Ends the guest and the process.
     Quit,
+}
+
+/// Per second; `None`: no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rates {
+    pub read_bytes: Option<u64>,
+    pub write_bytes: Option<u64>,
+    /// Operations.
+    pub reads: Option<u64>,
+    pub writes: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

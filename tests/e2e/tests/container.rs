@@ -77,7 +77,10 @@ fn disk_transfers_are_held_to_their_rates_in_the_guest_and_on_the_host() {
             |script: &str| engine.docker(&["exec", &name, "sh", "-c", script]).succeeded().text();
         let said = inside("cat /sys/fs/cgroup/io.max");
         assert!(said.contains("wbps=4194304"), "{runtime}: {said}");
-        assert!(bounds_on_host().contains("4194304"), "{runtime}: {}", bounds_on_host());
+        // With cgroup v1 the monitor of `kvm` holds writes by itself.
+        let v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let host = bounds_on_host();
+        assert!(host.contains("4194304") || (runtime == "kvm" && !v2), "{runtime}: {host}");
         let start = Instant::now();
         inside("dd if=/dev/zero of=/f bs=1M count=16 conv=fsync 2>/dev/null");
         // Twice as fast as it should be, so that no burst at the begin counts.

@@ -2,7 +2,8 @@
 //!
 //! The v1 hierarchy of `blkio` is joined only when there is something to bound: each v1 hierarchy
 //! costs a start one more wait of the kernel. What it counts is what the jail's own threads do:
-//! writes through the page cache pass it by; v2 counts those, too.
+//! writes through the page cache pass it by, but for those of a flush ([`IoHeld::Direct`]); v2 counts
+//! them, too.
 
 use std::fs;
 use std::io;
@@ -21,12 +22,24 @@ pub struct IoRates {
     pub write_operations: Option<u64>,
 }
 
+/// What of a jail's transfers this host can bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoHeld {
+    All,
+    /// All but writes through the page cache.
+    Direct,
+}
+
 impl Cgroups {
-    /// Bounds transfers of a jail that runs with `device`; false: there is no controller for it.
+    /// Bounds transfers of a jail that runs with `device`; `None`: there is no controller for it.
     ///
     /// # Errors
     /// The kernel refuses a value: the device is not there, or not a whole disk.
-    pub fn set_io(&self, device: (u32, u32), rates: IoRates) -> Result<bool, CgroupError> {
+    pub fn set_io(
+        &self,
+        device: (u32, u32),
+        rates: IoRates,
+    ) -> Result<Option<IoHeld>, CgroupError> {
         let (major, minor) = device;
         let v2 = |place: &&Place| place.hierarchy.v2 && place.dir.is_dir() && place.has("io");
         if let Some(place) = self.places.iter().find(v2) {
@@ -39,10 +52,10 @@ impl Cgroups {
                 word(rates.write_operations),
             );
             place.write("io.max", &text)?;
-            return Ok(true);
+            return Ok(Some(IoHeld::All));
         }
         let v1 = |place: &&Place| !place.hierarchy.v2 && place.has("blkio");
-        let Some(place) = self.places.iter().find(v1) else { return Ok(false) };
+        let Some(place) = self.places.iter().find(v1) else { return Ok(None) };
         self.join(place)?;
         for (file, rate) in [
             ("read_bps", rates.read_bytes),
@@ -54,7 +67,7 @@ impl Cgroups {
             let text = format!("{major}:{minor} {}", rate.unwrap_or(0));
             place.write(&format!("blkio.throttle.{file}_device"), &text)?;
         }
-        Ok(true)
+        Ok(Some(IoHeld::Direct))
     }
 
     /// Moves the jail's processes into the cgroup of `place`, which is made when it is not there.

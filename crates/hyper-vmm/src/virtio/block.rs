@@ -16,6 +16,7 @@ mod bench;
 mod driver;
 mod file;
 mod hands;
+mod limits;
 mod request;
 #[cfg(test)]
 mod test;
@@ -23,6 +24,7 @@ mod test;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::event::PollFlags;
 use virtio_queue::{DescriptorChain, Queue, QueueT as _};
@@ -35,6 +37,7 @@ use crate::memory::Memory;
 use crate::metrics::count;
 pub(crate) use file::File;
 use hands::Hands;
+pub(crate) use limits::Limits;
 use request::{Progress, Request};
 
 const KIND: u32 = 2;
@@ -54,6 +57,8 @@ const CONFIG_BYTES: usize = 60;
 const DISCARD_SECTORS: u32 = 1 << 21;
 /// Ranges in one discard.
 const DISCARD_RANGES: u32 = 16;
+/// How often a disk that waits for its limits looks whether they are others.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// System calls of its thread.
 const CALLS: &[i64] = &[
@@ -64,6 +69,22 @@ const CALLS: &[i64] = &[
     libc::SYS_pwritev,
 ];
 
+/// What all disks of a guest have from outside.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    /// Where threads beside a device's own come from.
+    pub maker: Maker,
+    pub limits: Arc<Limits>,
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl Host {
+    /// One of tests and fuzz targets: see [`Maker::apart`].
+    pub fn apart() -> Self {
+        Self { maker: Maker::apart(), limits: Arc::default() }
+    }
+}
+
 /// The device.
 #[derive(Debug)]
 pub(crate) struct Block {
@@ -73,7 +94,7 @@ pub(crate) struct Block {
     sectors: u64,
     /// It is a place whose disk is still to come, or was taken away.
     spare: bool,
-    maker: Maker,
+    host: Host,
     state: State,
 }
 
@@ -92,28 +113,28 @@ fn ended(worker: Worker<Work>) -> Option<(File, Live)> {
 }
 
 impl Block {
-    /// A device with its disk. Threads beside its own come from `maker`.
-    pub fn new(name: String, file: File, maker: Maker) -> Self {
+    /// A device with its disk.
+    pub fn new(name: String, file: File, host: Host) -> Self {
         Self {
             name,
             sizes: [128],
             read_only: file.read_only(),
             sectors: file.bytes() / SECTOR,
             spare: false,
-            maker,
+            host,
             state: State::Idle(file),
         }
     }
 
     /// A place for a disk that comes later.
-    pub fn spare(name: String, read_only: bool, maker: Maker) -> Self {
+    pub fn spare(name: String, read_only: bool, host: Host) -> Self {
         // It takes less of the guest's memory for requests, as it may stay empty.
-        Self { sizes: [32], spare: true, ..Self::new(name, File::empty(read_only), maker) }
+        Self { sizes: [32], spare: true, ..Self::new(name, File::empty(read_only), host) }
     }
 
     fn start(&mut self, file: File, live: Live) -> io::Result<()> {
         let shared = Arc::new(Shared::new(file, live)?);
-        let work = Work { name: self.name.clone(), maker: self.maker.clone(), shared };
+        let work = Work { name: self.name.clone(), host: self.host.clone(), shared };
         self.state = State::Busy(Worker::start(&self.name, CALLS, work, Work::run)?);
         Ok(())
     }
@@ -214,7 +235,7 @@ impl Device for Block {
 #[derive(Debug)]
 struct Work {
     name: String,
-    maker: Maker,
+    host: Host,
     shared: Arc<Shared>,
 }
 
@@ -265,7 +286,7 @@ impl Shared {
 
 impl Work {
     fn run(&mut self, stop: &Stop) -> io::Result<()> {
-        let hands = Hands::new(&self.name, self.maker.clone(), Arc::clone(&self.shared));
+        let hands = Hands::new(&self.name, self.host.maker.clone(), Arc::clone(&self.shared));
         let served = self.serve(stop, &hands);
         // What is in flight is done, also when the queue can be served no more.
         let ended = hands.end();
@@ -289,6 +310,20 @@ impl Work {
         }
     }
 
+    /// Waits until the disk may move something; whether it may: not when it shall end before.
+    fn wait_for_limits(&self, stop: &Stop) -> io::Result<bool> {
+        loop {
+            let wait = self.host.limits.wait(self.shared.file.devices());
+            if wait.is_zero() {
+                return Ok(true);
+            }
+            // They may be changed meanwhile.
+            if stop.wait_for(wait.min(LOOK))? {
+                return Ok(false);
+            }
+        }
+    }
+
     /// Carries out what the driver has offered, or has it carried out; when the thread shall end, no
     /// more than a queue has room for: a driver that goes on offering must not keep it.
     fn drain(&self, stop: &Stop, hands: &Hands) -> io::Result<()> {
@@ -299,9 +334,20 @@ impl Work {
         let mut waited = false;
         loop {
             hands.wait_for_room(size)?;
+            if !self.wait_for_limits(stop)? {
+                // What is left is still in the ring, for whoever goes on with it.
+                break;
+            }
             let Some((chain, more)) = shared.next()? else { break };
             let head = chain.head_index();
-            match request::begin(&shared.file, &live.memory, chain, &live.counters) {
+            let progress = match Request::of(&live.memory, chain, &live.counters) {
+                Ok(request) => {
+                    self.host.limits.charge(shared.file.devices(), request.cost());
+                    request.begin(&shared.file, &live.memory, &live.counters)
+                }
+                Err(written) => Progress::Done(written),
+            };
+            match progress {
                 Progress::Done(written) => shared.used(head, written)?,
                 Progress::Waits(request) => {
                     // One alone is done sooner without another thread. It is not alone when it was

@@ -16,8 +16,7 @@ use proptest::prelude::*;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Block, Device, File as Disk, Net, Transport};
-use crate::event::Maker;
+use super::{Block, Device, File as Disk, Host, Net, Transport};
 use crate::memory::Memory;
 
 const MEMORY: usize = 1 << 20;
@@ -239,7 +238,7 @@ fn disk(read_only: bool, slow: bool) -> (File, Box<dyn Device>) {
     };
     file.write_all_at(&[DISK_BYTE; DISK as usize], 0).unwrap();
     let disk = Disk::new(vec![(file.try_clone().unwrap(), DISK)], read_only, true).unwrap();
-    (file, Box::new(Block::new("disk".to_owned(), disk, Maker::apart())))
+    (file, Box::new(Block::new("disk".to_owned(), disk, Host::apart())))
 }
 
 fn contents(file: &File) -> Vec<u8> {

@@ -5,8 +5,9 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::seccomp;
@@ -66,6 +67,16 @@ impl Stop {
     /// Whether the thread shall end, for one that has too much to do to wait.
     pub fn asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Waits for `time`, or until the thread shall end: whether it shall.
+    pub fn wait_for(&self, time: Duration) -> io::Result<bool> {
+        let time = Timespec::try_from(time).map_err(io::Error::other)?;
+        let mut stop = [PollFd::from_borrowed_fd(borrow(&self.event), PollFlags::IN)];
+        match poll(&mut stop, Some(&time)) {
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            other => Ok(other? > 0),
+        }
     }
 
     /// Waits until one of `files` is ready for what is asked of it; says which, or `None` when the

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::driver::{Driver, FLUSH, READ, WRITE, forget, numbered};
-use super::{Block, File};
+use super::{Block, File, Host};
 use crate::event::Maker;
 
 const SECTORS: u64 = 1 << 20;
@@ -93,9 +93,12 @@ fn warm(file: &fs::File) {
 }
 
 fn start(file: &fs::File, hands: bool) -> Driver {
-    let maker = if hands { Maker::apart() } else { Maker::new(mpsc::channel().0) };
+    let mut host = Host::apart();
+    if !hands {
+        host.maker = Maker::new(mpsc::channel().0);
+    }
     let disk = File::new(vec![(file.try_clone().unwrap(), SECTORS * 512)], false, false).unwrap();
-    Driver::on(Block::new("disk".to_owned(), disk, maker))
+    Driver::on(Block::new("disk".to_owned(), disk, host))
 }
 
 fn run(case: &Case, file: &fs::File, hands: bool) -> f64 {

@@ -10,8 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Block, File};
-use crate::event::Maker;
+use super::{Block, File, Host};
 use crate::memory::Memory;
 use crate::virtio::Transport;
 use crate::virtio::worker::borrow;
@@ -46,7 +45,7 @@ pub struct Driver {
 impl Driver {
     /// Starts on a disk.
     pub fn new(file: File) -> Self {
-        Self::on(Block::new("disk".to_owned(), file, Maker::apart()))
+        Self::on(Block::new("disk".to_owned(), file, Host::apart()))
     }
 
     pub fn on(disk: Block) -> Self {

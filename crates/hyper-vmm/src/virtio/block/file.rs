@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 
 use rustix::fs::FallocateFlags;
 use vm_memory::{Address as _, Bytes as _};
@@ -18,6 +19,8 @@ const EMPTY_BYTES: u64 = 1 << 40;
 #[derive(Debug)]
 pub(crate) struct File {
     extents: Vec<Extent>,
+    /// Devices of the host that its files are on.
+    devices: Vec<u64>,
     bytes: u64,
     read_only: bool,
     ephemeral: bool,
@@ -55,24 +58,34 @@ impl File {
         }
         let mut extents = Vec::with_capacity(files.len());
         let mut start: u64 = 0;
+        let mut devices = Vec::new();
         for (file, bytes) in files {
             if bytes == 0 || !bytes.is_multiple_of(512) {
                 return Err(format!("{bytes} bytes are no whole sectors"));
             }
+            let device = file.metadata().map_err(|error| error.to_string())?.dev();
+            if !devices.contains(&device) {
+                devices.push(device);
+            }
             extents.push(Extent { file, start, bytes });
             start = start.checked_add(bytes).ok_or("the disk is too long")?;
         }
-        Ok(Self { extents, bytes: start, read_only, ephemeral, gone: false })
+        Ok(Self { extents, devices, bytes: start, read_only, ephemeral, gone: false })
     }
 
     /// What is where a disk will be: zeros, as long as any disk may be.
     pub fn empty(read_only: bool) -> Self {
-        Self { extents: Vec::new(), bytes: EMPTY_BYTES, read_only, ephemeral: true, gone: false }
+        let (extents, devices) = (Vec::new(), Vec::new());
+        Self { extents, devices, bytes: EMPTY_BYTES, read_only, ephemeral: true, gone: false }
     }
 
     /// What is where a disk was: every request fails.
     pub fn gone(read_only: bool) -> Self {
         Self { gone: true, ..Self::empty(read_only) }
+    }
+
+    pub(super) fn devices(&self) -> &[u64] {
+        &self.devices
     }
 
     pub fn bytes(&self) -> u64 {

@@ -6,6 +6,7 @@ use virtio_queue::DescriptorChain;
 
 use super::super::buffers::{Buffers, Piece, Way, gather, scatter, split, split_end, total};
 use super::file::Span;
+use super::limits::Cost;
 use super::{DISCARD_RANGES, DISCARD_SECTORS, File, SECTOR};
 use crate::memory::Memory;
 use crate::metrics::{DeviceCounters, count};
@@ -52,36 +53,47 @@ enum Work {
     Clear(Vec<(u64, u64)>),
 }
 
-/// Does what can be done without waiting. A chain without room for the status gets none.
-pub(super) fn begin(
-    file: &File,
-    memory: &Memory,
-    chain: DescriptorChain<Memory>,
-    counters: &DeviceCounters,
-) -> Progress {
-    let head = chain.head_index();
-    let parts = Buffers::of(memory, chain).and_then(|mut buffers| {
-        let status = split_end(&mut buffers.writable, 1)?;
-        Some((buffers, status))
-    });
-    let Some((buffers, status)) = parts else {
-        count(&counters.errors, 1);
-        return Progress::Done(0);
-    };
-    let room = total(&buffers.writable);
-    match Work::of(memory, buffers) {
-        Ok(work) => Request { head, status, room, work }.begin(file, memory, counters),
-        Err(error) => Progress::Done(tell(memory, &status, room, Err(error), counters)),
-    }
-}
-
 impl Request {
+    /// What a chain asks for; of one that asks for nothing that there is, how many bytes were written
+    /// to it. One without room for the status gets none.
+    pub fn of(
+        memory: &Memory,
+        chain: DescriptorChain<Memory>,
+        counters: &DeviceCounters,
+    ) -> Result<Self, u32> {
+        let head = chain.head_index();
+        let parts = Buffers::of(memory, chain).and_then(|mut buffers| {
+            let status = split_end(&mut buffers.writable, 1)?;
+            Some((buffers, status))
+        });
+        let Some((buffers, status)) = parts else {
+            count(&counters.errors, 1);
+            return Err(0);
+        };
+        let room = total(&buffers.writable);
+        match Work::of(memory, buffers) {
+            Ok(work) => Ok(Self { head, status, room, work }),
+            Err(error) => Err(tell(memory, &status, room, Err(error), counters)),
+        }
+    }
+
+    /// What it moves.
+    pub fn cost(&self) -> Cost {
+        match &self.work {
+            Work::Read(_) => Cost { read_bytes: self.room as u64, reads: 1, ..Cost::default() },
+            Work::Write(_, bytes) => Cost { write_bytes: *bytes, writes: 1, ..Cost::default() },
+            Work::Clear(_) => Cost { writes: 1, ..Cost::default() },
+            Work::Flush | Work::Id(_) => Cost::default(),
+        }
+    }
+
     /// Whether it takes long even where disks are fast.
     pub fn is_long(&self) -> bool {
         !matches!(self.work, Work::Read(_))
     }
 
-    fn begin(mut self, file: &File, memory: &Memory, counters: &DeviceCounters) -> Progress {
+    /// Does what can be done without waiting.
+    pub fn begin(mut self, file: &File, memory: &Memory, counters: &DeviceCounters) -> Progress {
         let said = match &mut self.work {
             Work::Read(span) => file.move_bytes(memory, Way::InNow, span),
             Work::Clear(_) => Err(io::ErrorKind::WouldBlock.into()),

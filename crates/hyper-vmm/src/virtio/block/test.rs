@@ -10,10 +10,10 @@ use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::driver::{CLEAR, Driver, FLUSH, READ, ROOM, SLOTS, WRITE, forget, number, numbered};
-use super::{Block, File};
+use super::{Block, File, Host};
 use crate::config::HANDS;
-use crate::event::Maker;
 use crate::virtio::Transport;
+use crate::wire::Rates;
 
 const RINGS: u64 = 0x1_0000;
 const AVAILABLE: u64 = RINGS + 0x4000;
@@ -39,7 +39,7 @@ fn a_disk_is_taken_from_a_driver_that_never_pauses() {
         write(&(index + 1).to_le_bytes(), place + 14);
     }
     let line = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-    let disk = Block::spare("disk".to_owned(), false, Maker::apart());
+    let disk = Block::spare("disk".to_owned(), false, Host::apart());
     let mut transport =
         Transport::new("disk".to_owned(), Box::new(disk), Arc::clone(&memory), line, false)
             .unwrap();
@@ -236,7 +236,7 @@ fn threads_and_files_come_with_the_need_and_go_with_the_disk() {
         let same = paths.filter(|path| std::fs::read_link(path).is_ok_and(|to| to == own));
         same.filter(|path| std::fs::metadata(path).is_ok_and(|at| at.ino() == inode)).count()
     };
-    let mut driver = Driver::on(Block::spare(name.to_owned(), false, Maker::apart()));
+    let mut driver = Driver::on(Block::spare(name.to_owned(), false, Host::apart()));
     // Threads get their names, and leave the list, a moment after they were made and joined.
     let hands = |wanted: usize| {
         let late = Instant::now() + Duration::from_secs(10);
@@ -272,6 +272,58 @@ fn threads_and_files_come_with_the_need_and_go_with_the_disk() {
         driver.transport.empty().unwrap();
         assert_eq!((held(), hands(0)), (1, 0), "a disk that was taken away is still open");
     }
+}
+
+#[test]
+fn a_disk_is_held_to_its_rates_and_ends_while_it_waits() {
+    let sectors = 8192_u64;
+    let [file, _] = files(sectors);
+    let host = Host::apart();
+    let device = file.metadata().unwrap().dev();
+    let bound = |write_bytes| {
+        host.limits.set(vec![device], Rates { write_bytes, ..Rates::default() });
+    };
+    bound(Some(4 << 20));
+    let mut driver = Driver::on(Block::new("slow".to_owned(), disk(&file, sectors), host.clone()));
+    // 4 MiB and a quarter: a second and what a burst does not take.
+    let start = Instant::now();
+    let (mut offered, mut done) = (0_u16, 0);
+    while done < 68 {
+        while offered < 68 && offered - done < 8 {
+            driver.offer(offered % 8, WRITE, u64::from(offered) * 100, 64 << 10);
+            offered += 1;
+        }
+        driver.kick();
+        for (_, status) in driver.wait() {
+            assert_eq!(status, 0);
+            done += 1;
+        }
+    }
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(850), "it was faster than its rate: {took:?}");
+    // A disk that has to wait for an hour is halted at once, with nothing taken that is not done;
+    // and a reset does not pay what is owed.
+    bound(Some(16));
+    for slot in 0..8 {
+        driver.offer(slot, WRITE, 0, 4096);
+    }
+    driver.kick();
+    let wrote = driver.wait().len();
+    std::thread::sleep(Duration::from_millis(20));
+    let start = Instant::now();
+    driver.transport.halt();
+    driver.transport.go_on();
+    driver.transport.halt();
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!((wrote, driver.done().len()), (1, 0));
+    driver.set_up();
+    driver.offer(0, READ, 0, 512);
+    driver.kick();
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(driver.done().is_empty(), "a reset pays");
+    bound(None);
+    assert_eq!(driver.wait(), [(0, 0)], "a bound that is gone still holds");
+    driver.transport.halt();
 }
 
 /// Threads of this process by name.
