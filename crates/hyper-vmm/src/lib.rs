@@ -6,6 +6,7 @@
 //!  main thread    memory, kernel, devices, vCPUs; then answers requests          [control.rs]
 //!  vcpu N         KVM_RUN; port and memory accesses go to the bus                [cpu.rs, bus.rs]
 //!  one thread per device whose driver is there: kicks in, interrupts out         [virtio/*.rs]
+//!  some more per disk, when its requests wait for the host's disk      [virtio/block/hands.rs]
 //!
 //!  guest: building ─┬► running ⇄ paused ─► ended (told once, then the process exits)
 //!      saved guest ─┘               └─ save ─► a file of state, a file of memory
@@ -18,7 +19,8 @@
 //!   nothing could be (seccomp.rs).
 //! - Whatever a guest writes is an offset, a length or an address that is checked before use; a
 //!   guest that breaks a rule of virtio loses that device, nothing else.
-//! - A device's thread owns its queues; nobody else touches them until it has been joined.
+//! - A device's thread owns its queues; nobody else touches them until it has been joined, but for
+//!   the threads of a disk, which it ends itself.
 //! - The process ends with its guest, and with its control socket.
 
 mod boot;

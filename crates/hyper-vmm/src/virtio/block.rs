@@ -267,11 +267,14 @@ impl Shared {
 
     /// The next chain, and whether there is one more.
     fn next(&self) -> io::Result<Option<(DescriptorChain<Memory>, bool)>> {
-        let mut queue = self.queue();
-        let Some(chain) = next(&mut queue, &self.live.memory)? else { return Ok(None) };
+        let Some(chain) = next(&mut self.queue(), &self.live.memory)? else { return Ok(None) };
+        Ok(Some((chain, self.has_more()?)))
+    }
+
+    fn has_more(&self) -> io::Result<bool> {
+        let queue = self.queue();
         let offered = queue.avail_idx(&*self.live.memory, Ordering::Relaxed);
-        let more = offered.map_err(io::Error::other)?.0 != queue.next_avail();
-        Ok(Some((chain, more)))
+        Ok(offered.map_err(io::Error::other)?.0 != queue.next_avail())
     }
 
     fn used(&self, head: u16, written: u32) -> io::Result<()> {
@@ -350,13 +353,13 @@ impl Work {
             match progress {
                 Progress::Done(written) => shared.used(head, written)?,
                 Progress::Waits(request) => {
-                    // One alone is done sooner without another thread. It is not alone when it was
-                    // there already when the last one was done.
+                    // One alone is done sooner without another thread. It is not when it waited for
+                    // the one before: came before that was told, so not because of it.
                     let others = more || waited || hands.busy() || request.is_long();
                     let own = if others { hands.take(request) } else { Some(request) };
-                    waited = own.is_some();
                     if let Some(request) = own {
                         let written = shared.carry_out(request);
+                        waited = shared.has_more()?;
                         shared.used(head, written)?;
                     }
                 }
