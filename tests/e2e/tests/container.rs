@@ -78,7 +78,7 @@ fn disk_transfers_are_held_to_their_rates_in_the_guest_and_on_the_host() {
         let said = inside("cat /sys/fs/cgroup/io.max");
         assert!(said.contains("wbps=4194304"), "{runtime}: {said}");
         // With cgroup v1 the monitor of `kvm` holds writes by itself.
-        let v2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
         let host = bounds_on_host();
         assert!(host.contains("4194304") || (runtime == "kvm" && !v2), "{runtime}: {host}");
         let start = Instant::now();
