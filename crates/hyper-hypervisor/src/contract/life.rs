@@ -68,7 +68,9 @@ pub async fn network(hypervisor: &dyn Hypervisor, fixture: &Fixture) -> Verdict 
         // Whatever the device is by then, it goes on where it was.
         session.vm.pause().await.map_err(|error| format!("pause: {}", chain(&error)))?;
         if can.save {
-            let saved = session.vm.save(&fixture.work.join("saved-card")).await;
+            let directory = fixture.work.join("saved-card");
+            std::fs::create_dir(&directory).map_err(|error| error.to_string())?;
+            let saved = session.vm.save(&directory).await;
             saved.map_err(|error| format!("save: {}", chain(&error)))?;
         }
         session.vm.resume().await.map_err(|error| format!("resume: {}", chain(&error)))?;
