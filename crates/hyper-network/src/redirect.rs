@@ -88,6 +88,8 @@ impl Netlink {
         self.filter(from, to, (ETH_ARP, base + 0x300), with(&mac, none))?;
         let local = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
         if guard.addresses.iter().any(IpAddr::is_ipv6) {
+            // Nor is a guest anybody's router: a LAN's machines would believe it. Before what is redirected.
+            self.classify(from, (ETH_IPV6, base + 0x1ff), advertisement(), None)?;
             // Neighbours are found from link-local addresses, and from none.
             if !guard.addresses.iter().any(local) {
                 let local = [key(8, 0xffc0_0000, 0xfe80_0000)];
@@ -106,10 +108,8 @@ impl Netlink {
     /// The kernel's.
     pub(crate) fn keep_advertisements(&mut self, from: u32) -> Result<()> {
         self.ingress(from)?;
-        // Next header ICMPv6, type 134, in a packet that has no other header between.
-        let keys = vec![key(4, 0x0000_ff00, 58 << 8), key(40, 0xff00_0000, 134 << 24)];
         // Before all that are redirected.
-        self.classify(from, (ETH_IPV6, 1), keys, None)
+        self.classify(from, (ETH_IPV6, 1), advertisement(), None)
     }
 
     /// Undoes [`Self::redirect`]; fine when there is none.
@@ -181,6 +181,11 @@ impl Netlink {
         self.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_EXCL)
             .map_err(link("redirect frames of link", &from.to_string()))
     }
+}
+
+/// A router's: next header ICMPv6, type 134, in a packet that has no other header between (RFC 4861, 4.2).
+fn advertisement() -> Vec<TcU32Key> {
+    vec![key(4, 0x0000_ff00, 58 << 8), key(40, 0xff00_0000, 134 << 24)]
 }
 
 fn ingress(index: u32) -> TcMessage {

@@ -288,3 +288,57 @@ fn a_pod_on_a_lan_hears_itself_and_all_groups_and_nobody_else() {
         namespace::remove(path);
     }
 }
+
+/// Guests could advertise themselves as routers to whatever else is on their network.
+#[test]
+fn a_guest_is_nobodys_router() {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, pod) = (dir.path().join("host"), dir.path().join("pod"));
+    for path in [&host, &pod] {
+        namespace::create(path).unwrap();
+    }
+    let mac = [2, 0x42, 10, 9, 0, 2];
+    let inner = pod.clone();
+    namespace::within(&host, move || {
+        let mut netlink = Netlink::open().unwrap();
+        netlink.add_bridge("br", [2, 0x42, 0, 0, 0, 1], 1500)?;
+        let bridge = netlink.link("br")?.unwrap();
+        netlink.up(bridge.index)?;
+        let file = std::fs::File::open(inner).unwrap();
+        let file = std::os::fd::AsFd::as_fd(&file);
+        netlink.add_veth(("hv1", bridge.index), ("eth0", mac), file, 1500)
+    })
+    .unwrap();
+    namespace::within(&pod, || {
+        let mut netlink = Netlink::open().unwrap();
+        let eth0 = netlink.link("eth0")?.unwrap();
+        netlink.up(eth0.index)?;
+        netlink.add_address(eth0.index, "fd00:9::2/64".parse().unwrap())
+    })
+    .unwrap();
+    let (_wiring, wired) = wire(&pod, Manner { strict: true, removed: false }).unwrap();
+    let mut tap = std::fs::File::from(wired[0].tap.try_clone().unwrap());
+    // From a link-local address of its own to all nodes: header of virtio, Ethernet, IPv6, ICMPv6.
+    let mut send = |kind: u8| {
+        let mut frame = vec![0; 10];
+        frame.extend([0x33, 0x33, 0, 0, 0, 1]);
+        frame.extend(mac);
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 16, 58, 255]);
+        frame.extend("fe80::42:aff:fe09:2".parse::<std::net::Ipv6Addr>().unwrap().octets());
+        frame.extend("ff02::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
+        frame.extend([kind, 0, 0, 0]);
+        frame.extend([0; 12]);
+        std::io::Write::write_all(&mut tap, &frame).unwrap();
+    };
+    let passed = || -> u32 {
+        let shown = ip(&pod, "tc -s filter show dev hypertap0 ingress");
+        let counts =
+            shown.lines().filter_map(|line| line.split_once(" bytes ")?.1.split_once(" pkt"));
+        counts.map(|(count, _)| count.parse::<u32>().unwrap()).sum()
+    };
+    let before = passed();
+    send(134);
+    assert_eq!(passed(), before, "a router's advertisement went out");
+    send(136);
+    assert_eq!(passed(), before + 1, "a neighbour's did not");
+}
