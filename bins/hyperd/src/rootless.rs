@@ -41,7 +41,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether this hyperd is, or is to be, the root of a user's namespaces.
 pub fn is_ours() -> bool {
-    !rustix::process::geteuid().is_root() || std::env::var_os(MARK).is_some()
+    !rustix::process::geteuid().is_root() || is_inside()
+}
+
+fn is_inside() -> bool {
+    std::env::var_os(MARK).is_some() && hyper_jail::in_user_namespace()
 }
 
 /// Where a user's files of a kind are: a variable of the XDG base directory specification, or a directory below the home.
@@ -164,7 +168,7 @@ impl Inside {
     /// # Errors
     /// The standard input is none.
     pub fn take() -> anyhow::Result<Option<Self>> {
-        if std::env::var_os(MARK).is_none() || !hyper_jail::in_user_namespace() {
+        if !is_inside() {
             return Ok(None);
         }
         let control =
