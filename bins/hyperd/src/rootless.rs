@@ -159,7 +159,8 @@ fn open_sockets(control: impl std::os::fd::AsFd) -> io::Result<()> {
 /// What hyperd has inside: the way to the process outside.
 #[derive(Debug)]
 pub struct Inside {
-    control: Mutex<OwnedFd>,
+    /// None after a failure: an answer that comes late would be taken for the next one's.
+    control: Mutex<Option<OwnedFd>>,
 }
 
 impl Inside {
@@ -179,7 +180,7 @@ impl Inside {
         // Supervisors, which outlive hyperd, must not keep the process outside.
         let null = fs::File::open("/dev/null").context("open /dev/null")?;
         rustix::stdio::dup2_stdin(&null).context("close the standard input")?;
-        Ok(Some(Self { control: Mutex::new(control) }))
+        Ok(Some(Self { control: Mutex::new(Some(control)) }))
     }
 }
 
@@ -190,10 +191,15 @@ impl HostSockets for Inside {
             let why = "SCTP is not published by a hyperd without root";
             return Err(io::Error::new(io::ErrorKind::Unsupported, why));
         }
-        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        packet::send(&*control, &Wanted { protocol, at }, &[])?;
-        let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the process outside has ended");
-        let (opened, sockets) = packet::receive::<Opened>(&*control)?.ok_or_else(gone)?;
+        let gone = || {
+            let why = "the process that opens the host's ports does not answer: restart hyperd";
+            io::Error::new(io::ErrorKind::BrokenPipe, why)
+        };
+        let mut held = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        let control = held.take().ok_or_else(gone)?;
+        packet::send(&control, &Wanted { protocol, at }, &[])?;
+        let (opened, sockets) = packet::receive::<Opened>(&control)?.ok_or_else(gone)?;
+        *held = Some(control);
         match (opened.errno, sockets.into_iter().next()) {
             (0, Some(socket)) => Ok(socket),
             (0, None) => Err(gone()),
@@ -216,7 +222,7 @@ mod tests {
     fn pair() -> (Inside, OwnedFd) {
         let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC);
         let (inside, outside) = socketpair(kind.0, kind.1, kind.2, None).unwrap();
-        (Inside { control: Mutex::new(inside) }, outside)
+        (Inside { control: Mutex::new(Some(inside)) }, outside)
     }
 
     #[test]
@@ -234,6 +240,22 @@ mod tests {
         assert_eq!(refused.kind(), io::ErrorKind::AddrNotAvailable);
         drop(inside);
         serving.join().unwrap().unwrap();
+    }
+
+    /// The socket of one port would have been taken for another's.
+    #[test]
+    fn a_late_answer_is_nobodys() {
+        let (inside, outside) = pair();
+        let short = Some(Duration::from_millis(50));
+        let control = inside.control.lock().unwrap();
+        set_socket_timeout(control.as_ref().unwrap(), Timeout::Recv, short).unwrap();
+        drop(control);
+        let local = SocketAddr::from(([127, 0, 0, 1], 0));
+        inside.open(Protocol::Tcp, local).unwrap_err();
+        let late = OwnSockets.open(Protocol::Tcp, local).unwrap();
+        let _ = packet::send(&outside, &Opened { errno: 0 }, &[late.as_fd()]);
+        let refused = inside.open(Protocol::Udp, local).unwrap_err();
+        assert!(refused.to_string().contains("restart hyperd"), "{refused}");
     }
 
     #[test]
