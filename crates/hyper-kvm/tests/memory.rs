@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use hyper_hypervisor::Hypervisor as _;
-use hyper_hypervisor::contract::{self, Fixture, Session, Shape};
+use hyper_hypervisor::contract::{Session, Shape};
 use hyper_kvm::{HugePages, Kvm, Options};
 
 const MEMORY: u64 = 96 << 20;
@@ -27,14 +27,7 @@ impl Drop for Before {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guests_have_the_pages_that_were_asked_for() {
     let Some(ready) = host::ready() else { return };
-    let fixture = Fixture {
-        kernel: ready.kernel,
-        initramfs: contract::initramfs(ready.work.path()).unwrap(),
-        work: ready.work.path().to_owned(),
-        memory_bytes: MEMORY,
-        boot: host::BOOT,
-        net: None,
-    };
+    let fixture = ready.fixture(MEMORY, None);
     let _before = Before(fs::read_to_string(POOL).expect("a kernel with huge pages"));
     let pool = Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB");
     let left = |name: &str| -> u64 {

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hyper_hypervisor::contract::{self, Fixture, Session, Shape, disk};
+use hyper_hypervisor::contract::{Session, Shape, disk};
 use hyper_hypervisor::{Hypervisor as _, IoLimit};
 use hyper_kvm::Kvm;
 
@@ -26,14 +26,7 @@ async fn a_guest_is_held_to_what_its_host_cannot_hold() {
         println!("SKIPPED: {lacking}");
         return;
     }
-    let fixture = Fixture {
-        kernel: ready.kernel,
-        initramfs: contract::initramfs(ready.work.path()).unwrap(),
-        work: ready.work.path().to_owned(),
-        memory_bytes: 96 << 20,
-        boot: host::BOOT,
-        net: None,
-    };
+    let fixture = ready.fixture(96 << 20, None);
     let kvm = Kvm::new(ready.options);
     let mut written = disk(&fixture, "written", 1, &[BYTES]).unwrap();
     written.read_only = false;

@@ -6,7 +6,7 @@ mod host;
 use std::fs;
 use std::process::Command;
 
-use hyper_hypervisor::contract::{self, Fixture, Session, Shape};
+use hyper_hypervisor::contract::{self, Session, Shape};
 use hyper_kvm::Kvm;
 
 /// Whether the kernel has it now.
@@ -37,20 +37,13 @@ async fn the_hosts_kernel_serves_a_card() {
         println!("SKIPPED: {lacking}");
         return;
     }
-    let tap = host::Tap::make(78, true);
-    let fixture = Fixture {
-        kernel: ready.kernel,
-        initramfs: contract::initramfs(ready.work.path()).unwrap(),
-        work: ready.work.path().to_owned(),
-        memory_bytes: 128 << 20,
-        boot: host::BOOT,
-        net: tap.as_ref().map(host::Tap::net),
-    };
+    let tap = host::Tap::make(78, true).expect("a tap, as the kernel has vhost-net");
+    let net = tap.net();
+    let fixture = ready.fixture(128 << 20, Some(net.clone()));
     let kvm = Kvm::new(ready.options);
     let checked = contract::run_only(&kvm, &fixture, "network device").await;
     checked.unwrap_or_else(|broken| panic!("{broken}"));
-    let Some(net) = &fixture.net else { return };
-    let shape = Shape { nics: vec![net.nic.clone()], ..Shape::default() };
+    let shape = Shape { nics: vec![net.nic], ..Shape::default() };
     let session = Session::boot(&kvm, &fixture, shape).await.unwrap();
     assert!(is_served(session.vm.pid()), "the monitor serves it itself");
     session.power_off().await.unwrap();

@@ -7,6 +7,7 @@ mod tap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hyper_hypervisor::contract::{self, Fixture};
 use hyper_kvm::Options;
 pub use tap::Tap;
 
@@ -19,6 +20,21 @@ pub struct Ready {
     pub options: Options,
     /// A private directory. The jail's user must be able to read what is in it.
     pub work: tempfile::TempDir,
+}
+
+impl Ready {
+    /// What the contract needs for guests with so much memory.
+    pub fn fixture(&self, memory_bytes: u64, net: Option<contract::Net>) -> Fixture {
+        Fixture {
+            kernel: self.kernel.clone(),
+            initramfs: contract::initramfs(self.work.path()).expect("an initramfs"),
+            work: self.work.path().to_owned(),
+            memory_bytes,
+            // KVM itself may be emulated.
+            boot: BOOT,
+            net,
+        }
+    }
 }
 
 /// The guest kernel and the monitor, where KVM works; `None`, with the reason printed, elsewhere.
