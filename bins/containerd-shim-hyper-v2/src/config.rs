@@ -17,6 +17,7 @@
 //! program = "…"                        # the monitor, hyper-vmm
 //! huge-pages = "off"                   # or transparent, reserved (of vm.nr_hugepages)
 //! prefault = false                     # all memory of a guest is there before it runs
+//! map-images = true                    # guests use the host's page cache of their image
 //! [uml]
 //! kernel = "…"  initramfs = "…"  cmdline = ["…"]  boot-timeout-seconds = 20
 //! separation = "ptrace"                # or seccomp
@@ -56,7 +57,7 @@ pub struct Config {
     pub qemu: Qemu,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Kvm {
     pub kernel: Option<PathBuf>,
@@ -66,6 +67,22 @@ pub struct Kvm {
     pub program: Option<PathBuf>,
     pub huge_pages: HugePages,
     pub prefault: bool,
+    pub map_images: bool,
+}
+
+impl Default for Kvm {
+    fn default() -> Self {
+        Self {
+            kernel: None,
+            initramfs: None,
+            cmdline: Vec::new(),
+            boot_timeout_seconds: None,
+            program: None,
+            huge_pages: HugePages::default(),
+            prefault: false,
+            map_images: true,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]

@@ -42,6 +42,7 @@ fn adapters(config: &Config) -> Adapters {
             HugePages::Reserved => hyper_kvm::HugePages::Reserved,
         },
         prefault: config.kvm.prefault,
+        map_images: config.kvm.map_images,
     });
     let uml = hyper_uml::Uml::new(hyper_uml::Options {
         separation: match config.uml.separation {

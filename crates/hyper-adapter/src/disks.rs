@@ -111,7 +111,8 @@ mod tests {
     fn only_images_have_several_extents_and_not_too_many() {
         let refused = |count: usize, read_only: bool| {
             let extent = Extent { path: "/x".into(), bytes: 4096 };
-            let disk = Disk { extents: vec![extent; count], read_only, ephemeral: false };
+            let disk =
+                Disk { extents: vec![extent; count], read_only, ephemeral: false, mapped: false };
             check_stitched("test", &disk, 3).err().map(|error| error.to_string())
         };
         assert_eq!((refused(1, false), refused(3, true)), (None, None));

@@ -40,6 +40,8 @@ pub struct Capabilities {
     /// A disk that is taken back is out of reach for a guest that still uses it. Without this the
     /// guest's own kernel is who closes it, and is believed.
     pub disk_revoke: bool,
+    /// Read-only disks of a launch can be mapped: [`crate::Disk::mapped`].
+    pub disk_map: bool,
     pub max_vcpus: u32,
     pub max_nics: usize,
     /// The whole guest can be stopped and continued.

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 
-use crate::{Extent, VmConfig, VmError};
+use crate::{Disk, Extent, VmConfig, VmError};
 
 /// Longest kernel command line of x86 is 2048 bytes; a hypervisor's own words take a part.
 const MAX_EXTRA: usize = 1024;
@@ -16,6 +16,7 @@ pub struct Limits {
     pub max_vcpus: u32,
     pub max_nics: usize,
     pub max_disks: usize,
+    pub disk_map: bool,
 }
 
 impl Limits {
@@ -38,6 +39,10 @@ impl Limits {
         if config.disks.len() > self.max_disks {
             let (count, most) = (config.disks.len(), self.max_disks);
             return unsupported(format!("give a guest {count} disks, at most {most}"));
+        }
+        let cannot_map = |disk: &&Disk| disk.mapped && !(self.disk_map && disk.read_only);
+        if config.disks.iter().any(|disk| cannot_map(&disk)) {
+            return unsupported("map this disk into a guest".to_owned());
         }
         if let Some(nic) = config.nics.iter().find(|nic| mac(&nic.mac).is_none()) {
             return unsupported(format!("use the MAC address `{}`", nic.mac));
@@ -102,6 +107,7 @@ mod test {
         max_vcpus: 4,
         max_nics: 1,
         max_disks: 1,
+        disk_map: true,
     };
 
     fn says(change: impl FnOnce(&mut VmConfig)) -> String {

@@ -27,6 +27,9 @@ pub struct Disk {
     pub read_only: bool,
     /// Host caches may be lost with the host: for disks that die with their container.
     pub ephemeral: bool,
+    /// The guest maps what the host has cached of it in place of reading it, so that it is in memory
+    /// once for all guests. Of a launch, read-only, and where [`crate::Capabilities::disk_map`].
+    pub mapped: bool,
 }
 
 /// A network device backed by a tap that is already open.

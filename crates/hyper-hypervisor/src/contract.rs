@@ -128,6 +128,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("disks have order, length, content", |h, f| Box::pin(disk::content(h, f))),
     ("as many disks as it says", |h, f| Box::pin(disk::many(h, f))),
     ("read-only holds, writes persist", |h, f| Box::pin(disk::writing(h, f))),
+    ("mapped disks have their content", |h, f| Box::pin(disk::mapped(h, f))),
     ("a disk is added while running", |h, f| Box::pin(disk::adding(h, f))),
     ("a removed disk is out of reach", |h, f| Box::pin(removed::gone(h, f))),
     ("its place takes other disks, often", |h, f| Box::pin(removed::often(h, f))),

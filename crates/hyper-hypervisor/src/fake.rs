@@ -110,6 +110,9 @@ impl Fake {
         if devices > MAX_DISKS {
             return unsupported(format!("give a guest {devices} disks, at most {MAX_DISKS}"));
         }
+        if config.disks.iter().any(|disk| disk.mapped && !disk.read_only) {
+            return unsupported("map a writable disk".to_owned());
+        }
         if config.share.is_some() && !self.shares {
             return unsupported("share directories of the host".to_owned());
         }
@@ -150,6 +153,7 @@ impl Hypervisor for Fake {
             max_disks: MAX_DISKS,
             disk_hotplug: true,
             disk_revoke: true,
+            disk_map: true,
             max_vcpus: 4,
             max_nics: 1,
             pause: true,

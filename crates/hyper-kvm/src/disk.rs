@@ -19,8 +19,8 @@ pub fn open(disk: &Disk) -> Result<(config::Disk, Vec<OwnedFd>), VmError> {
         files.push(open_extent(extent, disk.read_only)?.into());
         extents.push(config::Extent { fd: 0, bytes: extent.bytes });
     }
-    let (read_only, ephemeral) = (disk.read_only, disk.ephemeral);
-    Ok((config::Disk { extents, read_only, ephemeral }, files))
+    let (read_only, ephemeral, mapped) = (disk.read_only, disk.ephemeral, disk.mapped);
+    Ok((config::Disk { extents, read_only, ephemeral, mapped }, files))
 }
 
 /// A whole disk of the host and its partitions, as files say what they are on (`st_dev`). Blocks.

@@ -27,6 +27,7 @@ const LIMITS: Limits = Limits {
     max_vcpus: MAX_VCPUS,
     max_nics: MAX_NICS,
     max_disks: MAX_DISKS,
+    disk_map: true,
 };
 
 /// Launches; on failure nothing is left.
@@ -70,7 +71,7 @@ async fn start(
     let process = Process::start(name, &config.id, spec, said, errors).await?;
     match Control::open(control, &told).await {
         Ok(control) => {
-            let disks = told.disks.len();
+            let disks = told.disks.iter().filter(|disk| !disk.mapped).count();
             let kept = told.pages.kept();
             let places = Mutex::new(Places::new(NAME, told.spares));
             Ok(Box::new(Kept::start(KvmGuest { process, control, disks, places, kept }, link)))

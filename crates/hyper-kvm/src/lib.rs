@@ -38,6 +38,8 @@ pub use pages::HugePages;
 pub const NAME: &str = "kvm";
 /// Its disks in the guest are virtio-blk's.
 const DISK: &str = "vd";
+/// … and those that are mapped the persistent memory driver's.
+const MAPPED: &str = "/dev/pmem";
 
 /// A hyperkernel with an agent comes up in this; below it the guest runs out of memory at boot.
 const MIN_MEMORY: u64 = 64 << 20;
@@ -45,7 +47,7 @@ const MAX_NICS: usize = 2;
 const PATIENCE: Duration = Duration::from_millis(800);
 
 /// What an operator may choose.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// The monitor; without it `hyper-vmm` is looked for where `hyper-jail` is.
     pub program: Option<PathBuf>,
@@ -54,6 +56,20 @@ pub struct Options {
     pub huge_pages: HugePages,
     /// All memory of a guest is there before it runs.
     pub prefault: bool,
+    /// Guests can have images as memory that is the host's page cache.
+    pub map_images: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            program: None,
+            kernel: None,
+            huge_pages: HugePages::default(),
+            prefault: false,
+            map_images: true,
+        }
+    }
 }
 
 impl Options {
@@ -101,6 +117,7 @@ impl Hypervisor for Kvm {
             max_disks: MAX_DISKS,
             disk_hotplug: true,
             disk_revoke: true,
+            disk_map: self.options.map_images,
             max_vcpus: MAX_VCPUS,
             max_nics: MAX_NICS,
             pause: true,
@@ -136,6 +153,8 @@ impl Hypervisor for Kvm {
     }
 
     fn guest_devices(&self, disks: &[Disk], disk: usize) -> Vec<String> {
-        if disk < disks.len() { vec![node(DISK, disk)] } else { Vec::new() }
+        let Some(wanted) = disks.get(disk) else { return Vec::new() };
+        let before = disks[..disk].iter().filter(|disk| disk.mapped == wanted.mapped).count();
+        vec![if wanted.mapped { format!("{MAPPED}{before}") } else { node(DISK, before) }]
     }
 }

@@ -17,7 +17,7 @@ use crate::{DISK, NAME, disk};
 pub struct KvmGuest {
     pub process: Process,
     pub control: Control,
-    /// Disks at launch.
+    /// Disks at launch that are virtio-blk's.
     pub disks: usize,
     pub places: Mutex<Places>,
     /// It was given its memory for good.
@@ -53,6 +53,10 @@ impl Guest for KvmGuest {
     }
 
     async fn add_disk(&self, disk: Disk) -> Result<Vec<String>, VmError> {
+        if disk.mapped {
+            let what = "map a disk into a guest that runs".to_owned();
+            return Err(VmError::Unsupported { hypervisor: NAME, what });
+        }
         let read_only = disk.read_only;
         let (disk, files) = blocking("open the files of a disk", move || disk::open(&disk)).await?;
         let mut places = self.places.lock().await;

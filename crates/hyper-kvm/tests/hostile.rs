@@ -43,9 +43,14 @@ impl Ground {
     async fn start(&self, mode: u32, vcpus: u32) -> Box<dyn Vm> {
         let kernel = build(self.work.path(), mode);
         let initramfs = self.file("initramfs", 4096);
+        let disk = |name: &str, read_only, mapped| {
+            let extents = vec![self.extent(name)];
+            Disk { extents, read_only, ephemeral: !read_only, mapped }
+        };
         let disks = vec![
-            Disk { extents: vec![self.extent("image")], read_only: true, ephemeral: false },
-            Disk { extents: vec![self.extent("upper")], read_only: false, ephemeral: true },
+            disk("image", true, false),
+            disk("upper", false, false),
+            disk("mapped", true, true),
         ];
         let config = VmConfig {
             id: format!("hostile-{mode}-{}", std::process::id()),

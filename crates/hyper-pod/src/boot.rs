@@ -26,6 +26,8 @@ use crate::spec::Spec;
 use crate::template::{self, Met, NoClone, Shape, Template};
 use crate::{PodError, Settings, chain};
 
+/// Longest image that is mapped, in lengths of the guest's memory: it costs a 64th of that.
+const MAPPED: u64 = 2;
 const CONFIGURE: Duration = Duration::from_secs(30);
 
 /// Starts a guest with the disks of `container`, its first one.
@@ -183,9 +185,12 @@ async fn launched(
     settings: &Settings,
     hypervisor: &dyn Hypervisor,
     flavour: &Flavour,
-    config: VmConfig,
+    mut config: VmConfig,
 ) -> Result<Met, PodError> {
     let name = hypervisor.name();
+    if hypervisor.capabilities().disk_map {
+        map_image(&mut config);
+    }
     let disks = config.disks.clone();
     let mut vm = hypervisor.launch(config).await.map_err(|source| PodError::Vm {
         action: format!("launch guest `{}`", settings.id),
@@ -209,6 +214,15 @@ async fn launched(
     };
     let devices = (0..disks.len()).map(|at| hypervisor.guest_devices(&disks, at)).collect();
     Ok(Met { vm, link, events, devices })
+}
+
+/// Has the image mapped, where that costs the guest little: 64 bytes for each page.
+fn map_image(config: &mut VmConfig) {
+    let most = config.memory_bytes.saturating_mul(MAPPED);
+    if let Some(image) = config.disks.first_mut().filter(|disk| disk.read_only) {
+        let bytes = image.extents.iter().map(|extent| extent.bytes).sum::<u64>();
+        image.mapped = bytes <= most;
+    }
 }
 
 fn failed(hypervisor: &'static str, vm: &dyn Vm, detail: String) -> PodError {

@@ -255,7 +255,12 @@ mod test {
     fn disk(directory: &tempfile::TempDir, name: &str, read_only: bool) -> Disk {
         let path = directory.path().join(name);
         std::fs::write(&path, [0; 4096]).unwrap();
-        Disk { extents: vec![Extent { path, bytes: 4096 }], read_only, ephemeral: false }
+        Disk {
+            extents: vec![Extent { path, bytes: 4096 }],
+            read_only,
+            ephemeral: false,
+            mapped: false,
+        }
     }
 
     fn nodes(name: &str) -> Vec<String> {

@@ -275,6 +275,7 @@ fn disk(mount: &Value) -> Result<Disk, PodError> {
         extents: vec![Extent { path, bytes: meta.len() }],
         read_only: options(mount).any(|option| option == "ro"),
         ephemeral: false,
+        mapped: false,
     })
 }
 

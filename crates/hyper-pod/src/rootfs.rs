@@ -159,11 +159,12 @@ fn image_disk(image: &RootfsImage) -> Disk {
         extents: files.map(|file| Extent { path: file.path.clone(), bytes: file.bytes }).collect(),
         read_only: true,
         ephemeral: false,
+        mapped: false,
     }
 }
 
 fn writable(path: PathBuf, bytes: u64, ephemeral: bool) -> Disk {
-    Disk { extents: vec![Extent { path, bytes }], read_only: false, ephemeral }
+    Disk { extents: vec![Extent { path, bytes }], read_only: false, ephemeral, mapped: false }
 }
 
 /// The directories of an overlay mount, the lowest first, and whether it is read-only.

@@ -36,6 +36,10 @@ pub struct Opened {
 /// `first_set + 1`, `first_set + 2`, …; the set `first_set` is for the text itself.
 pub fn open(disk: &Disk, first_set: u32) -> Result<Opened, VmError> {
     check_stitched(NAME, disk, MAX_EXTENTS)?;
+    if disk.mapped {
+        let what = "map a disk into a guest".to_owned();
+        return Err(VmError::Unsupported { hypervisor: NAME, what });
+    }
     let stitched = disk.extents.len() > 1;
     let mut files = Vec::with_capacity(disk.extents.len() + 1);
     for extent in &disk.extents {
@@ -130,7 +134,8 @@ mod test {
     #[test]
     fn odd_disks_are_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = |extents, read_only| Disk { extents, read_only, ephemeral: false };
+        let disk =
+            |extents, read_only| Disk { extents, read_only, ephemeral: false, mapped: false };
         let says = |disk: Disk| match open(&disk, 1).unwrap_err() {
             VmError::File { path, source, .. } => format!("{} {source}", path.display()),
             other => other.to_string(),

@@ -119,6 +119,7 @@ const LIMITS: Limits = Limits {
     max_nics: MAX_NICS,
     // One number, whatever the network devices: it is told as a capability.
     max_disks: machine::disk_slots(MAX_NICS + SHARES),
+    disk_map: false,
 };
 
 /// What QEMU is given beside its standard sockets.

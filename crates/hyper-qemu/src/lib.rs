@@ -104,6 +104,7 @@ impl Hypervisor for Qemu {
             max_disks: machine::disk_slots(MAX_NICS + SHARES),
             disk_hotplug: true,
             disk_revoke: true,
+            disk_map: false,
             max_vcpus: MAX_VCPUS,
             max_nics: MAX_NICS,
             pause: true,

@@ -91,6 +91,10 @@ pub fn check(disks: &[Disk], free: usize) -> Result<(), VmError> {
         });
     }
     for disk in disks {
+        if disk.mapped {
+            let what = "map a disk into a guest".to_owned();
+            return Err(VmError::Unsupported { hypervisor: NAME, what });
+        }
         for extent in &disk.extents {
             check_file(extent, disk.read_only)?;
         }

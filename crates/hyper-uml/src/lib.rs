@@ -119,6 +119,7 @@ impl Hypervisor for Uml {
             disk_hotplug: true,
             // The guest's kernel has the files open.
             disk_revoke: false,
+            disk_map: false,
             // 7.3 has CONFIG_SMP for um, but only in seccomp mode, and threads of one process
             // still share one vCPU.
             max_vcpus: 1,

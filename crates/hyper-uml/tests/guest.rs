@@ -89,7 +89,7 @@ impl Guest {
 }
 
 fn read_only(extents: Vec<Extent>) -> Disk {
-    Disk { extents, read_only: true, ephemeral: false }
+    Disk { extents, read_only: true, ephemeral: false, mapped: false }
 }
 
 #[tokio::test]
@@ -218,7 +218,7 @@ async fn a_busy_guest_makes_no_forbidden_call() {
         config.memory_bytes = 96 << 20;
         for name in ["ext4", "raw"] {
             let extents = vec![bench.file(name, &vec![0xa5; 16 << 20])];
-            config.disks.push(Disk { extents, read_only: false, ephemeral: true });
+            config.disks.push(Disk { extents, read_only: false, ephemeral: true, mapped: false });
         }
         let mut vm = bench.uml.launch(config).await.unwrap();
         let mut link = BufReader::new(vm.take_link().unwrap());

@@ -102,6 +102,10 @@ pub struct Disk {
     pub read_only: bool,
     /// Flushes may be skipped: nobody wants the disk when the host is gone.
     pub ephemeral: bool,
+    /// The guest has it as persistent memory, page by page the host's page cache. For disks that
+    /// are read-only and there from the start; extents are whole pages.
+    #[serde(default)]
+    pub mapped: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

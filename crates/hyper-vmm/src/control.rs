@@ -5,7 +5,7 @@ use std::io::{self, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -16,6 +16,8 @@ use crate::event::Event;
 use crate::machine::{self, Given, Machine};
 use crate::metrics::Clock;
 use crate::wire::{Answer, End, MAX_LINE, Request};
+
+const SHRANK: &str = "the file of a mapped disk became shorter";
 
 /// Runs one guest on the descriptors of [`crate::config::fd`]; returns when it has ended. The error
 /// has been told on the control socket, too.
@@ -47,10 +49,18 @@ pub fn run() -> Result<(), VmmError> {
     named
         .spawn(move || {
             let how = loop {
-                match events.recv() {
+                let event = match kept.images.look() {
+                    None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                    Some(look) => events.recv_timeout(look),
+                };
+                match event {
                     Ok(Event::Make(order)) => order(),
                     Ok(Event::Ended(how)) => break how,
-                    Err(_) => break End::Quit,
+                    Err(RecvTimeoutError::Timeout) if kept.images.shrank() => {
+                        break End::Failed { why: SHRANK.to_owned() };
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => break End::Quit,
                 }
             };
             // Other CPUs may still run: they must not write behind the disks' last flush.

@@ -289,6 +289,11 @@ impl Thread {
                     saw(&exits.interrupted);
                     continue;
                 }
+                Err(error) if error.errno() == libc::EFAULT => {
+                    "its memory could not be had: the file of a mapped disk became shorter or \
+                     cannot be read, or the host has no memory left"
+                        .to_owned()
+                }
                 Err(error) => format!("KVM_RUN: {error}"),
             };
             saw(&exits.other);

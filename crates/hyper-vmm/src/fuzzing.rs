@@ -10,9 +10,12 @@ use rustix::fs::MemfdFlags;
 use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::images::Place;
 use crate::memory::{self, Memory};
 use crate::save::State;
-use crate::virtio::{Balloon, Block, Console, Device, Entropy, File as Disk, Host, Net, Transport};
+use crate::virtio::{
+    Balloon, Block, Console, Device, Entropy, File as Disk, Host, Net, Pmem, Transport,
+};
 use crate::{boot, config};
 
 const MEMORY: u64 = 1 << 20;
@@ -85,6 +88,7 @@ fn all(memory: &Memory) -> (Vec<Transport>, Vec<OwnedFd>) {
     let mut devices: Vec<(&str, Box<dyn Device>)> = vec![
         ("rng", Box::new(Entropy::default())),
         ("balloon", Box::new(Balloon::new(true))),
+        ("pmem", Box::new(Pmem::new("pmem".to_owned(), Place { start: 1 << 32, bytes: 2 << 20 }))),
         ("spare", Box::new(Block::spare("spare".to_owned(), false, host.clone()))),
     ];
     for read_only in [true, false] {

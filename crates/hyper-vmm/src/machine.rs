@@ -18,11 +18,12 @@ use crate::bus::{BASE, Bus, STEP};
 use crate::config::{self, Config, MAX_DISKS, MAX_EXTENTS, MAX_NICS, MAX_VCPUS, MIN_MEMORY, fd};
 use crate::cpu::{self, Cpus};
 use crate::event::{Event, Maker};
+use crate::images::{self, Image, Mapped, Place};
 use crate::memory::{self, Memory};
 use crate::metrics::{Clock, Metrics, Phases};
 use crate::save::{self, MachineState, State};
 use crate::virtio::{
-    Balloon, Block, Console, Device, Entropy, Host, KernelNet, Limits, Net, Share, Transport,
+    Balloon, Block, Console, Device, Entropy, Host, KernelNet, Limits, Net, Pmem, Share, Transport,
 };
 use crate::wire::Rates;
 use crate::{VmmError, boot, seccomp, serial, virtio};
@@ -47,7 +48,9 @@ pub(crate) struct Machine {
     msrs: Vec<u32>,
     pit: bool,
     vm: VmFd,
+    /// Without mapped disks, which are in their files.
     memory: Memory,
+    pub images: Mapped,
 }
 
 /// Descriptors that were given by number; each can be taken once.
@@ -99,7 +102,8 @@ impl Machine {
             None => memory::take(config.memory_bytes, config.share.is_some(), config.pages)?,
             Some(saved) => Arc::clone(&saved.memory),
         };
-        show_memory(&vm, &memory)?;
+        let (seen, places, images) = images::map(&memory, mapped(config, given)?)?;
+        show_memory(&vm, &seen)?;
         // Hosts with AMD's CPUs have no use for it.
         let _ = vm.set_tss_address(TSS);
         vm.create_irq_chip().map_err(VmmError::kvm("make interrupt controllers"))?;
@@ -113,7 +117,7 @@ impl Machine {
 
         let (maker, limits) = (Maker::new(events.clone()), Arc::new(Limits::default()));
         let host = Host { maker, limits: Arc::clone(&limits) };
-        let devices = devices(config, given, &host)?;
+        let devices = devices(config, given, &places, &host)?;
         let mut vcpus = Vec::new();
         match &saved {
             None => {
@@ -137,7 +141,7 @@ impl Machine {
         let mut transports = Vec::new();
         for (at, (name, device)) in devices.list.into_iter().enumerate() {
             let foreign = device.is_served_elsewhere();
-            transports.push(attach(&vm, &memory, at, name, device, foreign)?);
+            transports.push(attach(&vm, &seen, at, name, device, foreign)?);
         }
         if let Some(saved) = saved {
             saved.load_devices(&mut transports)?;
@@ -151,7 +155,8 @@ impl Machine {
         phases.vcpus = clock.now();
         let msrs = kvm.get_msr_index_list().map_err(VmmError::kvm("list registers"))?;
         let msrs = msrs.as_slice().to_vec();
-        Ok(Self { cpus, bus, spares: devices.spares, limits, phases, msrs, pit, vm, memory })
+        let spares = devices.spares;
+        Ok(Self { cpus, bus, spares, limits, phases, msrs, pit, vm, memory, images })
     }
 
     /// Starts what is parked: devices that have their driver already, then the CPUs.
@@ -315,7 +320,26 @@ struct Devices {
     spares: std::ops::Range<usize>,
 }
 
-fn devices(config: &Config, given: &mut Given, host: &Host) -> Result<Devices, VmmError> {
+/// The files of the disks that are mapped.
+fn mapped(config: &Config, given: &mut Given) -> Result<Vec<Image>, VmmError> {
+    let mut images = Vec::new();
+    for disk in config.disks.iter().filter(|disk| disk.mapped) {
+        if !disk.read_only {
+            let why = "it is not read-only".to_owned();
+            return Err(VmmError::Config { what: "a mapped disk", why });
+        }
+        let open = |extent: &config::Extent| Ok((File::from(given.take(extent.fd)?), extent.bytes));
+        images.push(disk.extents.iter().map(open).collect::<Result<_, VmmError>>()?);
+    }
+    Ok(images)
+}
+
+fn devices(
+    config: &Config,
+    given: &mut Given,
+    places: &[Place],
+    host: &Host,
+) -> Result<Devices, VmmError> {
     let mut list: Vec<(String, Box<dyn Device>)> = Vec::new();
     let failed = |device: &str, doing: &'static str| {
         let device = device.to_owned();
@@ -324,13 +348,23 @@ fn devices(config: &Config, given: &mut Given, host: &Host) -> Result<Devices, V
     let link = given.take(fd::LINK)?;
     nonblocking(&link)?;
     list.push(("link".to_owned(), Box::new(Console::new(link))));
+    let mut places = places.iter();
     for (at, disk) in config.disks.iter().enumerate() {
+        let name = format!("disk{at}");
+        if disk.mapped {
+            let place = places.next().copied();
+            let place = place.ok_or_else(|| VmmError::Config {
+                what: "a mapped disk",
+                why: "it is not mapped".to_owned(),
+            })?;
+            list.push((name.clone(), Box::new(Pmem::new(name, place))));
+            continue;
+        }
         let mut files = Vec::new();
         for extent in &disk.extents {
             files.push(given.take(extent.fd)?);
         }
         let file = open_disk(disk, files)?;
-        let name = format!("disk{at}");
         list.push((name.clone(), Box::new(Block::new(name, file, host.clone()))));
     }
     let first = list.len();
@@ -426,8 +460,8 @@ fn show_memory(vm: &VmFd, memory: &Memory) -> Result<(), VmmError> {
             memory_size: bytes,
             userspace_addr: host,
         };
-        // SAFETY: the mapping is as long as said. `Machine` keeps the memory and drops it after the
-        // virtual machine; where there never is a `Machine`, because something fails, no CPU has
+        // SAFETY: the mapping is as long as said. A disk's is never ended. `Machine` keeps the rest of
+        // memory and drops it after the virtual machine; where there never is a `Machine`, because something fails, no CPU has
         // run, and only running CPUs reach the mapping.
         unsafe { vm.set_user_memory_region(region) }
             .map_err(VmmError::kvm("show the guest its memory"))?;

@@ -4,7 +4,8 @@
 //!      0 ┬ real-mode leftovers, page tables, boot parameters, command line, MP table
 //!  1 MiB ┼ the kernel where it says, the initramfs at the end of low memory
 //!  HOLE  ┼ no memory: virtio-mmio devices, I/O APIC, local APICs
-//!  4 GiB ┴ the rest
+//!  4 GiB ┼ the rest
+//!        ┴ read-only disks that are mapped (images.rs)
 //! ```
 //! Pages are private and anonymous, so that what the guest never touches costs nothing; a guest
 //! with shared directories has them in a memfd, because their server maps them, too, and reserved
@@ -28,8 +29,8 @@ pub(crate) type Memory = Arc<GuestMemoryMmap>;
 
 /// Begin of the addresses without memory. Below 4 GiB by as much as Linux leaves for devices.
 pub(crate) const HOLE: u64 = 0xd000_0000;
-const FOUR_GIB: u64 = 1 << 32;
-const PAGE: u64 = 4096;
+pub(crate) const FOUR_GIB: u64 = 1 << 32;
+pub(crate) const PAGE: u64 = 4096;
 
 /// Takes `bytes` of memory, of which nothing is touched yet, unless that is asked for.
 pub(crate) fn take(bytes: u64, shared: bool, pages: Pages) -> Result<Memory, VmmError> {

@@ -12,6 +12,7 @@ mod buffers;
 mod console;
 mod entropy;
 mod net;
+mod pmem;
 #[cfg(test)]
 mod properties;
 mod share;
@@ -31,6 +32,7 @@ pub(crate) use block::{Block, File, Host, Limits};
 pub(crate) use console::Console;
 pub(crate) use entropy::Entropy;
 pub(crate) use net::{KernelNet, Net};
+pub(crate) use pmem::Pmem;
 pub(crate) use share::Share;
 pub(crate) use transport::{Transport, TransportState};
 

@@ -108,13 +108,21 @@ impl Directories {
     }
 }
 
+/// Disks that the guest has as memory: files on them are used where they are, without a copy in the
+/// guest's page cache.
+const MAPPED: &str = "/dev/pmem";
+
 fn mount_image(image: &GuestDisk, layers: &[GuestDisk], target: &Path) -> Outcome<()> {
     for disk in layers.iter().chain([image]) {
         check_device(disk)?;
         forget_cache(&disk.device)?;
     }
-    let layers: Vec<String> = layers.iter().map(|disk| format!("device={}", disk.device)).collect();
-    let options = text(layers.join(","))?;
+    let mut options: Vec<String> =
+        layers.iter().map(|disk| format!("device={}", disk.device)).collect();
+    if image.device.starts_with(MAPPED) {
+        options.push("dax=always".to_owned());
+    }
+    let options = text(options.join(","))?;
     let flags = MountFlags::RDONLY | MountFlags::NOATIME;
     mount(&image.device, target, "erofs", flags, options.as_c_str())
         .doing(|| format!("mount image {} (EROFS, {options:?})", image.device))

@@ -69,6 +69,40 @@ pub async fn writing(hypervisor: &dyn Hypervisor, fixture: &Fixture) -> Verdict 
     Ok(())
 }
 
+/// Disks that are mapped, between others: the same bytes in the same order, and what the guest
+/// writes, and syncs, stays in the guest. Where they cannot be they are refused.
+pub async fn mapped(hypervisor: &dyn Hypervisor, fixture: &Fixture) -> Verdict {
+    let mapped = |made: Disk| Disk { mapped: true, ..made };
+    let disks = vec![
+        mapped(disk(fixture, "stitched", 1100, &[8192, (2 << 20) + 4096, 65536])?),
+        disk(fixture, "between", 1200, &[8192])?,
+        mapped(disk(fixture, "whole", 1300, &[4 << 20])?),
+    ];
+    let shape = Shape { disks: disks.clone(), ..Shape::default() };
+    if !hypervisor.capabilities().disk_map {
+        let booted = Session::boot(hypervisor, fixture, shape).await;
+        hold!(booted.is_err(), "a disk was mapped, but `disk_map` is false");
+        return Ok(());
+    }
+    let mut session = Session::boot(hypervisor, fixture, shape).await?;
+    for at in 0..disks.len() {
+        let nodes = hypervisor.guest_devices(&disks, at);
+        // Mapped ones end where a large page does.
+        compare(&mut session, &nodes, &disks[at], !disks[at].mapped).await?;
+    }
+    let node = hypervisor.guest_devices(&disks, 2).concat();
+    let bytes = pattern(9, 8192);
+    let _ = session.ask_with(&format!("write {node} 4096 8192"), &bytes).await;
+    session.power_off().await?;
+    let kept = host_read(&disks[2], 0, 4 << 20)? == pattern(1300, 4 << 20);
+    hold!(kept, "the guest changed the file of a mapped disk");
+    let writable = Disk { read_only: false, ..disks[2].clone() };
+    let shape = Shape { disks: vec![writable], ..Shape::default() };
+    let booted = Session::boot(hypervisor, fixture, shape).await;
+    hold!(booted.is_err(), "a writable disk was mapped");
+    Ok(())
+}
+
 /// Disks that come later, up to the limit, one of them of several extents, one writable.
 pub async fn adding(hypervisor: &dyn Hypervisor, fixture: &Fixture) -> Verdict {
     let can = hypervisor.capabilities();

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::session::{Session, Shape, chain, config, disk};
 use super::{Fixture, Verdict, hold};
-use crate::{Hypervisor, VmError};
+use crate::{Disk, Hypervisor, VmError};
 
 const BEATS: u32 = 60;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,7 +31,11 @@ async fn saved_with(
     extents: &[usize],
     may_refuse: bool,
 ) -> Result<bool, String> {
-    let disks = vec![disk(fixture, &format!("kept{}", extents.len()), 3, extents)?];
+    let mut disks = vec![disk(fixture, &format!("kept{}", extents.len()), 3, extents)?];
+    if hypervisor.capabilities().disk_map {
+        let mapped = disk(fixture, &format!("mapped{}", extents.len()), 5, extents)?;
+        disks.push(Disk { mapped: true, ..mapped });
+    }
     let shape = || Shape { disks: disks.clone(), ..Shape::default() };
     let mut session = Session::boot(hypervisor, fixture, shape()).await?;
     let directory = fixture.work.join(format!("saved-guest{}", extents.len()));
@@ -72,10 +76,13 @@ async fn saved_with(
     }
     for (at, clone) in clones.iter_mut().enumerate() {
         beats(clone, None).await.map_err(|why| format!("clone {at}: {why}"))?;
-        let seen = clone.fetch("read /dev/vda 4096 8192").await?;
-        let wanted = disks[0].extents.iter().flat_map(|extent| std::fs::read(&extent.path));
-        let wanted: Vec<u8> = wanted.flatten().collect();
-        hold!(seen == wanted[4096..], "clone {at} reads another disk");
+        for (number, disk) in disks.iter().enumerate() {
+            let node = hypervisor.guest_devices(&disks, number).concat();
+            let seen = clone.fetch(&format!("read {node} 4096 8192")).await?;
+            let wanted = disk.extents.iter().flat_map(|extent| std::fs::read(&extent.path));
+            let wanted: Vec<u8> = wanted.flatten().collect();
+            hold!(seen == wanted[4096..], "clone {at} reads another disk at {node}");
+        }
     }
     for clone in clones {
         clone.power_off().await?;

@@ -64,7 +64,7 @@ pub fn disk(fixture: &Fixture, name: &str, seed: u64, sizes: &[usize]) -> Result
         std::fs::write(&path, pattern(seed + at as u64, *size)).map_err(|e| e.to_string())?;
         extents.push(Extent { path, bytes: *size as u64 });
     }
-    Ok(Disk { extents, read_only: true, ephemeral: false })
+    Ok(Disk { extents, read_only: true, ephemeral: false, mapped: false })
 }
 
 impl std::fmt::Debug for Session {

@@ -10,7 +10,7 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Frontend, VhostUserFrontend as _};
 use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
 use virtio_queue::{Queue, QueueT as _};
-use vm_memory::{GuestAddress, GuestMemory as _};
+use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryRegion as _};
 
 use super::{COMMON, Device, Live, copy_config};
 use crate::memory::Memory;
@@ -70,7 +70,8 @@ impl Share {
         let accepted = (live.features & self.features) | protocol;
         self.frontend.set_features(accepted).map_err(failed)?;
         let mut regions = Vec::new();
-        for region in live.memory.iter() {
+        // Mapped disks are not the other side's to see.
+        for region in live.memory.iter().filter(|region| region.file_offset().is_some()) {
             regions.push(VhostUserMemoryRegionInfo::from_guest_region(region).map_err(failed)?);
         }
         self.frontend.set_mem_table(&regions).map_err(failed)?;

@@ -1,0 +1,34 @@
+//! Images that guests of `kvm` use where the host has them. `HYPER_E2E_RUNTIMES=kvm` on a host with
+//! a KVM that runs Linux, or in the laboratory; skipped elsewhere.
+
+use hyper_e2e::{Engine, runtimes, text};
+use sha2::{Digest as _, Sha256};
+
+const BYTES: u64 = 24 << 20;
+/// Reads all of a file of the image, then tells how much more the guest has cached since, in KiB.
+const READ: &str = "cached() { awk '/^(Cached|Buffers):/ { all += $2 } END { print all }' \
+                    /proc/meminfo; }
+before=$(cached); sha256sum </large; echo $(($(cached) - before))";
+
+#[test]
+fn an_image_is_not_copied_into_guests() {
+    if !runtimes().contains(&"kvm") {
+        println!("SKIPPED: no `kvm` among the runtimes");
+        return;
+    }
+    let engine = Engine::with_busybox();
+    let context = tempfile::tempdir().expect("a directory");
+    let large: Vec<u8> = (0..BYTES / 8).flat_map(|word| (word * 0x9e37).to_le_bytes()).collect();
+    let wanted: String = Sha256::digest(&large).iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(context.path().join("large"), large).expect("room");
+    std::fs::write(context.path().join("Dockerfile"), "FROM busybox\nCOPY large /\n")
+        .expect("room");
+    engine.hyper(&["build", "-q", "-t", "large", &text(context.path())]).succeeded();
+    let arguments = ["run", "--rm", "--runtime", "kvm", "--network", "none", "large"];
+    let printed = engine.docker(&[&arguments[..], &["sh", "-c", READ]].concat());
+    let printed = printed.succeeded().text();
+    let (sum, cached) = printed.split_once('\n').unwrap_or_else(|| panic!("{printed}"));
+    assert_eq!(sum.split_whitespace().next(), Some(&*wanted));
+    let cached: i64 = cached.trim().parse().expect("a number");
+    assert!(cached < 4 << 10, "{cached} KiB more are in the guest's cache");
+}
