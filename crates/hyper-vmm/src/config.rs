@@ -46,6 +46,10 @@ pub struct Config {
     pub nics: Vec<Nic>,
     #[serde(default)]
     pub pages: Pages,
+    /// Most memory that the guest can be given while it runs beyond `memory_bytes`; 0: none. A
+    /// saved guest's is what it was.
+    #[serde(default)]
+    pub growth_bytes: u64,
     /// Connected socket of a vhost-user device for virtio-fs. It gets all of the guest's memory.
     pub share: Option<i32>,
     /// Goes on where a saved guest was; no kernel is loaded then. vCPUs, memory and devices must

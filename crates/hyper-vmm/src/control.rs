@@ -106,6 +106,11 @@ fn carry_out(machine: &Machine, request: Request, files: Vec<OwnedFd>) -> Result
         }
         Request::RemoveDisk { place } => machine.remove_disk(place)?,
         Request::Limit { devices, rates } => machine.limit(devices, rates),
+        Request::SetMemory { bytes } => machine.set_memory(bytes)?,
+        Request::Memory => {
+            let (wanted, has) = machine.memory();
+            return Ok(Answer::Memory { wanted, has });
+        }
         Request::Save => {
             let [state, memory] = <[OwnedFd; 2]>::try_from(files).map_err(|files| {
                 let why = format!("{} descriptors came with it, not 2", files.len());

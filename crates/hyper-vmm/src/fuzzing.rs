@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::images::Place;
 use crate::memory::{self, Memory};
 use crate::save::State;
+use crate::virtio::mem::{Mem, Region};
 use crate::virtio::{
     Balloon, Block, Console, Device, Entropy, File as Disk, Host, Net, Pmem, Transport,
 };
@@ -22,6 +23,9 @@ const MEMORY: u64 = 1 << 20;
 /// Where rings and descriptors are.
 const RINGS: u64 = 0x1_0000;
 const DISK: u64 = 64 << 10;
+/// Memory that comes and goes is the last part, in blocks.
+const COMES: u64 = 512 << 10;
+const BLOCK: u64 = 64 << 10;
 
 /// The bytes as a kernel.
 pub fn kernel(bytes: &[u8]) {
@@ -85,7 +89,11 @@ fn all(memory: &Memory) -> (Vec<Transport>, Vec<OwnedFd>) {
     let mut far_ends: Vec<OwnedFd> = Vec::new();
     let host = Host::apart();
     let disk = |read_only| Disk::new(vec![(file(&[7; DISK as usize]), DISK)], read_only, false);
+    let region = Arc::new(Region::new(MEMORY - COMES, COMES, BLOCK));
+    region.use_up_to(COMES - BLOCK);
+    region.ask(4 * BLOCK);
     let mut devices: Vec<(&str, Box<dyn Device>)> = vec![
+        ("mem", Box::new(Mem::new(region))),
         ("rng", Box::new(Entropy::default())),
         ("balloon", Box::new(Balloon::new(true))),
         ("pmem", Box::new(Pmem::new("pmem".to_owned(), Place { start: 1 << 32, bytes: 2 << 20 }))),

@@ -32,6 +32,7 @@ mod error;
 mod event;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod growth;
 mod images;
 mod machine;
 mod memory;

@@ -1,7 +1,7 @@
 //! Puts a guest together: memory, kernel, devices with their places and interrupts, CPUs.
 //!
 //! Devices have a page of addresses each, in this order: link, disks, places for disks, network,
-//! shared directories, entropy, balloon. Linux numbers what it finds in the order of its command
+//! shared directories, entropy, balloon, memory that comes later. Linux numbers what it finds in the order of its command
 //! line, so disks are `vda`, `vdb`, … and the link is `vport0p1`.
 
 use std::fs::File;
@@ -18,12 +18,14 @@ use crate::bus::{BASE, Bus, STEP};
 use crate::config::{self, Config, MAX_DISKS, MAX_EXTENTS, MAX_NICS, MAX_VCPUS, MIN_MEMORY, fd};
 use crate::cpu::{self, Cpus};
 use crate::event::{Event, Maker};
+use crate::growth::Grows;
 use crate::images::{self, Image, Mapped, Place};
 use crate::memory::{self, Memory};
 use crate::metrics::{Clock, Metrics, Phases};
-use crate::save::{self, MachineState, State};
+use crate::save::{self, Growing, MachineState, State};
 use crate::virtio::{
-    Balloon, Block, Console, Device, Entropy, Host, KernelNet, Limits, Net, Pmem, Share, Transport,
+    Balloon, Block, Console, Device, Entropy, Host, KernelNet, Limits, Mem, Net, Pmem, Share,
+    Transport,
 };
 use crate::wire::Rates;
 use crate::{VmmError, boot, seccomp, serial, virtio};
@@ -48,9 +50,10 @@ pub(crate) struct Machine {
     msrs: Vec<u32>,
     pit: bool,
     vm: VmFd,
-    /// Without mapped disks, which are in their files.
+    /// What the guest booted with, without mapped disks, which are in their files.
     memory: Memory,
     pub images: Mapped,
+    grows: Option<Grows>,
 }
 
 /// Descriptors that were given by number; each can be taken once.
@@ -104,6 +107,10 @@ impl Machine {
         };
         let (seen, places, images) = images::map(&memory, mapped(config, given)?)?;
         show_memory(&vm, &seen)?;
+        let room = saved
+            .as_ref()
+            .map_or(Growing { bytes: config.growth_bytes, usable: 0 }, |saved| saved.state.growth);
+        let (grows, reached) = Grows::make(config, room, &vm, &seen)?;
         // Hosts with AMD's CPUs have no use for it.
         let _ = vm.set_tss_address(TSS);
         vm.create_irq_chip().map_err(VmmError::kvm("make interrupt controllers"))?;
@@ -117,7 +124,10 @@ impl Machine {
 
         let (maker, limits) = (Maker::new(events.clone()), Arc::new(Limits::default()));
         let host = Host { maker, limits: Arc::clone(&limits) };
-        let devices = devices(config, given, &places, &host)?;
+        let mut devices = devices(config, given, &places, &host)?;
+        if let Some(grows) = &grows {
+            devices.list.push(("mem".to_owned(), Box::new(Mem::new(Arc::clone(&grows.region)))));
+        }
         let mut vcpus = Vec::new();
         match &saved {
             None => {
@@ -141,7 +151,7 @@ impl Machine {
         let mut transports = Vec::new();
         for (at, (name, device)) in devices.list.into_iter().enumerate() {
             let foreign = device.is_served_elsewhere();
-            transports.push(attach(&vm, &seen, at, name, device, foreign)?);
+            transports.push(attach(&vm, &reached, at, name, device, foreign)?);
         }
         if let Some(saved) = saved {
             saved.load_devices(&mut transports)?;
@@ -156,7 +166,7 @@ impl Machine {
         let msrs = kvm.get_msr_index_list().map_err(VmmError::kvm("list registers"))?;
         let msrs = msrs.as_slice().to_vec();
         let spares = devices.spares;
-        Ok(Self { cpus, bus, spares, limits, phases, msrs, pit, vm, memory, images })
+        Ok(Self { cpus, bus, spares, limits, phases, msrs, pit, vm, memory, images, grows })
     }
 
     /// Starts what is parked: devices that have their driver already, then the CPUs.
@@ -190,6 +200,7 @@ impl Machine {
         let saved = State {
             vcpus: self.cpus.save(&self.msrs)?,
             memory_bytes: memory::bytes(&self.memory),
+            growth: self.grows.as_ref().map(Grows::room).unwrap_or_default(),
             machine: MachineState::of(&self.vm, self.pit)?,
             devices,
         };
@@ -216,6 +227,35 @@ impl Machine {
     /// Bounds what disks move whose files are on `devices`.
     pub fn limit(&self, devices: Vec<u64>, rates: Rates) {
         self.limits.set(devices, rates);
+    }
+
+    /// Has the guest asked to have `bytes` of memory.
+    pub fn set_memory(&self, bytes: u64) -> Result<(), VmmError> {
+        self.grows()?.ask(bytes, &self.vm, |memory| {
+            let mut devices = self.bus.devices.iter();
+            devices.try_for_each(|device| {
+                let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
+                device.extend(Arc::clone(memory)).map_err(|source| VmmError::Device {
+                    device: device.metrics().name,
+                    doing: "reach more memory",
+                    source,
+                })
+            })
+        })
+    }
+
+    /// Bytes that the guest is asked to have, and that it has.
+    pub fn memory(&self) -> (u64, u64) {
+        let booted = memory::bytes(&self.memory);
+        let more = self.grows.as_ref().map_or((0, 0), Grows::more);
+        (booted + more.0, booted + more.1)
+    }
+
+    fn grows(&self) -> Result<&Grows, VmmError> {
+        self.grows.as_ref().ok_or_else(|| {
+            let why = "this guest was started without room for it".to_owned();
+            VmmError::Config { what: "other memory", why }
+        })
     }
 
     fn at_place(

@@ -179,6 +179,11 @@ pub(crate) fn bytes(memory: &GuestMemoryMmap) -> u64 {
     memory.iter().map(vm_memory::GuestMemoryRegion::len).sum()
 }
 
+/// First address behind all of it, and not below 4 GiB: devices are there.
+pub(crate) fn end(memory: &GuestMemoryMmap) -> u64 {
+    memory.last_addr().raw_value().saturating_add(1).max(FOUR_GIB)
+}
+
 /// Gives whole pages of `bytes` from `start` on back to the host; they read as zeros afterwards, or
 /// as they were saved. Addresses that are no memory are an error, and nothing is done.
 pub(crate) fn give_back(
@@ -212,7 +217,7 @@ fn ranges(bytes: u64) -> Option<Vec<(GuestAddress, usize)>> {
     Some(ranges)
 }
 
-fn memfd(bytes: u64, huge: bool) -> io::Result<Arc<std::fs::File>> {
+pub(crate) fn memfd(bytes: u64, huge: bool) -> io::Result<Arc<std::fs::File>> {
     let size = if huge { MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB } else { MemfdFlags::empty() };
     let file = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC | size)?;
     let file = std::fs::File::from(file);

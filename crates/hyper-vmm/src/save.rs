@@ -25,7 +25,7 @@ use crate::memory::Memory;
 use crate::virtio::TransportState;
 
 /// Changes with every change of what is saved.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MAGIC: &str = "hyper-vmm saved guest";
 /// Longest state in bytes: some KiB per CPU and device in practice.
 const MAX_STATE: u64 = 16 << 20;
@@ -39,8 +39,17 @@ const CHUNK: usize = 256 << 10;
 pub(crate) struct State {
     pub vcpus: Vec<CpuState>,
     pub memory_bytes: u64,
+    pub growth: Growing,
     pub machine: MachineState,
     pub devices: Vec<TransportState>,
+}
+
+/// Room for more memory, and how much of it the guest's driver may use: none of it is had.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Growing {
+    pub bytes: u64,
+    pub usable: u64,
 }
 
 /// What the CPUs share.
@@ -237,7 +246,8 @@ mod test {
     fn state() -> State {
         let clock = kvm_clock_data { clock: 7, ..kvm_clock_data::default() };
         let machine = MachineState { clock, controllers: vec![vec![1; 512]; 3], pit: None };
-        State { vcpus: vec![], memory_bytes: 4096, machine, devices: vec![] }
+        let growth = Growing::default();
+        State { vcpus: vec![], memory_bytes: 4096, growth, machine, devices: vec![] }
     }
 
     #[test]

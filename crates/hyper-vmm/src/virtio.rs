@@ -11,6 +11,7 @@ mod block;
 mod buffers;
 mod console;
 mod entropy;
+pub(crate) mod mem;
 mod net;
 mod pmem;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub(crate) use balloon::Balloon;
 pub(crate) use block::{Block, File, Host, Limits};
 pub(crate) use console::Console;
 pub(crate) use entropy::Entropy;
+pub(crate) use mem::Mem;
 pub(crate) use net::{KernelNet, Net};
 pub(crate) use pmem::Pmem;
 pub(crate) use share::Share;
@@ -59,12 +61,23 @@ pub(crate) trait Device: Send + std::fmt::Debug {
     /// Reads of its configuration space; `data` is zero, what is outside stays so.
     fn config(&self, offset: usize, data: &mut [u8]);
 
+    /// Changes with what the configuration space says.
+    fn generation(&self) -> u32 {
+        0
+    }
+
     /// The driver is there: the device works from now on.
     fn activate(&mut self, live: Live) -> io::Result<()>;
 
     /// Ends the thread: returns when nothing of the device touches guest memory any more, with the
     /// queues as they were left; none when it is not active. It can be activated again with them.
     fn stop(&mut self) -> Vec<Queue>;
+
+    /// There is more memory than [`Live`] said; what there was stays. `None`: for that it has to be
+    /// stopped and activated again.
+    fn extend(&mut self, _memory: &Memory) -> Option<io::Result<()>> {
+        None
+    }
 
     /// The driver is gone: what was agreed with it is forgotten. Called when stopped.
     fn reset(&mut self) {}

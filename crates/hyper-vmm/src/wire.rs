@@ -5,7 +5,7 @@
 //!    Config ─────────────────►          (a line)
 //!          ◄───────────────── Ready | Refused
 //!    Request ────────────────►          one at a time
-//!          ◄───────────────── Done | Metrics | Refused
+//!          ◄───────────────── Done | Metrics | Memory | Refused
 //!          ◄───────────────── Ended     once, at any time; then the socket closes
 //! ```
 
@@ -40,6 +40,13 @@ pub enum Request {
         devices: Vec<u64>,
         rates: Rates,
     },
+    /// Asks the guest to have `bytes` of memory, rounded up to 2 MiB: no less than it booted with.
+    /// It takes or gives back what it can, in its own time: see [`Request::Memory`].
+    SetMemory {
+        bytes: u64,
+    },
+    /// How much it has now.
+    Memory,
     Metrics,
     /// Writes the paused guest to two files, state and memory, whose descriptors come with the
     /// line; it stays paused.
@@ -67,6 +74,11 @@ pub enum Answer {
     Done,
     Metrics {
         metrics: Metrics,
+    },
+    /// Bytes of guest memory, what it booted with included.
+    Memory {
+        wanted: u64,
+        has: u64,
     },
     /// What was asked was not done; what there was before is as it was.
     Refused {

@@ -69,12 +69,7 @@ impl Share {
         let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         let accepted = (live.features & self.features) | protocol;
         self.frontend.set_features(accepted).map_err(failed)?;
-        let mut regions = Vec::new();
-        // Mapped disks are not the other side's to see.
-        for region in live.memory.iter().filter(|region| region.file_offset().is_some()) {
-            regions.push(VhostUserMemoryRegionInfo::from_guest_region(region).map_err(failed)?);
-        }
-        self.frontend.set_mem_table(&regions).map_err(failed)?;
+        self.tell_memory(&live.memory)?;
         for (at, queue) in live.queues.iter().enumerate() {
             if !queue.ready() {
                 continue;
@@ -101,6 +96,17 @@ impl Share {
             self.frontend.set_vring_enable(at, true).map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// The server maps all of it anew; what it works on it ends with what it had.
+    fn tell_memory(&self, memory: &Memory) -> io::Result<()> {
+        let mut regions = Vec::new();
+        // Mapped disks are not the other side's to see.
+        for region in memory.iter().filter(|region| region.file_offset().is_some()) {
+            let region = VhostUserMemoryRegionInfo::from_guest_region(region);
+            regions.push(region.map_err(io::Error::other)?);
+        }
+        self.frontend.set_mem_table(&regions).map_err(io::Error::other)
     }
 }
 
@@ -135,6 +141,10 @@ impl Device for Share {
         self.connect(&live)?;
         self.active = true;
         Ok(())
+    }
+
+    fn extend(&mut self, memory: &Memory) -> Option<io::Result<()>> {
+        Some(self.tell_memory(memory))
     }
 
     fn cannot_be_saved(&self) -> Option<&'static str> {

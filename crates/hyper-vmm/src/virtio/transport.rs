@@ -98,6 +98,22 @@ impl Transport {
         self.device.empty()
     }
 
+    /// Has the device reach `memory`: what it reaches now, and more.
+    pub fn extend(&mut self, memory: Memory) -> std::io::Result<()> {
+        self.memory = memory;
+        if !self.active {
+            return Ok(());
+        }
+        match self.device.extend(&self.memory) {
+            Some(done) => done,
+            None => {
+                self.halt();
+                self.go_on();
+                Ok(())
+            }
+        }
+    }
+
     /// Ends the device's thread; [`Self::go_on`] starts it again where it was.
     pub fn halt(&mut self) {
         let queues = self.device.stop();
@@ -215,7 +231,7 @@ impl Transport {
             0x070 => self.status,
             // No shared memory regions: length -1.
             0x0b0..=0x0bc => u32::MAX,
-            // The configuration generation (0x0fc), too: no configuration ever changes.
+            0x0fc => self.device.generation(),
             _ => 0,
         }
     }

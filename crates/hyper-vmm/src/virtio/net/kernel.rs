@@ -14,7 +14,10 @@ use vhost::vhost_kern::VhostKernBackend;
 use vhost::vhost_kern::vhost_binding::{VHOST_NET_SET_BACKEND, vhost_vring_file};
 use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
 use virtio_queue::{Queue, QueueT as _};
-use vm_memory::{Address as _, Bytes as _, GuestAddress, GuestMemory as _, GuestMemoryRegion as _};
+use vm_memory::{
+    Address as _, Bytes as _, GuestAddress, GuestMemory as _, GuestMemoryRegion as _,
+    GuestRegionMmap,
+};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use super::{Card, F_MRG_RXBUF, HEADER, KIND, SIZES, tap};
@@ -61,18 +64,7 @@ impl KernelNet {
         let kernel = Kernel { vhost: &self.vhost, memory: &live.memory };
         let failed = |error: vhost::Error| io::Error::other(error);
         kernel.set_features(live.features & self.known).map_err(failed)?;
-        let regions: Vec<_> = live
-            .memory
-            .iter()
-            .map(|region| VhostUserMemoryRegionInfo {
-                guest_phys_addr: region.start_addr().raw_value(),
-                memory_size: region.len(),
-                userspace_addr: region.as_ptr() as u64,
-                mmap_offset: 0,
-                mmap_handle: -1,
-            })
-            .collect();
-        kernel.set_mem_table(&regions).map_err(failed)?;
+        kernel.set_mem_table(&table(&live.memory)).map_err(failed)?;
         for (at, queue) in live.queues.iter().enumerate() {
             kernel.set_vring_num(at, queue.size()).map_err(failed)?;
             let rings = VringConfigData {
@@ -134,6 +126,16 @@ impl Device for KernelNet {
         connected
     }
 
+    /// The kernel takes another table while it works.
+    fn extend(&mut self, memory: &Memory) -> Option<io::Result<()>> {
+        let Some(live) = &mut self.live else { return Some(Ok(())) };
+        let told = Kernel { vhost: &self.vhost, memory }.set_mem_table(&table(memory));
+        if told.is_ok() {
+            live.memory = Memory::clone(memory);
+        }
+        Some(told.map_err(io::Error::other))
+    }
+
     fn stop(&mut self) -> Vec<Queue> {
         let Some(mut live) = self.live.take() else { return Vec::new() };
         let kernel = Kernel { vhost: &self.vhost, memory: &live.memory };
@@ -149,6 +151,18 @@ impl Device for KernelNet {
         }
         live.queues
     }
+}
+
+/// What the kernel may reach.
+fn table(memory: &Memory) -> Vec<VhostUserMemoryRegionInfo> {
+    let one = |region: &GuestRegionMmap| VhostUserMemoryRegionInfo {
+        guest_phys_addr: region.start_addr().raw_value(),
+        memory_size: region.len(),
+        userspace_addr: region.as_ptr() as u64,
+        mmap_offset: 0,
+        mmap_handle: -1,
+    };
+    memory.iter().map(one).collect()
 }
 
 /// An open `/dev/vhost-net` and what it is to reach.
