@@ -42,6 +42,12 @@ pub trait Guest: Send + Sync + 'static {
         Ok(BTreeMap::new())
     }
 
+    async fn set_memory(&self, bytes: u64) -> Result<u64, VmError> {
+        let hypervisor = self.process().name.hypervisor;
+        let what = format!("give a running guest {bytes} bytes of memory");
+        Err(VmError::Unsupported { hypervisor, what })
+    }
+
     /// Whether the process itself can hold limits of disk transfers.
     fn holds_io(&self) -> bool {
         false
@@ -116,6 +122,10 @@ impl<G: Guest> Vm for Kept<G> {
 
     async fn remove_disk(&self, devices: &[String]) -> Result<(), VmError> {
         self.guest.remove_disk(devices).await
+    }
+
+    async fn set_memory(&self, bytes: u64) -> Result<u64, VmError> {
+        self.guest.set_memory(bytes).await
     }
 
     async fn set_cpu(&self, share: CpuShare) -> Result<(), VmError> {

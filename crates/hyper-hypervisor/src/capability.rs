@@ -50,6 +50,9 @@ pub struct Capabilities {
     pub share: bool,
     /// A paused guest can be saved and continued, more than once: [`crate::Vm::save`].
     pub save: bool,
+    /// A running guest can be given more memory than it booted with, and that taken back:
+    /// [`crate::Vm::set_memory`].
+    pub memory_growth: bool,
     /// Smallest memory in bytes that the hypervisor accepts.
     pub min_memory_bytes: u64,
 }

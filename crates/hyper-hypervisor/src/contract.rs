@@ -33,6 +33,7 @@ mod disk;
 mod image;
 mod leftover;
 mod life;
+mod memory;
 mod play;
 mod refuse;
 mod removed;
@@ -134,6 +135,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("its place takes other disks, often", |h, f| Box::pin(removed::often(h, f))),
     ("pause stops, resume continues", |h, f| Box::pin(stream::pausing(h, f))),
     ("a saved guest goes on, twice", |h, f| Box::pin(saved::twice(h, f))),
+    ("memory comes while it runs, and goes", |h, f| Box::pin(memory::grows(h, f))),
     ("the guest gets what was asked", |h, f| Box::pin(life::shape(h, f))),
     ("the network device works", |h, f| Box::pin(life::network(h, f))),
     ("power-off is told, often", |h, f| Box::pin(life::power_off(h, f))),

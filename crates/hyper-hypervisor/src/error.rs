@@ -16,6 +16,11 @@ pub enum VmError {
     Missing { hypervisor: &'static str, what: String, hint: String },
     #[error("memory {bytes} bytes is too small for a guest: at least {least} bytes")]
     MemoryTooSmall { bytes: u64, least: u64 },
+    #[error(
+        "the guest was to have {wanted} bytes of memory and has {got} after {seconds} s: its kernel \
+         {why}"
+    )]
+    Memory { wanted: u64, got: u64, seconds: u64, why: &'static str },
     #[error("{what} `{}`", path.display())]
     File {
         what: &'static str,

@@ -159,6 +159,7 @@ impl Hypervisor for Fake {
             pause: true,
             share: self.shares,
             save: false,
+            memory_growth: false,
             min_memory_bytes: MIN_MEMORY,
         }
     }
@@ -297,6 +298,11 @@ impl Vm for FakeVm {
             disks.list[at] = None;
         }
         Ok(())
+    }
+
+    async fn set_memory(&self, bytes: u64) -> Result<u64, VmError> {
+        let what = format!("give a running guest {bytes} bytes of memory");
+        Err(VmError::Unsupported { hypervisor: NAME, what })
     }
 
     async fn set_cpu(&self, _: crate::CpuShare) -> Result<(), VmError> {

@@ -76,6 +76,13 @@ pub trait Vm: Send + Sync {
     /// After another error the place is not used again.
     async fn remove_disk(&self, devices: &[String]) -> Result<(), VmError>;
 
+    /// Gives the running guest `bytes` of memory, no less than it booted with, and returns how many
+    /// it has then, which may be a little more. Waits until its kernel has taken, or given back,
+    /// what that is; what it took last it may put to use a little later. A guest that does not in time is [`VmError::Memory`]: one that was to have more has
+    /// again what it had, as far as it gives back, and one that was to have less has what it did not
+    /// give back. Only where there is [`crate::Capabilities::memory_growth`].
+    async fn set_memory(&self, bytes: u64) -> Result<u64, VmError>;
+
     /// Bounds the CPU time of the hypervisor with all of its guest, from now on.
     async fn set_cpu(&self, share: CpuShare) -> Result<(), VmError>;
 

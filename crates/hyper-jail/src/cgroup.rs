@@ -196,6 +196,29 @@ impl Cgroups {
         Ok(true)
     }
 
+    /// Changes the memory limit of a jail that runs; false: there is no controller for it.
+    ///
+    /// # Errors
+    /// The kernel refuses the value, as cgroup v1 does one that is below what is used.
+    pub fn set_memory(&self, bytes: u64) -> Result<bool, CgroupError> {
+        let there = self.places.iter().filter(|place| place.dir.is_dir());
+        let Some(place) = there.into_iter().find(|place| place.has("memory")) else {
+            return Ok(false);
+        };
+        let bytes = bytes.to_string();
+        if place.hierarchy.v2 {
+            place.write("memory.max", &bytes)?;
+            return Ok(true);
+        }
+        // Memory with swap is never less than memory: when it grows that one goes first. Kernels
+        // without swap accounting have only the other.
+        let (plain, with_swap) = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes");
+        let _ = place.write(with_swap, &bytes);
+        place.write(plain, &bytes)?;
+        let _ = place.write(with_swap, &bytes);
+        Ok(true)
+    }
+
     /// The ways into the jail's cgroups.
     ///
     /// # Errors

@@ -259,6 +259,23 @@ impl Jailed {
         }
     }
 
+    /// Changes the limit of the jail's memory.
+    ///
+    /// # Errors
+    /// [`JailError::Unsupported`] when this host has no cgroup for it; the kernel's.
+    pub fn set_memory(&self, bytes: u64) -> Result<(), JailError> {
+        let set = self.leash.cgroups.as_ref().map(|cgroups| cgroups.set_memory(bytes));
+        match set {
+            Some(Ok(true)) => Ok(()),
+            Some(Err(error)) => Err(self.leash.io("change its memory limit", error.source)),
+            Some(Ok(false)) | None => Err(JailError::Unsupported {
+                name: self.leash.name.clone(),
+                what: "bound its memory",
+                hint: "no cgroup with the controller memory that we may use".to_owned(),
+            }),
+        }
+    }
+
     /// Bounds what the jail reads from and writes to the block device `device` (major, minor); says
     /// what of it this host does hold.
     ///

@@ -12,12 +12,13 @@ use hyper_vmm::config::{self, Config, HANDS, MAX_DISKS, MAX_VCPUS, fd};
 use tokio::sync::Mutex;
 
 use crate::control::{CallError, Control};
+use crate::memory::Memory;
 use crate::vm::KvmGuest;
-use crate::{MAX_NICS, MIN_MEMORY, NAME, Options, calls, disk, machine, pages};
+use crate::{MAX_NICS, MIN_MEMORY, NAME, Options, calls, disk, machine, memory, pages};
 
 const PROGRAM: &str = "hyper-vmm";
 /// What the monitor needs beside guest memory: itself, and room for page cache of the disks.
-const OVERHEAD: u64 = 128 << 20;
+pub(crate) const OVERHEAD: u64 = 128 << 20;
 /// Threads beside those of vCPUs and disks.
 const THREADS: u64 = 16;
 
@@ -57,6 +58,7 @@ async fn start(
         let mut ready = prepare(&program, saved.as_deref(), &config)?;
         ready.told.memory_bytes = pages::memory(config.memory_bytes, huge);
         ready.told.pages = pages::told(huge, prefault);
+        ready.told.growth_bytes = memory::room(&ready.told);
         Ok((config, ready))
     };
     let (config, ready) = blocking("prepare a guest", task).await?;
@@ -74,7 +76,11 @@ async fn start(
             let disks = told.disks.iter().filter(|disk| !disk.mapped).count();
             let kept = told.pages.kept();
             let places = Mutex::new(Places::new(NAME, told.spares));
-            Ok(Box::new(Kept::start(KvmGuest { process, control, disks, places, kept }, link)))
+            let memory = Memory::new(told.memory_bytes);
+            Ok(Box::new(Kept::start(
+                KvmGuest { process, control, disks, places, kept, memory },
+                link,
+            )))
         }
         Err(error) => {
             let error = blame(&process, error, &config).await;

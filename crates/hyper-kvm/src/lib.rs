@@ -18,6 +18,7 @@ mod control;
 mod disk;
 mod launch;
 mod machine;
+mod memory;
 mod pages;
 mod probe;
 mod vm;
@@ -123,6 +124,7 @@ impl Hypervisor for Kvm {
             pause: true,
             share: true,
             save: !self.options.memory_is_kept(),
+            memory_growth: !self.options.memory_is_kept(),
             min_memory_bytes: MIN_MEMORY,
         }
     }

@@ -16,10 +16,13 @@ pub fn spares(disks: usize) -> usize {
 
 /// The words the machine needs, then the caller's.
 pub fn command_line(config: &VmConfig) -> String {
+    // Memory that is added while it runs is for what can be moved, as far as the kernel can do with
+    // what else it has: so that it can be taken back.
     // panic and reboot: a triple fault, which the monitor sees as a reset. No firmware, PCI or
     // ACPI to look for: CPUs and interrupts are in the MP table.
     let mut line = "console=ttyS0 quiet panic=-1 reboot=t hyper.link=/dev/vport0p1 \
-                    8250.nr_uarts=1 no_timer_check pci=off acpi=off"
+                    8250.nr_uarts=1 no_timer_check pci=off acpi=off \
+                    memory_hotplug.online_policy=auto-movable"
         .to_owned();
     if config.vcpus == 1 {
         // Else every LOCK prefix is patched away, one by one.

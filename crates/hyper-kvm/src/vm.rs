@@ -10,6 +10,7 @@ use hyper_vmm::wire::{Answer, End, Rates, Request};
 use tokio::sync::Mutex;
 
 use crate::control::Control;
+use crate::memory::Memory;
 use crate::{DISK, NAME, disk};
 
 /// The parts of a running guest.
@@ -22,6 +23,7 @@ pub struct KvmGuest {
     pub places: Mutex<Places>,
     /// It was given its memory for good.
     pub kept: bool,
+    pub memory: Memory,
 }
 
 #[async_trait]
@@ -85,6 +87,14 @@ impl Guest for KvmGuest {
             Ok(_) => Ok(BTreeMap::new()),
             Err(error) => Err(error.while_doing("read the monitor's counters")),
         }
+    }
+
+    async fn set_memory(&self, bytes: u64) -> Result<u64, VmError> {
+        if self.kept {
+            let what = "change the memory of a guest whose memory is reserved or prefaulted";
+            return Err(VmError::Unsupported { hypervisor: NAME, what: what.to_owned() });
+        }
+        self.memory.set(&self.control, &self.process.jailed, bytes).await
     }
 
     fn holds_io(&self) -> bool {

@@ -110,6 +110,7 @@ impl Hypervisor for Qemu {
             pause: true,
             share: true,
             save: true,
+            memory_growth: false,
             min_memory_bytes: MIN_MEMORY,
         }
     }

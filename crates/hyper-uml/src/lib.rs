@@ -127,6 +127,7 @@ impl Hypervisor for Uml {
             pause: *self.freezer.get_or_init(hyper_jail::can_freeze),
             share: true,
             save: false,
+            memory_growth: false,
             min_memory_bytes: MIN_MEMORY_BYTES,
         }
     }

@@ -81,6 +81,11 @@ impl Vm for UmlVm {
         self.take_out(&mut numbers, devices).await
     }
 
+    async fn set_memory(&self, bytes: u64) -> Result<u64, VmError> {
+        let what = format!("give a running guest {bytes} bytes of memory");
+        Err(VmError::Unsupported { hypervisor: NAME, what })
+    }
+
     async fn set_cpu(&self, share: CpuShare) -> Result<(), VmError> {
         set_cpu(NAME, &self.jail, share)
     }

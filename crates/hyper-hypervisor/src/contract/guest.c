@@ -12,6 +12,9 @@
  *   forget DEV            drops the guest's cached blocks of DEV (BLKFLSBUF)
  *   hold DEV              keeps DEV open until release
  *   release               ok
+ *   take I BYTES          fills as much memory, kept as number I (0 to 3)
+ *   look I                whether all of it is as it was filled
+ *   drop I                gives it back
  *   udp IF IP PEER PORT   sets IF up with IP/24, sends "ping" to PEER:PORT, answers ok REPLY
  *   poweroff | panic      no answer
  *
@@ -28,6 +31,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
@@ -227,6 +231,31 @@ static void release(void) {
     say("ok\n");
 }
 
+static struct { uint64_t *words; size_t bytes; } taken[4];
+
+static uint64_t word(unsigned at, size_t i) { return (i + 1) * 0x9e3779b97f4a7c15u + at; }
+
+static void take_memory(unsigned at, size_t bytes) {
+    void *where = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (where == MAP_FAILED) { fail("mmap"); return; }
+    taken[at].words = where;
+    taken[at].bytes = bytes;
+    for (size_t i = 0; i < bytes / 8; i += 64) taken[at].words[i] = word(at, i);
+    say("ok\n");
+}
+
+static void look(unsigned at) {
+    for (size_t i = 0; i < taken[at].bytes / 8; i += 64)
+        if (taken[at].words[i] != word(at, i)) { errno = EIO; fail("memory changed"); return; }
+    say("ok\n");
+}
+
+static void drop_memory(unsigned at) {
+    if (taken[at].bytes && munmap(taken[at].words, taken[at].bytes)) { fail("munmap"); return; }
+    taken[at].bytes = 0;
+    say("ok\n");
+}
+
 static int interface_up(int fd, const char *name, const char *ip) {
     struct ifreq req;
     struct sockaddr_in *address = (struct sockaddr_in *)&req.ifr_addr;
@@ -279,6 +308,9 @@ static void obey(char *line) {
     else if (sscanf(line, "forget %159s", a) == 1) forget(a);
     else if (sscanf(line, "hold %159s", a) == 1) hold(a);
     else if (!strcmp(line, "release")) release();
+    else if (sscanf(line, "take %llu %llu", &x, &y) == 2 && x < 4) take_memory((unsigned)x, (size_t)y);
+    else if (sscanf(line, "look %llu", &x) == 1 && x < 4) look((unsigned)x);
+    else if (sscanf(line, "drop %llu", &x) == 1 && x < 4) drop_memory((unsigned)x);
     else if (sscanf(line, "udp %63s %63s %159s %d", b, c, a, &port) == 4) udp(b, c, a, port);
     else if (!strcmp(line, "poweroff")) { sync(); reboot(RB_POWER_OFF); die("power off"); }
     else if (!strcmp(line, "panic")) _exit(7);
