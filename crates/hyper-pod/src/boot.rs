@@ -20,6 +20,7 @@ use crate::create::blocking;
 use crate::disks::Given;
 use crate::guest::{Guest, end_of, tail};
 use crate::network::Network;
+use crate::resize::GuestMemory;
 use crate::settings::Flavour;
 use crate::share::Sharer;
 use crate::spec::Spec;
@@ -116,7 +117,7 @@ pub(crate) async fn boot(
         vm,
         link,
         vcpus,
-        memory_bytes,
+        memory: GuestMemory::new(memory_bytes),
         started_ns,
         ready_ns,
         origin,

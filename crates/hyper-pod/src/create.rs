@@ -34,6 +34,7 @@ use crate::mounts::copy_instead;
 use crate::network::{Network, wire};
 use crate::pod::{CreateRequest, ExecRequest, Pod, PodEvent};
 use crate::record::{Container, Process, Reply, State};
+use crate::resize::MemoryWish;
 use crate::rootfs::{RootDisks, prepare};
 use crate::spec::{Spec, fit_process, read_spec};
 use crate::stdio::{Channels, Running};
@@ -87,6 +88,7 @@ impl Actor {
             sandbox: false,
             cpu: CpuWish::default(),
             io: IoWish::default(),
+            memory: MemoryWish::default(),
             in_guest: false,
             rootfs: request.rootfs.clone(),
             deleting: Vec::new(),
@@ -110,6 +112,9 @@ impl Actor {
             container.cpu = container.cpu.changed_by(resources);
             container.io = IoWish::from_resources(resources);
             container.sandbox = prepared.spec.sandbox;
+            if !container.sandbox {
+                container.memory = container.memory.changed_by(resources);
+            }
             if let Some(root) = &prepared.root {
                 container.owned.clone_from(&root.owned);
                 container.keeps = root.upper.as_ref().is_some_and(|disk| !disk.ephemeral);

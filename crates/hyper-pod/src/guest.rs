@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, mpsc};
 use crate::PodError;
 use crate::actor::Input;
 use crate::disks::Given;
+use crate::resize::GuestMemory;
 use crate::share::{Shared, Sharer};
 
 /// A link that answers nothing for so long is dead. Together with the time between two questions
@@ -38,7 +39,7 @@ pub(crate) struct Guest {
     pub vm: Arc<dyn Vm>,
     pub link: Link,
     pub vcpus: u32,
-    pub memory_bytes: u64,
+    pub memory: GuestMemory,
     /// When the hypervisor was started and the agent was ready.
     pub started_ns: i64,
     pub ready_ns: i64,

@@ -13,8 +13,8 @@ use crate::choose::wall_name;
 use crate::create::blocking;
 use crate::guest::Guest;
 use crate::pod::{Command, PodEvent, ProcessReport};
-use crate::record::{Reply, State};
-use crate::resize;
+use crate::record::{Container, Reply, State};
+use crate::resize::{self, MemoryWish};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -249,21 +249,24 @@ impl Actor {
             }),
         });
         let request = request.and_then(|(whole, guest)| match whole {
-            true => Ok((resize::request(&guest, &self.settings, &resources)?, guest)),
+            true => Ok((resize::sandbox(&guest, &self.settings, &resources)?, guest)),
             false => {
-                let (container, resources) = (id.clone(), resources.clone());
-                Ok((Some(Request::Update { container, resources }), guest))
+                let apart = |other: &&Container| other.in_guest && !other.sandbox;
+                let others = self.containers.iter().filter(|(other, _)| **other != id);
+                let others = others.map(|(_, other)| other).filter(apart);
+                let others: Vec<MemoryWish> = others.map(|other| other.memory).collect();
+                let pod = self.containers.values().find(|container| container.sandbox);
+                let pod = pod.map(|pod| pod.memory).unwrap_or_default();
+                let plan = resize::container(&guest, &self.settings, &id, &resources, &others, pod);
+                Ok((plan, guest))
             }
         });
-        let (request, guest) = match request {
+        let (plan, guest) = match request {
             Ok(asked) => asked,
             Err(error) => return answer(reply, Err(error)),
         };
         self.spawn(async move {
-            let result = match request {
-                Some(request) => guest.call(&id, request, DEADLINE).await.map(drop),
-                None => Ok(()),
-            };
+            let result = resize::carry_out(&guest, &id, plan, DEADLINE).await;
             Input::Updated { container: id, resources, result, reply }
         });
     }
@@ -280,6 +283,7 @@ impl Actor {
             && let Ok(container) = self.container(id)
         {
             container.cpu = container.cpu.changed_by(resources);
+            container.memory = container.memory.changed_by(resources);
             self.share_cpu();
         }
         answer(reply, result);
@@ -394,7 +398,8 @@ async fn describe(guest: &Guest, inside: Vec<String>, report: &mut PodReport) {
     report.guest_kernel.clone_from(&guest.link.hello().kernel);
     report.hypervisor_pid = guest.vm.pid();
     report.vcpus = guest.vcpus;
-    report.memory_bytes = guest.memory_bytes;
+    report.memory_bytes = guest.memory.now();
+    report.memory_growth = guest.hypervisor.capabilities().memory_growth;
     report.console = guest.vm.console();
     if let Ok(usage) = guest.vm.usage().await {
         report.hypervisor_cpu_ns = u64::try_from(usage.cpu.as_nanos()).unwrap_or(u64::MAX);

@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 
 use crate::cpu::CpuWish;
 use crate::io::IoWish;
+use crate::resize::MemoryWish;
 use crate::stdio::{Channels, Running, Uris};
 use crate::{PodError, RootfsMount};
 
@@ -127,6 +128,8 @@ pub(crate) struct Container {
     pub sandbox: bool,
     pub cpu: CpuWish,
     pub io: IoWish,
+    /// The sandbox's is what updates gave it.
+    pub memory: MemoryWish,
     /// The agent knows it.
     pub in_guest: bool,
     /// As given, for the event.

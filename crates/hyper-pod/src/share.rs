@@ -14,11 +14,13 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use hyper_hypervisor::Share;
-use hyper_jail::{Bind, JailSpec, Jailed, Limits, Outcome, Program, Seccomp, SeccompDefault};
+use hyper_jail::{
+    Bind, JailError, JailSpec, Jailed, Limits, Outcome, Program, Seccomp, SeccompDefault,
+};
 use rustix::thread::CapabilitySet;
 
 use crate::create::make_private;
-use crate::{PodError, Settings};
+use crate::{PodError, Settings, chain};
 
 /// Beside the supervisor, as `hyper-jail` is.
 pub(crate) const PROGRAM: &str = "hyper-share";
@@ -123,6 +125,17 @@ impl Sharer {
         Ok(())
     }
 
+    /// Holds it to what goes with a guest of so much memory, which it maps. Where the host has no
+    /// cgroup for it, it never was held.
+    pub fn hold(&self, memory_bytes: u64) {
+        match self.jailed.set_memory(memory_bytes.saturating_add(OVERHEAD)) {
+            Ok(()) | Err(JailError::Unsupported { .. }) => {}
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the limit of shared directories' server");
+            }
+        }
+    }
+
     /// Waits for its end, and says how it was.
     pub async fn ended(&self) -> String {
         let exit = self.jailed.wait().await;
@@ -158,7 +171,7 @@ fn open_files() -> u64 {
     most.and_then(|text| text.trim().parse().ok()).unwrap_or(65_536).min(1_000_000)
 }
 
-fn failed(error: hyper_jail::JailError) -> PodError {
+fn failed(error: JailError) -> PodError {
     PodError::Share { source: error }
 }
 

@@ -215,7 +215,9 @@ pub struct PodReport {
     pub hypervisor_pid: u32,
     pub supervisor_pid: u32,
     pub vcpus: u32,
+    /// Of the guest; it can be given more while it runs.
     pub memory_bytes: u64,
+    pub memory_growth: bool,
     pub containers: Vec<String>,
     /// Bytes that only this process holds: hypervisor, then supervisor.
     pub hypervisor_private_bytes: u64,

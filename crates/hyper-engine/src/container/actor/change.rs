@@ -50,7 +50,8 @@ impl Actor {
     }
 }
 
-/// Refuses more than the guest has: no hypervisor here lets a running one grow.
+/// Refuses more than the guest has, where it cannot be given more while it runs; where it can, its
+/// pod says how much is too much.
 fn fits(name: &str, limits: &Limits, pod: &PodReport) -> Result<()> {
     let refuse = |what: String| {
         Err(Error::Unsupported(format!(
@@ -59,7 +60,8 @@ fn fits(name: &str, limits: &Limits, pod: &PodReport) -> Result<()> {
         )))
     };
     let memory = pod.guest_memory_total_bytes;
-    if memory > 0 && u64::try_from(limits.memory_bytes).is_ok_and(|limit| limit > memory) {
+    let fixed = memory > 0 && !pod.memory_growth;
+    if fixed && u64::try_from(limits.memory_bytes).is_ok_and(|limit| limit > memory) {
         let wanted = limits.memory_bytes;
         return refuse(format!("memory of {wanted} bytes is more than its guest has ({memory})"));
     }
