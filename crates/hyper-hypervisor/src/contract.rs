@@ -51,7 +51,7 @@ use crate::{Hypervisor, Nic};
 pub use cpio::Archive;
 pub use image::{guest_program, initramfs};
 pub use play::play;
-pub use session::{Session, Shape, disk};
+pub use session::{Session, Shape, config, disk};
 
 /// What the suite needs to launch guests.
 #[derive(Debug, Clone)]

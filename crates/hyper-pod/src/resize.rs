@@ -65,6 +65,8 @@ pub(crate) struct Plan {
     guest: Option<u64>,
     /// For the agent.
     request: Option<Request>,
+    /// For the agent, before the guest is to give back: what its containers may have then.
+    less: Option<Request>,
 }
 
 /// For `resources`, the OCI `linux.resources` of the sandbox. Its memory limit is that of the guest
@@ -79,13 +81,15 @@ pub(crate) fn sandbox(
         return Err(refuse(&settings.id, &format!("{} virtual CPUs", guest.vcpus), vcpus));
     }
     let Some(wanted) = resources["memory"]["limit"].as_u64().filter(|limit| *limit > 0) else {
-        return Ok(Plan { guest: None, request: None });
+        return Ok(Plan { guest: None, request: None, less: None });
     };
     let grows = guest.hypervisor.capabilities().memory_growth;
     let (booted, overhead) = (guest.memory.booted, settings.memory_overhead_bytes);
     let memory_bytes = for_containers(&settings.id, wanted, booted, overhead, grows)?;
     let request = Some(Request::LimitContainers { memory_bytes });
-    Ok(Plan { guest: grows.then(|| whole(wanted).max(booted)), request })
+    let room = wanted.saturating_sub(overhead);
+    let less = (memory_bytes == 0).then_some(Request::LimitContainers { memory_bytes: room });
+    Ok(Plan { guest: grows.then(|| whole(wanted).max(booted)), request, less })
 }
 
 /// For `resources` of container `id`; `others` were given what they say, the sandbox `pod`.
@@ -105,7 +109,7 @@ pub(crate) fn container(
         None => together(limit, others).saturating_add(settings.memory_overhead_bytes),
     });
     let guest = wanted.map(|wanted| whole(wanted).max(guest.memory.booted));
-    Plan { guest, request: Some(request) }
+    Plan { guest, request: Some(request), less: None }
 }
 
 fn together(limit: u64, others: &[MemoryWish]) -> u64 {
@@ -130,21 +134,29 @@ pub(crate) async fn carry_out(
     if let Some(bytes) = more {
         give(guest, bytes).await?;
     }
-    let asked = match plan.request {
+    let mut less = plan.guest.filter(|bytes| *bytes < before);
+    // Held to what there will be, until it is so; then they may have all of it.
+    let (first, then) = match (less, plan.less) {
+        (Some(_), Some(room)) => (Some(room), plan.request),
+        (_, _) => (plan.request, None),
+    };
+    let ask = async |request: Option<Request>| match request {
         Some(request) => guest.call(id, request, deadline).await.map(drop),
         None => Ok(()),
     };
-    let less = match asked {
-        Ok(()) => plan.guest.filter(|bytes| *bytes < before),
-        Err(_) => more.map(|_| before),
-    };
+    let asked = ask(first).await;
+    if asked.is_err() {
+        less = more.map(|_| before);
+    }
     if let Some(bytes) = less
         && let Err(error) = give(guest, bytes).await
     {
         // Its containers are held to less, and what they do not use goes back all the same.
         tracing::warn!(error = chain(&error), "the guest keeps more memory than it was to have");
+        return asked;
     }
-    asked
+    asked?;
+    ask(then).await
 }
 
 async fn give(guest: &Guest, bytes: u64) -> Result<(), PodError> {

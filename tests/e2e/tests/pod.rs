@@ -245,7 +245,10 @@ fn a_pod_is_changed_and_boots_with_it() {
         let memory = engine.hyper(&show).succeeded().text();
         let total = memory.split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok());
         assert!(total > Some(64 << 10), "it booted with the new size: {memory}");
-        update(&["--memory", "128m"]).exited(1).says(&["memory", "stop it"]);
+        // Where a guest can grow, `growth.rs` tries that.
+        if runtime != "kvm" {
+            update(&["--memory", "128m"]).exited(1).says(&["memory", "stop it"]);
+        }
         update(&["--label", "team=y", "--label-rm", "tier"]).succeeded();
         assert_eq!(told("{{json .labels}}"), r#"{"team":"y"}"#);
         assert_eq!(told("{{.memory_bytes}}"), (96 << 20).to_string(), "nothing else changed");
@@ -279,7 +282,9 @@ fn a_pod_that_runs_is_given_less_memory_and_what_it_frees_goes_back_to_the_host(
         let full = held();
         assert!(full > at_first + 100, "{runtime}: {at_first} MiB, then {full}");
         update("128m").exited(1).says(&["the containers use", "cannot be reclaimed"]);
-        update("300m").exited(1).says(&["booted with", "stop it"]);
+        if runtime != "kvm" {
+            update("300m").exited(1).says(&["booted with", "stop it"]);
+        }
         inside("rm /t/fill").succeeded();
         eventually("the host has the memory back", 2 * SOON, || held() < full - 100);
         update("128m").succeeded();

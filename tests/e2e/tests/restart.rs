@@ -147,10 +147,13 @@ fn restart_rename_update_wait() {
             .docker(&["update", "--memory", "1m", &other])
             .exited(1)
             .says(&["Minimum memory limit"]);
-        engine
-            .docker(&["update", "--memory", "4g", "--memory-swap", "4g", &other])
-            .exited(1)
-            .says(&["cannot grow", "stop it"]);
+        // Where it can grow, `growth.rs` tries that.
+        if runtime != "kvm" {
+            engine
+                .docker(&["update", "--memory", "4g", "--memory-swap", "4g", &other])
+                .exited(1)
+                .says(&["cannot grow", "stop it"]);
+        }
         // A hypervisor is held to it as well, with something over for its own work.
         let pid = engine.pod_report(&other)["hypervisor_pid"].as_u64().expect("a pid");
         eventually("the host holds the limit", SOON, || host_quota(pid) == Some(60_000));
