@@ -34,7 +34,7 @@ pub fn room(guest: &Config) -> u64 {
         return 0;
     }
     let host = rustix::system::sysinfo();
-    let bytes = u64::try_from(host.totalram).unwrap_or(0).saturating_mul(host.mem_unit.into());
+    let bytes = host.totalram.saturating_mul(host.mem_unit.into());
     bytes.saturating_sub(guest.memory_bytes).clamp(LEAST, MOST)
 }
 

@@ -20,7 +20,7 @@ const DISK: usize = 4 << 20;
 
 /// The memory limit of the process's cgroup, if it has one.
 fn limit(pid: u32) -> Option<u64> {
-    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("its cgroups");
     groups.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':');
         let (_, controllers, place) = (parts.next()?, parts.next()?, parts.next()?);
@@ -37,13 +37,13 @@ fn limit(pid: u32) -> Option<u64> {
 }
 
 async fn talk(session: &mut Session, net: &contract::Net) {
-    let socket = UdpSocket::bind((net.host, 0)).await.unwrap();
-    let port = socket.local_addr().unwrap().port();
+    let socket = UdpSocket::bind((net.host, 0)).await.expect("a socket");
+    let port = socket.local_addr().expect("an address").port();
     let serve = async {
         let mut bytes = [0; 64];
         loop {
-            let (_, from) = socket.recv_from(&mut bytes).await.unwrap();
-            socket.send_to(b"pong", from).await.unwrap();
+            let (_, from) = socket.recv_from(&mut bytes).await.expect("a word");
+            socket.send_to(b"pong", from).await.expect("an answer");
         }
     };
     let command = format!("udp eth0 {} {} {port}", net.guest, net.host);
@@ -69,6 +69,7 @@ async fn devices_reach_the_memory_that_came_later() {
     let mut session = Session::boot(&kvm, &fixture, shape).await.unwrap();
     talk(&mut session, &net).await;
     let before = limit(session.vm.pid());
+    println!("the memory limit of the cgroup: {before:?}");
     for round in 0..2 {
         let has = session.vm.set_memory(BOOTED + MORE).await.unwrap();
         assert_eq!(has, BOOTED + MORE);
@@ -98,8 +99,8 @@ async fn devices_reach_the_memory_that_came_later() {
 
 async fn saved(session: &Session, fixture: &Fixture, name: &str) -> Result<PathBuf, String> {
     let directory = fixture.work.join(name);
-    fs::create_dir(&directory).unwrap();
-    session.vm.pause().await.unwrap();
+    fs::create_dir(&directory).expect("a directory");
+    session.vm.pause().await.expect("pause");
     let saved = session.vm.save(&directory).await;
     saved.map(|()| directory).map_err(|error| hyper_adapter::chain(&error))
 }

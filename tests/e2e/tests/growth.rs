@@ -49,7 +49,8 @@ fn a_container_is_given_more_memory_uses_it_and_gives_it_back() {
         assert_eq!(limit(), (512 * MIB).to_string());
         assert_eq!(engine.inspect("small", "{{.HostConfig.Memory}}"), (512 * MIB).to_string());
         let stats = ["stats", "--no-stream", "--format", "{{.MemUsage}}", "small"];
-        engine.docker(&stats).succeeded().says(&["512MiB"]);
+        let shown = engine.docker(&stats).succeeded().text();
+        assert!(shown.contains("512MiB"), "{shown}");
         let sum = exec(fill).succeeded().text();
         let full = guest("hypervisor_resident_bytes");
         assert!(full > before + 200 * MIB, "round {round}: {before} bytes, then {full}");
@@ -95,8 +96,7 @@ fn a_pod_is_given_more_memory_and_less() {
     assert_eq!(of(&engine, "web", "memory_bytes"), 576 * MIB);
     exec(fill).succeeded();
     // What the containers hold stays theirs.
-    let refused = update("192m");
-    assert_ne!(refused.code, 0, "{}", refused.stdout);
+    update("192m").exited(1).says(&["the containers use"]);
     assert_eq!(of(&engine, "web", "memory_bytes"), 576 * MIB);
     exec("rm /big/it").succeeded();
     update("160m").succeeded();

@@ -232,7 +232,7 @@ pub(crate) async fn unpause(State(app): State<App>, Path(id): Path<String>) -> A
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// `POST /hyper/v1/pods/{id}/update`: a guest that runs cannot grow beyond what it booted with.
+/// `POST /hyper/v1/pods/{id}/update`: beyond what it booted with a guest that runs grows in memory on `kvm`, and else not at all.
 #[utoipa::path(post, path = "/hyper/v1/pods/{id}/update", tag = "pods", request_body = PodUpdate,
     params(("id" = String, Path, description = "id, start of an id, or name")),
     responses((status = 204, description = "changed"),

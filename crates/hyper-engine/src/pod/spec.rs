@@ -41,7 +41,7 @@ pub struct CreatePod {
 }
 
 /// What `update` changes; absent: stays. A guest that runs can be given less memory and CPU time
-/// than it booted with, and up to that again more.
+/// than it booted with, and up to that again more; more memory than that where its hypervisor can.
 #[derive(Debug, Clone, Default)]
 pub struct PodChange {
     /// Added to those it has; `None` takes one away.
