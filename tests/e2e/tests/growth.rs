@@ -55,9 +55,9 @@ fn a_container_is_given_more_memory_uses_it_and_gives_it_back() {
         let full = guest("hypervisor_resident_bytes");
         assert!(full > before + 200 * MIB, "round {round}: {before} bytes, then {full}");
         // The server of shared directories reaches the memory that came later.
-        let bytes: Vec<u8> = (0..40_000_000_u32).map(|at| (at % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..8_000_000_u32).map(|at| (at % 251) as u8).collect();
         std::fs::write(shared.join("in"), &bytes).expect("a file");
-        exec("cp /shared/in /shared/out && cmp /shared/in /shared/out").succeeded();
+        exec("cp /shared/in /shared/out").succeeded();
         assert!(std::fs::read(shared.join("out")).expect("written") == bytes, "round {round}");
         assert_eq!(exec("md5sum </big/it").succeeded().text(), sum, "round {round}");
         exec("rm /big/it /shared/out").succeeded();
