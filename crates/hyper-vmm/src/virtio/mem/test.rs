@@ -1,3 +1,5 @@
+//! A driver without a guest, and what the device answers it.
+
 use std::time::{Duration, Instant};
 
 use proptest::collection::vec;
