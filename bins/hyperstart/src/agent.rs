@@ -127,6 +127,10 @@ impl Agent {
             Request::ChangeNetwork { gone, interfaces, routes } => {
                 pod::change_network(&gone, &interfaces, &routes).await
             }
+            Request::ChangeHosts { container, gone, new } => {
+                let hosts = self.container(&container)?.hosts()?;
+                aside(move || hyper_files::hosts::change(&hosts, &gone, &new)).await
+            }
             Request::ReleaseDisks { devices } => aside(move || let_go(&devices)).await,
             Request::DeleteContainer { container } => self.delete(&container).await,
             Request::DeleteExec { process } => {

@@ -90,10 +90,11 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<()> {
         tracing::error!(error = error.chain(), "networks are not as they should be");
     }
     for view in core.views() {
-        if let Some(pod) = view.pod.clone().filter(|_| view.spec.host.pod.is_empty())
-            && let Err(error) = core.networks.settle(&view.spec, &view.name, &pod).await
-        {
-            tracing::error!(container = view.name, error = error.chain(), "networks");
+        if let Some(pod) = view.pod.clone().filter(|_| view.spec.host.pod.is_empty()) {
+            if let Err(error) = core.networks.settle(&view.spec, &view.name, &pod).await {
+                tracing::error!(container = view.name, error = error.chain(), "networks");
+            }
+            start::renew_hosts(core, &view.spec.id).await;
         }
     }
     for view in pods {

@@ -370,6 +370,14 @@ impl Pod {
         }
     }
 
+    /// Takes lines out of the container's `/etc/hosts` and adds others.
+    pub async fn change_hosts(&self, gone: Vec<String>, new: Vec<String>) -> Result<()> {
+        match self.call(&Call::Hosts { gone, new }).await? {
+            Answer::Done => Ok(()),
+            _ => Err(failure(&self.id, "change its /etc/hosts", "another answer came".to_owned())),
+        }
+    }
+
     pub async fn report(&self) -> Result<PodReport> {
         match self.call(&Call::Pod).await? {
             Answer::Pod(report) => Ok(*report),

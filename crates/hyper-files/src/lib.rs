@@ -6,6 +6,7 @@
 //!  changes       what an overlay's upper has, to tar        user    users and groups by name
 //!  unpack        tar to files                               volume  an image's directory to a volume
 //!  directory     steps of a walk                omitted what no archive can hold
+//!  hosts         lines of /etc/hosts
 //! ```
 //! Invariants: no path or link of the tree leads out of the root that is given, nor a tar's; what
 //! was changed is read through descriptors, never following a link; blocks, so knows no runtime.
@@ -14,6 +15,7 @@
 pub mod changes;
 mod directory;
 pub mod failure;
+pub mod hosts;
 mod omitted;
 mod pack;
 pub mod path;

@@ -145,7 +145,8 @@ pub(crate) async fn write(
     finish(&mut writer, outcome.map(|()| None)).await
 }
 
-async fn work<T: Send + 'static>(
+/// Blocking work with files.
+pub(crate) async fn work<T: Send + 'static>(
     work: impl FnOnce() -> Outcome<T> + Send + 'static,
 ) -> Result<T, FileFault> {
     let gone = |error: tokio::task::JoinError| FileFault {

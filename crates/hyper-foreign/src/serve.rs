@@ -48,6 +48,7 @@ async fn client(container: Weak<Container>, call: Call, mut stream: UnixStream) 
             Ok(Answer::Networks { networks: pid.map(host::networks).unwrap_or_default() })
         }
         Call::Rewire => rewire(&container),
+        Call::Hosts { gone, new } => change_hosts(&container, gone, new).await,
         Call::Phases => {
             let phases = container.phases.lock().unwrap_or_else(PoisonError::into_inner).clone();
             Ok(Answer::Phases(phases))
@@ -67,6 +68,17 @@ fn rewire(container: &Container) -> Result<Answer> {
         "runtime `{}` takes its networks as it starts: stop the container first",
         container.foreign.runtime.name
     )))
+}
+
+/// The bundle's file is the one that is mounted.
+async fn change_hosts(
+    container: &Container,
+    gone: Vec<String>,
+    new: Vec<String>,
+) -> Result<Answer> {
+    let path = container.settings.bundle.join(hyper_task::pod::HOSTS);
+    let changed = files::work(move || hyper_files::hosts::change(&path, &gone, &new)).await;
+    changed.map(|()| Answer::Done).map_err(|fault| ForeignError::Refused(fault.message))
 }
 
 /// The processes, as the host numbers them; those of a kernel of their own it cannot see.

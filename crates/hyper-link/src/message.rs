@@ -39,6 +39,9 @@ pub enum Request {
     /// without address where they are cards; all others and all routes are set up as in
     /// [`PodConfig`]. The same again changes nothing.
     ChangeNetwork { gone: Vec<Interface>, interfaces: Vec<Interface>, routes: Vec<Route> },
+    /// Takes lines out of the `/etc/hosts` that the container was given and adds those that it lacks.
+    /// The same again changes nothing; [`FailureKind::Conflict`] when it was given none.
+    ChangeHosts { container: String, gone: Vec<String>, new: Vec<String> },
     /// The container's processes, with their ids in the guest.
     Processes { container: String },
     /// Counters of a container's cgroup, and of the guest as a whole.
@@ -80,6 +83,7 @@ impl Request {
             Self::Update { .. } => "update",
             Self::LimitContainers { .. } => "limit_containers",
             Self::ChangeNetwork { .. } => "change_network",
+            Self::ChangeHosts { .. } => "change_hosts",
             Self::Processes { .. } => "processes",
             Self::Stats { .. } => "stats",
             Self::ReleaseDisks { .. } => "release_disks",

@@ -53,6 +53,18 @@ pub(crate) async fn stat(pod: &Pod, container: String, path: String) -> Answer {
     }
 }
 
+/// Carries out [`wire::Call::Hosts`].
+pub(crate) async fn change_hosts(
+    pod: &Pod,
+    container: String,
+    gone: Vec<String>,
+    new: Vec<String>,
+) -> Result<(), PodError> {
+    let guest = pod.guest(&container, ACTION).await?;
+    let request = Request::ChangeHosts { container: container.clone(), gone, new };
+    guest.call(&container, request, QUICK).await.map(drop)
+}
+
 /// Carries out [`wire::Call::Read`].
 pub(crate) async fn read(
     pod: &Pod,

@@ -45,6 +45,9 @@ async fn client(
                 Err(error) => Err(error),
             }
         }
+        Call::Hosts { gone, new } => {
+            files::change_hosts(pod, container, gone, new).await.map(|()| Answer::Done)
+        }
         Call::Pod => pod.report().await.map(|report| Answer::Pod(Box::new(report))),
         Call::Stat { path } => Ok(files::stat(pod, container, path).await),
         Call::Read { what } => return files::read(pod, container, what, stream).await,

@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 
 /// Name of the socket in the bundle.
 pub const SOCKET: &str = "pod.sock";
+/// File in the bundle that becomes the container's `/etc/hosts`.
+pub const HOSTS: &str = "hosts";
 /// File in the bundle with the last [`ExitRecord`], written before the exit is announced.
 pub const EXIT_FILE: &str = "exit.json";
 /// Longest frame payload in bytes.
@@ -56,6 +58,9 @@ pub enum Call {
     Networks,
     /// [`Answer::Done`]: the guest has the interfaces that are in the pod's network namespace now.
     Rewire,
+    /// [`Answer::Done`]: the container's [`HOSTS`] has none of the lines `gone`, and those that are `new`;
+    /// all others are as they were.
+    Hosts { gone: Vec<String>, new: Vec<String> },
     /// [`Answer::Phases`].
     Phases,
     /// [`Answer::Pod`].

@@ -25,6 +25,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     os::fd::OwnedFd,
+    path::PathBuf,
     rc::Rc,
 };
 
@@ -132,6 +133,8 @@ pub(crate) struct Container {
     execs: RefCell<BTreeMap<String, Rc<Process>>>,
     seccomp: Option<Seccomp>,
     strikes: Rc<Strikes>,
+    /// Which of the files that it was given is its `/etc/hosts`.
+    hosts: Option<usize>,
 }
 
 impl Container {
@@ -171,7 +174,9 @@ impl Container {
         match made {
             Ok((first, strikes)) => {
                 let seccomp = spec.linux.seccomp.take();
-                Ok(Rc::new(Self { id, cgroup, first, execs: RefCell::default(), seccomp, strikes }))
+                let hosts = request.files.iter().position(|file| file.path == "/etc/hosts");
+                let execs = RefCell::default();
+                Ok(Rc::new(Self { id, cgroup, first, execs, seccomp, strikes, hosts }))
             }
             Err(failure) => {
                 // The reason for the failure is what counts, not what cleaning up brings.
@@ -266,6 +271,15 @@ impl Container {
     /// Where its root file system is put together.
     pub(crate) fn directories(&self) -> Directories {
         Directories::of(&self.id)
+    }
+
+    /// The file behind its `/etc/hosts`.
+    pub(crate) fn hosts(&self) -> Outcome<PathBuf> {
+        let number = self.hosts.ok_or_else(|| {
+            let message = format!("container {} was given no /etc/hosts", self.id);
+            failure(FailureKind::Conflict, message)
+        })?;
+        Ok(mounts::stored(&self.directories().files(), number))
     }
 
     /// Unmounts and removes everything of a container whose processes have ended.

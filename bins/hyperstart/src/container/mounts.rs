@@ -7,7 +7,7 @@ use std::{
     fs,
     io::Write as _,
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -159,7 +159,7 @@ fn node(
 /// the guest's memory.
 pub(super) fn inject(inside: &Inside, files: &[FileInjection], store: &Path) -> Outcome<()> {
     for (number, file) in files.iter().enumerate() {
-        let source = store.join(number.to_string());
+        let source = stored(store, number);
         let owner = owner(inside, file)?;
         let target = || match &file.entries {
             None => inside.file(&file.path),
@@ -177,6 +177,11 @@ pub(super) fn inject(inside: &Inside, files: &[FileInjection], store: &Path) -> 
         mount_remount(name_of(&target()?), flags, "").doing(describe)?;
     }
     Ok(())
+}
+
+/// Where [`inject`] keeps a file.
+pub(super) fn stored(store: &Path, number: usize) -> PathBuf {
+    store.join(number.to_string())
 }
 
 /// Who is to have the file.

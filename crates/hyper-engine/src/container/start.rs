@@ -15,6 +15,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hyper_task::pod::HOSTS;
 use hyper_task::rootfs::RootfsOptions;
 use hyper_task::stdio::{HUB, LogConfig, Sink};
 use tokio_util::task::AbortOnDropHandle;
@@ -30,6 +31,8 @@ use crate::phases::{self, Record};
 use crate::supervisor::{self, CreateTask, Pod};
 use crate::volume::Backing;
 use crate::{Error, Result, layout, oci, runtime};
+
+pub(crate) use network::renew_hosts;
 
 /// A pod whose container runs.
 #[derive(Debug)]
@@ -179,7 +182,7 @@ async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Pr
         layout::private_directory(&bundle)?;
         layout::private_directory(&core.layout.container(&spec.id))?;
         let (given, spec) = secrets::lay_out(&core.layout, &spec, &bundle)?;
-        write("hosts", network::hosts(&spec, &[]).as_bytes())?;
+        write(HOSTS, network::hosts(&spec, &[]).as_bytes())?;
         write("hostname", format!("{}\n", oci::hostname(&spec)).as_bytes())?;
         // A network stack of a runtime's own does not reach our resolver.
         let named = core.networks.has_names(&spec)?;
@@ -205,7 +208,7 @@ async fn prepare(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) -> Result<Pr
             files: vec![
                 file("resolv.conf", "/etc/resolv.conf"),
                 file("hostname", "/etc/hostname"),
-                file("hosts", "/etc/hosts"),
+                file(HOSTS, "/etc/hosts"),
             ],
             given,
             volumes,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Actor, Work};
 use crate::container::spec::Spec;
+use crate::container::start::renew_hosts;
 use crate::container::state::Status;
 use crate::network::spec::{NONE, Wish};
 use crate::network::wanted;
@@ -70,6 +71,9 @@ impl Actor {
         self.core.store.set_spec(&spec).await?;
         self.spec = Arc::new(spec);
         self.publish(self.pod());
+        if matches!(self.work, Work::Up { .. }) {
+            renew_hosts(&self.core, &self.spec.id).await;
+        }
         Ok(())
     }
 }

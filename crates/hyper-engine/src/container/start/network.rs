@@ -5,11 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hyper_task::names::ADDRESS;
+use hyper_task::pod::HOSTS;
 
 use crate::container::spec::Spec;
 use crate::core::Core;
 use crate::network::spec::{DEFAULT, Endpoint, NONE};
+use crate::supervisor::Pod;
 use crate::{Error, Result, id, oci};
+
+/// File of the bundle with the container's own lines in its `/etc/hosts`, as it was given them last.
+const GIVEN: &str = "hosts.given";
 
 /// Whether the container has more than its loopback.
 pub(super) fn is_wanted(spec: &Spec) -> bool {
@@ -54,10 +59,65 @@ pub(super) async fn attach(core: &Arc<Core>, spec: &Arc<Spec>, bundle: &Path) ->
 
 /// With the addresses of `owner`'s pod.
 async fn write_hosts(core: &Core, spec: &Spec, owner: &str, bundle: &Path) -> Result<()> {
-    let mut text = hosts(spec, &core.networks.endpoints(owner));
+    let endpoints = core.networks.endpoints(owner);
+    let mut text = hosts(spec, &endpoints);
     text.push_str(&linked(core, spec)?);
-    let path = bundle.join("hosts");
-    tokio::fs::write(&path, text).await.map_err(Error::file("write", path))
+    let path = bundle.join(HOSTS);
+    tokio::fs::write(&path, text).await.map_err(Error::file("write", path))?;
+    write_given(bundle, &own(spec, &endpoints)).await
+}
+
+/// Brings the container's own lines in `/etc/hosts` to the addresses that a pod has by now, for all its
+/// containers that run. What cannot be done is logged, as dockerd does, and tried again with the next
+/// change: the resolver has these names, too.
+pub(crate) async fn renew_hosts(core: &Core, owner: &str) {
+    let mut views = core.views();
+    views.retain(|view| view.spec.id == owner || view.spec.host.pod == owner);
+    for view in views {
+        let Some(pod) = &view.pod else { continue };
+        if let Err(error) = renew(core, &view.spec, owner, pod).await {
+            tracing::warn!(container = view.name, error = error.chain(), "/etc/hosts");
+        }
+    }
+}
+
+async fn renew(core: &Core, spec: &Spec, owner: &str, pod: &Pod) -> Result<()> {
+    let bundle = core.layout.bundle(&spec.id);
+    let new = own(spec, &core.networks.endpoints(owner));
+    let path = bundle.join(GIVEN);
+    let given = match tokio::fs::read_to_string(&path).await {
+        Ok(text) => text,
+        // Started by a hyperd that did not note it.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::file("read", path)(error)),
+    };
+    let given: Vec<String> = given.lines().map(str::to_owned).collect();
+    if given == new || !is_mounted(&bundle).await? {
+        return Ok(());
+    }
+    let only = |these: &[String], others: &[String]| {
+        these.iter().filter(|one| !others.contains(one)).cloned().collect()
+    };
+    pod.change_hosts(only(&given, &new), only(&new, &given)).await?;
+    write_given(&bundle, &new).await
+}
+
+/// Whether the container's `/etc/hosts` is ours, and not one that its user gave it.
+async fn is_mounted(bundle: &Path) -> Result<bool> {
+    let path = bundle.join("config.json");
+    let text = tokio::fs::read(&path).await.map_err(Error::file("read", &path))?;
+    let config: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|error| Error::file("read", &path)(error.into()))?;
+    let (own, mounts) = (bundle.join(HOSTS), config["mounts"].as_array());
+    let mut mounts = mounts.into_iter().flatten();
+    Ok(mounts.any(|mount| mount["source"].as_str().is_some_and(|source| own == Path::new(source))))
+}
+
+/// Notes which lines the container has from here.
+async fn write_given(bundle: &Path, lines: &[String]) -> Result<()> {
+    let (path, new) = (bundle.join(GIVEN), bundle.join("hosts.new"));
+    tokio::fs::write(&new, lines.join("\n")).await.map_err(Error::file("write", &new))?;
+    tokio::fs::rename(&new, &path).await.map_err(Error::file("write", path))
 }
 
 /// Lines for containers that are linked in the default network, where no names are known.
@@ -102,6 +162,15 @@ pub(super) fn hosts(spec: &Spec, endpoints: &[Endpoint]) -> String {
             text.push_str(&format!("{address}\t{name}\n"));
         }
     }
+    for line in own(spec, endpoints) {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
+/// Its lines for the container's own name.
+fn own(spec: &Spec, endpoints: &[Endpoint]) -> Vec<String> {
     let hostname = oci::hostname(spec);
     let full = match spec.host.domainname.as_str() {
         "" => String::new(),
@@ -111,10 +180,7 @@ pub(super) fn hosts(spec: &Spec, endpoints: &[Endpoint]) -> String {
         endpoints.iter().flat_map(|endpoint| &endpoint.addresses).map(ipnet::IpNet::addr).collect();
     // No network but loopback: the container's own name is there.
     let own = if own.is_empty() { vec![IpAddr::from([127, 0, 1, 1])] } else { own };
-    for ip in own {
-        text.push_str(&format!("{ip}\t{full}{hostname}\n"));
-    }
-    text
+    own.into_iter().map(|ip| format!("{ip}\t{full}{hostname}")).collect()
 }
 
 /// `/etc/resolv.conf`; with `resolver` ours is asked.
