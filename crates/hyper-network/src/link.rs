@@ -247,6 +247,22 @@ impl Netlink {
             .map_err(link("hear all multicast groups at link", &index.to_string()))
     }
 
+    /// Removes an interface on a parent; fine when it is gone.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove_from_parent(&mut self, name: &str) -> Result<()> {
+        // An ipvlan that hears all groups when it goes leaves its parent hearing them (Linux 6.1).
+        let mut message = LinkMessage::default();
+        message.header.change_mask = LinkFlags::Allmulti;
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        match self.change(RouteNetlinkMessage::SetLink(message), 0) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
+            done => done.map_err(link("hear no multicast groups at link", name))?,
+        }
+        self.remove(name)
+    }
+
     /// Removes an interface; fine when it is gone.
     ///
     /// # Errors

@@ -5,7 +5,10 @@ use std::net::SocketAddrV6;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use hyper_e2e::{Engine, Outside, eventually, reaches, run, runtimes, serve};
+use hyper_e2e::{
+    Engine, Outside, eventually, field, nothing_left, reaches, run, runtimes, runtimes_and_runc,
+    serve, shell,
+};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -71,36 +74,9 @@ fn lan(engine: &Engine) -> Lan {
     lan
 }
 
-/// One field of a container's endpoint.
-fn field(engine: &Engine, container: &str, network: &str, field: &str) -> String {
-    let path = format!("{{{{with index .NetworkSettings.Networks \"{network}\"}}}}");
-    engine.inspect(container, &format!("{path}{{{{.{field}}}}}{{{{end}}}}"))
-}
-
-fn shell(engine: &Engine, container: &str, script: &str) -> String {
-    engine.docker(&["exec", container, "sh", "-c", script]).succeeded().text()
-}
-
-/// Every guest, and a process that has the interface itself.
-fn all_runtimes() -> Vec<&'static str> {
-    [runtimes(), vec!["runc"]].concat()
-}
-
 /// All containers go, and nothing of them and of networks without a bridge is on the host.
 fn clean(engine: &Engine) {
-    let names = engine.docker(&["ps", "-aq"]).succeeded().text();
-    for name in names.lines() {
-        engine.docker(&["rm", "-f", name]).succeeded();
-    }
-    let directory = engine.dir().join("exec/netns");
-    eventually("namespaces are gone", SOON, || {
-        std::fs::read_dir(&directory).map_or(0, Iterator::count) == 0
-    });
-    let links = engine.beside(&["ip", "-o", "link"]).succeeded().text();
-    assert!(!links.contains("macvlan") && !links.contains("hv"), "{links}");
-    // A parent that still hears for somebody would say so.
-    let groups = engine.beside(&["ip", "-d", "link", "show", "lan0"]).succeeded().text();
-    assert!(groups.contains("promiscuity 0") && groups.contains("allmulti 0"), "{groups}");
+    nothing_left(engine, "lan0");
 }
 
 #[test]
@@ -108,7 +84,7 @@ fn containers_are_on_the_lan_as_machines_of_their_own() {
     let engine = Engine::apart();
     let lan = lan(&engine);
     serve(&engine, "peer", &["--network", "lan", "--runtime", "uml"]);
-    for runtime in all_runtimes() {
+    for runtime in runtimes_and_runc() {
         let flags = ["--network", "lan", "--runtime", runtime, "-p", "8080:80"];
         serve(&engine, "guest", &flags);
         let ip = field(&engine, "guest", "lan", "IPAddress");
@@ -191,7 +167,7 @@ fn running_containers_come_onto_the_lan_and_leave_it_and_hyperd_may_die_meanwhil
     let make = ["network", "create", "--subnet", "172.30.20.0/24", "near"];
     engine.docker(&make).succeeded();
     serve(&engine, "peer", &["--network", "near"]);
-    for runtime in all_runtimes() {
+    for runtime in runtimes_and_runc() {
         serve(&engine, "guest", &["--runtime", runtime, "--network", "near", "-p", "8085:80"]);
         let port = |engine: &Engine| {
             engine.beside(&["curl", "-s", "-m", "2", "http://127.0.0.1:8085/"]).text()

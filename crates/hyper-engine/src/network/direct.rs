@@ -209,8 +209,9 @@ pub(super) fn remove(endpoint: &Endpoint, path: &Path) {
         return;
     }
     let interface = endpoint.interface.clone();
-    let gone =
-        namespace::within(path, move || Netlink::open().map_err(unopened)?.remove(&interface));
+    let gone = namespace::within(path, move || {
+        Netlink::open().map_err(unopened)?.remove_from_parent(&interface)
+    });
     if let Err(error) = gone.map_err(wrong) {
         // After a reboot it is a file and no namespace.
         tracing::warn!(container = endpoint.container, error = error.chain(), "link not removed");
