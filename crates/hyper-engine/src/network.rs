@@ -23,6 +23,7 @@ mod datagrams;
 mod direct;
 mod host;
 mod manage;
+mod messages;
 mod names;
 mod ports;
 mod services;

@@ -19,9 +19,9 @@ use hyper_network::rules::Protocol;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::datagrams;
 use super::sockets::HostSockets;
 use super::spec::{PortWish, Published};
+use super::{datagrams, messages};
 use crate::{Error, Result};
 
 /// How long a pod may take to take a connection.
@@ -32,22 +32,22 @@ const TRIES: u32 = 16;
 /// A port, as long as this lives.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    /// Nothing reaches them.
-    idle: Vec<OwnedFd>,
     served: Vec<Served>,
-    datagrams: Vec<AbortOnDropHandle<()>>,
+    /// Each has its socket.
+    tasks: Vec<AbortOnDropHandle<()>>,
     entries: Vec<Entry>,
 }
 
 impl Held {
     /// Gives the port back: it is free when this returns.
     pub(super) async fn release(self) {
-        drop((self.idle, self.served, self.entries));
-        for mut task in self.datagrams {
+        drop(self.served);
+        for mut task in self.tasks {
             task.abort();
             // Its end by the abort is what is waited for.
             let _ = (&mut task).await;
         }
+        drop(self.entries);
     }
 }
 
@@ -202,11 +202,15 @@ fn one(on: &Host, wish: &PortWish, port: u16, pod: IpAddr) -> io::Result<(u16, H
             }
             Protocol::Udp => {
                 let task = tokio::spawn(datagrams::serve(UdpSocket::from_std(socket.into())?, to));
-                held.datagrams.push(AbortOnDropHandle::new(task));
+                held.tasks.push(AbortOnDropHandle::new(task));
             }
             Protocol::Sctp => {
                 held.entries.push(on.sctp.enter(SocketAddr::new(host, port))?);
-                held.idle.extend((!stands_in).then_some(socket));
+                if !stands_in {
+                    let theirs = TcpListener::from_std(socket.into())?;
+                    let task = tokio::spawn(messages::serve(theirs, to));
+                    held.tasks.push(AbortOnDropHandle::new(task));
+                }
             }
         }
     }
@@ -286,7 +290,7 @@ mod test {
             let taken = at(host, port).unwrap_err();
             assert!(taken.to_string().contains("sctp port"), "{taken}");
         }
-        drop(held);
+        held.release().await;
         let (_, _held) = at(Some(HERE), port).unwrap();
         at(None, port).unwrap_err();
         at(Some(IpAddr::from([127, 0, 0, 2])), port).unwrap();
@@ -299,7 +303,7 @@ mod test {
     async fn an_sctp_port_of_before_is_nobody_elses() {
         let wanted = wish(Protocol::Sctp, None, 0);
         let (published, held) = hold(&host(), &wanted, HERE).unwrap();
-        drop(held);
+        held.release().await;
         let again = host();
         let _held = hold_again(&again, &published, HERE).unwrap();
         hold(&again, &wish(Protocol::Sctp, None, published.host_port), HERE).unwrap_err();

@@ -26,14 +26,7 @@ pub struct OwnSockets;
 
 impl HostSockets for OwnSockets {
     fn open(&self, protocol: Protocol, at: SocketAddr) -> io::Result<OwnedFd> {
-        let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let (kind, number) = match protocol {
-            Protocol::Tcp => (SocketType::STREAM, Some(rustix::net::ipproto::TCP)),
-            Protocol::Udp => (SocketType::DGRAM, Some(rustix::net::ipproto::UDP)),
-            Protocol::Sctp => (SocketType::STREAM, Some(rustix::net::ipproto::SCTP)),
-        };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(family, kind, flags, number)?;
+        let socket = new(protocol, at.is_ipv4())?;
         if at.is_ipv6() {
             sockopt::set_ipv6_v6only(&socket, true)?;
         }
@@ -47,4 +40,16 @@ impl HostSockets for OwnSockets {
         }
         Ok(socket)
     }
+}
+
+/// A socket that does not block, of IPv4 or of IPv6. One of SCTP is of one connection, as TCP's.
+pub(super) fn new(protocol: Protocol, ipv4: bool) -> io::Result<OwnedFd> {
+    let family = if ipv4 { AddressFamily::INET } else { AddressFamily::INET6 };
+    let (kind, number) = match protocol {
+        Protocol::Tcp => (SocketType::STREAM, Some(rustix::net::ipproto::TCP)),
+        Protocol::Udp => (SocketType::DGRAM, Some(rustix::net::ipproto::UDP)),
+        Protocol::Sctp => (SocketType::STREAM, Some(rustix::net::ipproto::SCTP)),
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(family, kind, flags, number)?)
 }
