@@ -13,10 +13,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use self::io::{IoHeld, IoRates};
+use crate::delegation::divisible;
 use crate::spec::Limits;
 
 /// Parent of jails for which the adapter named none; removed with its last jail.
 const DEFAULT_PARENT: &str = "hyper";
+/// Those of v2 that hold a jail's limits.
+pub(crate) const CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "io"];
 
 /// One mounted hierarchy.
 #[derive(Debug, Clone)]
@@ -67,8 +70,7 @@ impl Cgroups {
     /// The directories of jail `name` below `parent`; touches nothing.
     pub fn locate(parent: Option<&str>, name: &str) -> Self {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let all_ours = rustix::process::geteuid().is_root() && !crate::ids::in_user_namespace();
-        let own = if all_ours { None } else { own_v2_path() };
+        let own = if all_ours() { None } else { own_v2_path() };
         let relative = parent.unwrap_or(DEFAULT_PARENT).trim_matches('/');
         let places = hierarchies(&mounts)
             .into_iter()
@@ -76,6 +78,7 @@ impl Cgroups {
                 let mut dir = hierarchy.root.clone();
                 if let (true, Some(own)) = (hierarchy.v2, &own) {
                     dir.push(own.trim_start_matches('/'));
+                    dir = divisible(&dir).unwrap_or(dir);
                 }
                 dir.push(relative);
                 dir.push(name);
@@ -417,9 +420,13 @@ impl Place {
             levels.push(dir.clone());
         }
         for level in levels {
+            // One that is not the root would become a thread root, below which no process can be.
+            if level != self.hierarchy.root && !processes(&level).is_empty() {
+                continue;
+            }
             let has = fs::read_to_string(level.join("cgroup.controllers")).unwrap_or_default();
             let on = fs::read_to_string(level.join("cgroup.subtree_control")).unwrap_or_default();
-            for controller in ["memory", "pids", "cpu", "io"] {
+            for controller in CONTROLLERS {
                 let is_in = |list: &str| list.split_whitespace().any(|word| word == controller);
                 if is_in(&has) && !is_in(&on) {
                     // Refused where processes sit in the parent; then the limit is reported
@@ -437,8 +444,7 @@ impl Place {
     }
 
     fn processes(&self) -> Vec<u32> {
-        let text = fs::read_to_string(self.dir.join("cgroup.procs")).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
+        processes(&self.dir)
     }
 
     fn has(&self, controller: &str) -> bool {
@@ -459,6 +465,12 @@ impl Place {
             hint: "the kernel refuses the value",
         })
     }
+}
+
+/// Processes of a cgroup itself.
+pub(crate) fn processes(directory: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 /// The hierarchies worth joining, from a mount table (`proc(5)`, mountinfo).
@@ -503,7 +515,19 @@ fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
     found
 }
 
-fn own_v2_path() -> Option<String> {
+/// Whether every cgroup may be changed, and not just some that this process's user was given.
+pub(crate) fn all_ours() -> bool {
+    rustix::process::geteuid().is_root() && !crate::ids::in_user_namespace()
+}
+
+/// Where v2 is mounted.
+pub(crate) fn v2_root() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    hierarchies(&mounts).into_iter().find(|one| one.v2).map(|one| one.root)
+}
+
+/// The group of v2 that this process is in.
+pub(crate) fn own_v2_path() -> Option<String> {
     let text = fs::read_to_string("/proc/self/cgroup").ok()?;
     text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }

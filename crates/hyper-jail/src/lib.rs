@@ -29,6 +29,7 @@
 
 mod cgroup;
 mod cpu;
+mod delegation;
 mod error;
 mod grants;
 mod ids;
@@ -44,6 +45,7 @@ mod usage;
 pub mod wire;
 
 pub use cgroup::{IoHeld, IoRates};
+pub use delegation::Delegation;
 pub use error::JailError;
 pub use grants::request;
 pub use ids::in_user_namespace;

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::cgroup::Cgroups;
+use crate::delegation::Delegation;
 use crate::spec::Limits;
 use crate::{ids, locate};
 
@@ -23,7 +24,13 @@ pub struct Finding {
 pub fn probe() -> Vec<Finding> {
     let root = rustix::process::geteuid().is_root();
     let mut found = vec![launcher(), privileges(root), seccomp()];
-    found.extend(cgroups());
+    found.extend(match Delegation::find() {
+        None => cgroups(),
+        Some(group) => delegated(&group),
+    });
+    if !root {
+        found.push(delegation(Delegation::find().as_ref()));
+    }
     found
 }
 
@@ -99,6 +106,40 @@ fn seccomp() -> Finding {
         let detail = "the kernel has no seccomp filters: build it with CONFIG_SECCOMP_FILTER";
         finding("seccomp", false, true, detail)
     }
+}
+
+/// What a hyperd of this user could bound. Not tried: the group must be divided for it, and its processes moved.
+fn delegated(group: &Delegation) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (what, controller) in
+        [("memory limit", "memory"), ("process limit", "pids"), ("CPU share", "cpu")]
+    {
+        let ok = group.controllers.iter().any(|one| one == controller);
+        let detail = if ok { "delegated cgroup controller" } else { "not delegated, see below" };
+        found.push(finding(what, ok, false, detail));
+    }
+    found.push(finding("freezer", true, false, "cgroup freezer"));
+    found
+}
+
+fn delegation(group: Option<&Delegation>) -> Finding {
+    let detail = match group {
+        None => "this user may divide no cgroup here, so a hyperd that is started here bounds nothing on the host: start \
+                 it in a unit of `systemctl --user` with Delegate=yes, or by `systemd-run --user --scope -p Delegate=yes`"
+            .to_owned(),
+        Some(group) => {
+            let (directory, here) = (group.directory.display(), group.controllers.join(" "));
+            match group.missing.join(" ") {
+                missing if missing.is_empty() => format!("{here} in {directory}"),
+                missing => format!(
+                    "{here} in {directory}, but not {missing}: `systemctl edit user@.service`, [Service], \
+                     Delegate=cpu cpuset io memory pids"
+                ),
+            }
+        }
+    };
+    let ok = group.is_some_and(|group| group.missing.is_empty());
+    finding("delegated cgroup", ok, false, detail)
 }
 
 /// Makes a cgroup with every limit, looks what took, removes it.
