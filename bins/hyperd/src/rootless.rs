@@ -22,7 +22,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use hyper_engine::networks::Protocol;
 use hyper_engine::{HostSockets, OwnSockets};
-use hyper_jail::packet;
+use hyper_jail::{Delegation, packet};
 use hyper_network::rootless::{Namespaces, missing};
 use hyper_task::environment;
 use rustix::fs::{FlockOperation, flock};
@@ -81,6 +81,15 @@ pub fn enter(directory: &Path, data: &Path) -> anyhow::Result<Infallible> {
     }
     let what = || format!("make {}", directory.display());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(what)?;
+    // Before anything is started, which would be in the way of it.
+    if let Some(group) = Delegation::find()
+        && let Err(error) = group.divide()
+    {
+        let directory = group.directory.display();
+        eprintln!(
+            "hyperd: cgroup {directory} cannot be divided, limits are held in guests only: {error}"
+        );
+    }
     let namespaces = {
         let lock = directory.join("rootless.lock");
         let file = fs::File::create(&lock).with_context(|| format!("open {}", lock.display()))?;
@@ -186,11 +195,6 @@ impl Inside {
 
 impl HostSockets for Inside {
     fn open(&self, protocol: Protocol, at: SocketAddr) -> io::Result<OwnedFd> {
-        if protocol == Protocol::Sctp {
-            // Its socket would hold the port, and nobody would pass anything on.
-            let why = "SCTP is not published by a hyperd without root";
-            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
-        }
         let gone = || {
             let why = "the process that opens the host's ports does not answer: restart hyperd";
             io::Error::new(io::ErrorKind::BrokenPipe, why)
@@ -203,6 +207,12 @@ impl HostSockets for Inside {
         match (opened.errno, sockets.into_iter().next()) {
             (0, Some(socket)) => Ok(socket),
             (0, None) => Err(gone()),
+            (libc::EPROTONOSUPPORT, _) if protocol == Protocol::Sctp => {
+                // Root's packet filter would translate it all the same; this one is not the host's.
+                let why = "the host's kernel has no SCTP sockets, by which a hyperd without root publishes it: load its \
+                           module `sctp`";
+                Err(io::Error::new(io::ErrorKind::Unsupported, why))
+            }
             (errno, _) => Err(io::Error::from_raw_os_error(errno)),
         }
     }

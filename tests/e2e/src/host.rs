@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 /// A look at everything that pods take from the host.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,6 +57,15 @@ impl Host {
             processes: processes(marker),
         }
     }
+}
+
+/// The disk of the host that `directory` is on, e.g. `/dev/vda`; `None`: it is in memory, or on an overlay.
+pub fn disk_of(directory: &Path) -> Option<String> {
+    let number = fs::metadata(directory).expect("a directory").dev();
+    let (major, minor) = ((number >> 8) & 0xfff, (number & 0xff) | ((number >> 12) & 0xfff00));
+    let own = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    let disk = if own.join("partition").exists() { own.parent().expect("its disk") } else { &own };
+    Some(format!("/dev/{}", disk.file_name().expect("a name").display()))
 }
 
 fn names(directory: &str) -> BTreeSet<String> {

@@ -20,7 +20,7 @@ mod user;
 pub use building::{build, context};
 pub use command::{Outcome, run, run_command as run_with};
 pub use engine::Engine;
-pub use host::Host;
+pub use host::{Host, disk_of};
 pub use lan::{field, nothing_left, runtimes_and_runc, shell};
 pub use outside::Outside;
 pub use registry::Registry;

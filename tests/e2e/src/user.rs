@@ -42,6 +42,8 @@ exec sleep infinity
 pub struct User {
     dir: TempDir,
     host: Child,
+    /// A cgroup of its own.
+    group: Option<PathBuf>,
 }
 
 impl User {
@@ -66,7 +68,27 @@ impl User {
         let output = host.stdout.take().expect("piped");
         BufReader::new(output).read_line(&mut said).expect("the host's word");
         assert_eq!(said, "ready\n", "the user's host was not made");
-        Self { dir, host }
+        Self { dir, host, group: None }
+    }
+
+    /// Gives the user a cgroup, as systemd delegates one, in which all its commands are from now on. `None`: the
+    /// host's cgroups are not v2.
+    pub fn delegated(&mut self) -> Option<PathBuf> {
+        let root = Path::new("/sys/fs/cgroup");
+        let on = std::fs::read_to_string(root.join("cgroup.subtree_control")).ok()?;
+        if !["memory", "pids", "cpu", "io"]
+            .iter()
+            .all(|one| on.split(' ').any(|word| word.trim() == *one))
+        {
+            return None;
+        }
+        let group = root.join(self.dir().file_name()?);
+        std::fs::create_dir(&group).expect("a cgroup");
+        for name in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+            std::os::unix::fs::chown(group.join(name), Some(UID), Some(UID)).expect("owner");
+        }
+        self.group = Some(group.clone());
+        Some(group)
     }
 
     /// The user's own directory.
@@ -81,7 +103,15 @@ impl User {
 
     /// A command of the user's, with its arguments still to come; `hyper` and `hyperd` are those of `make build`.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = self.host_command("setpriv");
+        let mut command = match &self.group {
+            None => self.host_command("setpriv"),
+            Some(group) => {
+                let mut command = self.host_command("sh");
+                command.args(["-c", "echo 0 >\"$0\" && exec \"$@\""]);
+                command.arg(entrance(group)).arg("setpriv");
+                command
+            }
+        };
         let id = UID.to_string();
         let (home, run) = (self.dir().join("home"), self.run_dir());
         let path = format!(
@@ -175,5 +205,26 @@ impl Drop for User {
         }
         let _ = self.host.kill();
         let _ = self.host.wait();
+        for group in self
+            .group
+            .iter()
+            .flat_map(|group| [group.join("hyper"), group.join("hyperd"), group.clone()])
+        {
+            for _ in 0..100 {
+                if std::fs::remove_dir(&group).is_ok() || !group.exists() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+/// Where processes can come into a cgroup: one that is divided has none itself.
+fn entrance(group: &Path) -> PathBuf {
+    let divided = std::fs::read_to_string(group.join("cgroup.subtree_control"));
+    match divided.is_ok_and(|on| !on.trim().is_empty()) {
+        true => group.join("hyperd/cgroup.procs"),
+        false => group.join("cgroup.procs"),
     }
 }

@@ -1,10 +1,9 @@
 //! Settings of `docker run`, each seen from inside the container.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hyper_e2e::{Engine, eventually, runtimes, tool};
+use hyper_e2e::{Engine, disk_of, eventually, runtimes, tool};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -44,15 +43,6 @@ fn limits_are_enforced_in_the_guest() {
     engine.docker(&warned).succeeded().says(&["no swap"]);
     let warned = ["create", "--oom-kill-disable", "-m", "64m", "busybox"];
     engine.docker(&warned).succeeded().says(&["OomKillDisable is discarded"]);
-}
-
-/// The disk of the host that `directory` is on, e.g. `/dev/vda`; `None`: it is in memory, or on an overlay.
-fn disk_of(directory: &Path) -> Option<String> {
-    let number = std::fs::metadata(directory).expect("a directory").dev();
-    let (major, minor) = ((number >> 8) & 0xfff, (number & 0xff) | ((number >> 12) & 0xfff00));
-    let own = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
-    let disk = if own.join("partition").exists() { own.parent().expect("its disk") } else { &own };
-    Some(format!("/dev/{}", disk.file_name().expect("a name").display()))
 }
 
 /// What the host's cgroups (v1 or v2) say of write bounds.
