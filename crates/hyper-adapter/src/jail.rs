@@ -1,6 +1,6 @@
 //! A jail in the words of the port.
 
-use hyper_hypervisor::{CpuShare, IoLimit, VmError, VmUsage};
+use hyper_hypervisor::{CpuShare, IoLimit, VmError, VmUsage, VmWaits};
 use hyper_jail::{IoHeld, IoRates, JailError, JailSpec, Jailed};
 
 use crate::chain;
@@ -81,6 +81,12 @@ fn bound(jailed: &Jailed, limit: &IoLimit) -> Result<IoHeld, JailError> {
         write_operations: limit.write_operations,
     };
     jailed.set_io(limit.device, rates)
+}
+
+/// How long all in the jail have waited for the host.
+pub async fn waits(jailed: &Jailed) -> VmWaits {
+    let hyper_jail::Waits { ready, blocked } = jailed.waits().await;
+    VmWaits { ready, blocked }
 }
 
 /// What all in the jail use on the host.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hyper_hypervisor::{Carrier, CpuShare, Disk, IoLimit, Vm, VmError, VmExit, VmUsage};
+use hyper_hypervisor::{Carrier, CpuShare, Disk, IoLimit, Vm, VmError, VmExit, VmUsage, VmWaits};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -148,6 +148,10 @@ impl<G: Guest> Vm for Kept<G> {
     async fn usage(&self) -> Result<VmUsage, VmError> {
         let process = self.guest.process();
         jail::usage(process.name.hypervisor, &process.jailed).await
+    }
+
+    async fn waits(&self) -> VmWaits {
+        jail::waits(&self.guest.process().jailed).await
     }
 
     async fn counters(&self) -> Result<BTreeMap<String, u64>, VmError> {

@@ -24,7 +24,7 @@ use hyper_hypervisor::VmError;
 pub use descriptors::{Descriptors, connect, pair, tap, vhost_net};
 pub use disks::{Places, check_stitched, node};
 pub use findings::Findings;
-pub use jail::{refused, set_cpu, set_io, spawn, usage};
+pub use jail::{refused, set_cpu, set_io, spawn, usage, waits};
 pub use kept::{Guest, Kept};
 pub use process::{Name, Process};
 pub use saved::{create_saved, open_saved};

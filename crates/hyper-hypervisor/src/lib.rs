@@ -33,4 +33,4 @@ pub use config::{Disk, Extent, GuestKernel, Nic, Share, VmConfig};
 pub use console::{Console, Tail};
 pub use error::VmError;
 pub use probe::{Finding, Probe};
-pub use vm::{Carrier, CpuShare, Hypervisor, IoLimit, Vm, VmExit, VmUsage};
+pub use vm::{Carrier, CpuShare, Hypervisor, IoLimit, Vm, VmExit, VmUsage, VmWaits};

@@ -94,6 +94,11 @@ pub trait Vm: Send + Sync {
     /// What the hypervisor process uses on the host.
     async fn usage(&self) -> Result<VmUsage, VmError>;
 
+    /// How long the guest has waited for the host. Nothing, where the host does not tell.
+    async fn waits(&self) -> VmWaits {
+        VmWaits::default()
+    }
+
     /// What the hypervisor counts, by its own names (`exits.mmio_read`, `disk0.bytes_in`); empty
     /// where it counts nothing.
     async fn counters(&self) -> Result<BTreeMap<String, u64>, VmError> {
@@ -156,4 +161,13 @@ pub struct VmUsage {
     pub resident_bytes: u64,
     /// Bytes that no other process shares.
     pub private_bytes: u64,
+}
+
+/// How the host has treated a guest since its start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VmWaits {
+    /// By task of the hypervisor: how long it was ready to run and had no CPU.
+    pub ready: BTreeMap<u32, Duration>,
+    /// One waits for a disk of the host in this moment, and cannot be interrupted.
+    pub blocked: bool,
 }

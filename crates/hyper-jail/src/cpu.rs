@@ -14,6 +14,7 @@
 //! Another jail whose work is done by turns with this one's follows it ([`follow`]).
 //! A host that does not tell how long tasks wait (no CONFIG_SCHED_INFO) leaves a jail where it is.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::time::Duration;
@@ -174,6 +175,31 @@ fn task(pid: u32, tid: u32) -> Option<(Duration, Duration)> {
     Some((words.next()??, words.next()??))
 }
 
+/// How the host's scheduler has treated the tasks of a jail so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// By task: how long it was ready to run and had no CPU. Empty on a host that does not tell.
+    pub ready: BTreeMap<u32, Duration>,
+    /// One waits for a disk of the host in this moment, and cannot be interrupted.
+    pub blocked: bool,
+}
+
+/// Those of the jail of `cgroups`, whose program is `pid`. Blocking.
+pub(crate) fn waits(cgroups: Option<&Cgroups>, pid: u32) -> Waits {
+    let pids = cgroups.map_or_else(|| vec![pid], |cgroups| processes(cgroups, pid));
+    let mut waits = Waits::default();
+    for (pid, tid) in tasks(&pids) {
+        if let Some((_, waited)) = task(pid, tid) {
+            waits.ready.insert(tid, waited);
+        }
+        waits.blocked |=
+            fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).is_ok_and(|stat| {
+                stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" D"))
+            });
+    }
+    waits
+}
+
 /// Every process of the jail, as far as is known.
 fn processes(cgroups: &Cgroups, pid: u32) -> Vec<u32> {
     cgroups.processes().unwrap_or_else(|| vec![pid])
@@ -215,6 +241,25 @@ fn heads() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_task_that_has_no_cpu_is_seen_to_wait() {
+        let before = waits(None, std::process::id());
+        let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        assert!(before.ready.contains_key(&tid), "{before:?}");
+        // More that want to run than there are CPUs.
+        let many = std::thread::available_parallelism().unwrap().get() * 3;
+        let end = std::time::Instant::now() + MS(400);
+        std::thread::scope(|scope| {
+            for _ in 0..many {
+                scope.spawn(|| while std::time::Instant::now() < end {});
+            }
+            std::thread::sleep(MS(300));
+            let now = waits(None, std::process::id());
+            let waited: Duration = now.ready.values().sum();
+            assert!(waited > before.ready.values().sum::<Duration>() + MS(100), "{now:?}");
+        });
+    }
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cgroup::{Cgroups, IoHeld, IoRates};
+use crate::cpu::Waits;
 use crate::spawn::{Keeper, start, unexpected};
 use crate::spec::Bind;
 use crate::wire::{self, LookedUp, Order, Report};
@@ -304,6 +305,13 @@ impl Jailed {
         let read = tokio::task::spawn_blocking(move || usage::read(cgroups.as_ref(), &roots)).await;
         let read = read.unwrap_or_else(|error| Err(io::Error::other(error)));
         read.map_err(|source| self.leash.io("read what the jail uses", source))
+    }
+
+    /// How long its tasks have waited for the host, so far.
+    pub async fn waits(&self) -> Waits {
+        let (cgroups, pid) = (self.leash.cgroups.clone(), self.pid);
+        let read = tokio::task::spawn_blocking(move || cpu::waits(cgroups.as_ref(), pid)).await;
+        read.unwrap_or_default()
     }
 
     /// Shows one more file of the host in the running jail.

@@ -45,6 +45,7 @@ mod usage;
 pub mod wire;
 
 pub use cgroup::{IoHeld, IoRates};
+pub use cpu::Waits;
 pub use delegation::Delegation;
 pub use error::JailError;
 pub use grants::request;

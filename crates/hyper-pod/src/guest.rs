@@ -21,11 +21,8 @@ use crate::actor::Input;
 use crate::disks::Given;
 use crate::resize::GuestMemory;
 use crate::share::{Shared, Sharer};
+use crate::silence::silence;
 
-/// A link that answers nothing for so long is dead. Together with the time between two questions
-/// it is the ten seconds within which a guest that hangs is told.
-pub(crate) const SILENCE: Duration = Duration::from_secs(7);
-const PING_EVERY: Duration = Duration::from_secs(3);
 /// How long a guest may take to sync its disks before it is killed.
 const SYNC: Duration = Duration::from_secs(10);
 /// How long a resumed guest may take to set its clock before the resume is told.
@@ -210,34 +207,17 @@ pub(crate) async fn watch(
                     }
                 }
             }
-            () = &mut silent => {
+            asked = &mut silent => {
                 guest.vm.kill().await;
                 break died(format!(
                     "guest does not answer: its agent was silent for {} s; end of its console: {}",
-                    SILENCE.as_secs(),
+                    asked.as_secs(),
                     tail(&*guest.vm)
                 ));
             }
         }
     };
     sign(Sign::Ended(ended)).await;
-}
-
-/// Resolves when the agent does not answer although the guest is not paused.
-async fn silence(guest: &Guest) {
-    loop {
-        tokio::time::sleep(PING_EVERY).await;
-        let running = || !guest.is_paused();
-        if !running() {
-            continue;
-        }
-        // The sign of life that is asked for brings the guest's clock along.
-        match guest.link.call(Request::SetTime { unix_ns: hyper_stdio::now_ns() }, SILENCE).await {
-            Err(CallError::TimedOut { .. }) if running() => return,
-            // A link that has ended is seen by the watch itself.
-            _ => {}
-        }
-    }
 }
 
 fn died(reason: String) -> Ended {

@@ -43,6 +43,7 @@ mod rootfs;
 mod serve;
 mod settings;
 mod share;
+mod silence;
 mod spec;
 mod stdio;
 mod template;

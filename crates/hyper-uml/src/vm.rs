@@ -4,8 +4,10 @@ use std::path::Path;
 use std::sync::{Mutex as StdMutex, PoisonError};
 
 use async_trait::async_trait;
-use hyper_adapter::{blocking, refused, set_cpu, set_io, usage};
-use hyper_hypervisor::{Carrier, CpuShare, Disk, Extent, IoLimit, Vm, VmError, VmExit, VmUsage};
+use hyper_adapter::{blocking, refused, set_cpu, set_io, usage, waits};
+use hyper_hypervisor::{
+    Carrier, CpuShare, Disk, Extent, IoLimit, Vm, VmError, VmExit, VmUsage, VmWaits,
+};
 use hyper_jail::Jailed;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
@@ -96,6 +98,10 @@ impl Vm for UmlVm {
 
     async fn usage(&self) -> Result<VmUsage, VmError> {
         usage(NAME, &self.jail).await
+    }
+
+    async fn waits(&self) -> VmWaits {
+        waits(&self.jail).await
     }
 
     async fn wait(&self) -> VmExit {

@@ -217,6 +217,42 @@ fn silent_guest_is_reported_and_can_be_removed() {
     engine.hyper(&["rm", "-f", "mute"]).succeeded();
 }
 
+/// The deadlines of all guests passed at once where a host was suspended or stopped for a snapshot.
+#[test]
+fn guests_of_a_host_that_stood_still_live_on() {
+    let engine = Engine::with_busybox();
+    engine
+        .hyper(&["run", "-d", "--name", "still", "--runtime", "uml", "busybox", "sleep", "600"])
+        .succeeded();
+    let guest = hypervisor_pid(&engine, "still");
+    let supervisor = supervisor_of(&guest);
+    let signal = |signal: &str, pids: &[&str]| {
+        run("kill", &[&[signal], pids].concat(), Duration::from_secs(5)).succeeded();
+    };
+    signal("-STOP", &[&guest]);
+    // It is asked every three seconds, and then has seven.
+    std::thread::sleep(Duration::from_millis(3500));
+    signal("-STOP", &[&supervisor]);
+    std::thread::sleep(Duration::from_secs(10));
+    signal("-CONT", &[&guest, &supervisor]);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(engine.inspect("still", "{{.State.Running}}"), "true");
+    engine.hyper(&["exec", "still", "true"]).succeeded();
+}
+
+/// The supervisor among the ancestors of a hypervisor.
+fn supervisor_of(pid: &str) -> String {
+    let mut pid = pid.to_owned();
+    loop {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        if field("Name:").is_some_and(|name| name.trim().starts_with("containerd-shim")) {
+            return pid;
+        }
+        pid = field("PPid:").expect("a parent").trim().to_owned();
+    }
+}
+
 #[test]
 fn panicked_guest_is_told_from_a_dead_process() {
     let engine = Engine::with_busybox();
