@@ -3,7 +3,9 @@
 //!
 //! Rounds go over all hypervisors in turn, after one that does not count. Where a guest can be
 //! saved, one is, at the point where its agent waits to be answered, and copies of it are measured
-//! as well: that is what a template will be.
+//! as well: that is what a template will be. Monitors of others are measured beside `kvm`.
+
+mod others;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,11 +53,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let runtime = crate::one_thread()?;
     let figures = runtime.block_on(async {
         let mut subjects = Vec::new();
+        let mut others = Vec::new();
         let mut missing = Vec::new();
         for hypervisor in hypervisors {
             let name = hypervisor.name().to_owned();
             let probe = hypervisor.probe().await;
             if probe.usable {
+                if name == hyper_kvm::NAME {
+                    others = others::found(&flavours[&name], directory)?;
+                }
                 let flavour = flavours[&name].clone();
                 let directory = directory.join(&name);
                 subjects.push(Subject::new(hypervisor, flavour, directory)?);
@@ -69,8 +75,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             for subject in &mut subjects {
                 subject.round(round > 0).await;
             }
+            for other in &mut others {
+                other.round(round > 0).await;
+            }
         }
         let measured = subjects.into_iter().map(|subject| subject.figures);
+        let measured = measured.chain(others.into_iter().map(|other| other.figures));
         anyhow::Ok(measured.chain(missing).collect::<Vec<_>>())
     })?;
     println!("{}", serde_json::to_string_pretty(&figures).context("encode the figures")?);

@@ -56,7 +56,7 @@ pub use probe::{Finding, can_freeze, probe};
 pub use seccomp::{Comparison, Seccomp, SeccompDefault};
 pub use spawn::spawn;
 pub use spec::{Bind, JailSpec, Limits, Program, Resource};
-pub use usage::JailUsage;
+pub use usage::{JailUsage, usage_of};
 
 /// Parts that the launcher program shares with the library.
 #[doc(hidden)]

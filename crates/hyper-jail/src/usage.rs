@@ -20,6 +20,14 @@ pub struct JailUsage {
     pub processes: u32,
 }
 
+/// That of some processes, in a jail or not. Blocking.
+///
+/// # Errors
+/// None of them is there.
+pub fn usage_of(pids: &[u32]) -> io::Result<JailUsage> {
+    read(None, pids)
+}
+
 /// Reads it for the processes of `cgroups` and those of `always`. Blocking.
 pub(crate) fn read(cgroups: Option<&Cgroups>, always: &[u32]) -> io::Result<JailUsage> {
     let mut pids = cgroups.and_then(Cgroups::processes).unwrap_or_default();
