@@ -193,6 +193,7 @@ impl Subject {
             memory_bytes: MEMORY,
             disks: Vec::new(),
             nics: Vec::new(),
+            late_disks: false,
             share: None,
             run_dir,
             cgroup: None,

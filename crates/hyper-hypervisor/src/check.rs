@@ -122,6 +122,7 @@ mod test {
             memory_bytes: 64 << 20,
             disks: vec![],
             nics: vec![],
+            late_disks: true,
             share: None,
             run_dir: "/r".into(),
             cgroup: None,

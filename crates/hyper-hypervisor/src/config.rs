@@ -66,6 +66,8 @@ pub struct VmConfig {
     pub vcpus: u32,
     pub memory_bytes: u64,
     pub disks: Vec<Disk>,
+    /// Others come later. What that needs is there from the start and costs time to boot.
+    pub late_disks: bool,
     pub nics: Vec<Nic>,
     /// The device's process can read and write all of the guest's memory.
     pub share: Option<Share>,

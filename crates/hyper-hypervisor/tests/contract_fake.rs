@@ -41,6 +41,7 @@ async fn the_fake_keeps_the_contract() {
             memory_bytes: 64 << 20,
             disks: vec![],
             nics: vec![],
+            late_disks: true,
             share: None,
             run_dir: work.path().to_owned(),
             cgroup: None,

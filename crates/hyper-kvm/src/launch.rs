@@ -130,7 +130,7 @@ fn prepare(program: &Path, saved: Option<&Path>, config: &VmConfig) -> Result<Re
     let mut told = Config {
         vcpus: config.vcpus,
         cmdline: machine::command_line(config),
-        spares: machine::spares(config.disks.len()),
+        spares: machine::spares(config.disks.len(), config.late_disks),
         ..Config::default()
     };
     if let Some(directory) = saved {

@@ -8,9 +8,13 @@ const FEW: usize = 2;
 /// Places of a guest without any disk: its containers all come later (a Kubernetes pod).
 const MANY: usize = 12;
 
-/// Places for disks that come later.
-pub fn spares(disks: usize) -> usize {
-    let wanted = if disks == 0 { MANY } else { FEW };
+/// Places for disks that come later, if they do.
+pub fn spares(disks: usize, late: bool) -> usize {
+    let wanted = match disks {
+        _ if !late => 0,
+        0 => MANY,
+        _ => FEW,
+    };
     wanted.min(MAX_DISKS.saturating_sub(disks))
 }
 
@@ -41,6 +45,7 @@ mod test {
 
     #[test]
     fn a_guest_without_disks_has_more_places() {
-        assert_eq!([spares(0), spares(2), spares(63), spares(64)], [12, 2, 1, 0]);
+        let late = [0, 2, 63, 64].map(|disks| spares(disks, true));
+        assert_eq!((late, spares(0, false)), ([12, 2, 1, 0], 0));
     }
 }

@@ -118,6 +118,7 @@ mod test {
             memory_bytes,
             disks: vec![],
             nics: vec![],
+            late_disks: true,
             share: None,
             run_dir: "/r".into(),
             cgroup: None,

@@ -59,6 +59,7 @@ impl Ground {
             memory_bytes: 64 << 20,
             disks,
             nics: vec![],
+            late_disks: true,
             share: None,
             run_dir: self.work.path().to_owned(),
             cgroup: None,

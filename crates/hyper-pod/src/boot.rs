@@ -75,6 +75,7 @@ pub(crate) async fn boot(
         memory_bytes,
         disks: disks.clone(),
         nics: std::mem::take(&mut network.nics),
+        late_disks: true,
         share: sharer.as_ref().map(Sharer::share),
         run_dir: settings.run_dir.clone(),
         cgroup: spec.cgroup_parent.clone(),

@@ -116,6 +116,7 @@ impl Shape {
             memory_bytes: self.memory_bytes,
             disks: Vec::new(),
             nics: nics.map(|(at, (tap, mtu))| Nic { tap, mac: card(at), mtu: *mtu }).collect(),
+            late_disks: true,
             share: None,
             run_dir,
             cgroup: None,

@@ -147,6 +147,7 @@ fn prepare(config: &VmConfig) -> Result<Ready, VmError> {
         machine: Machine::of(
             config.disks.len(),
             config.nics.len() + usize::from(config.share.is_some()),
+            config.late_disks,
         ),
         disks: Vec::new(),
         nics: Vec::new(),

@@ -99,18 +99,21 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The machine for so many disks and network devices. A guest without any disk is one whose
-    /// containers all come later (a Kubernetes pod): it gets the large machine.
-    pub fn of(disks: usize, nics: usize) -> Self {
+    /// The machine for so many disks and network devices. A guest without any disk for which some
+    /// come `late` is one whose containers all do (a Kubernetes pod): it gets the large machine.
+    pub fn of(disks: usize, nics: usize, late: bool) -> Self {
         let room = |kind: Kind| kind.places() - FIXED - nics;
         let (kind, most) = if disks > room(Kind::Large) {
             (Kind::Q35, LARGE_SPARES)
-        } else if disks == 0 || disks + LEAST_SPARES > room(Kind::Small) {
+        } else if late && (disks == 0 || disks + LEAST_SPARES > room(Kind::Small))
+            || disks > room(Kind::Small)
+        {
             (Kind::Large, LARGE_SPARES)
         } else {
             (Kind::Small, SMALL)
         };
-        Self { kind, disks, spares: most.min(room(kind).saturating_sub(disks)), nics }
+        let spares = if late { most.min(room(kind).saturating_sub(disks)) } else { 0 };
+        Self { kind, disks, spares, nics }
     }
 
     /// A virtio device as the `place`-th that the guest sees: QEMU's name of its kind `stem` on
@@ -324,6 +327,7 @@ mod test {
             memory_bytes: (64 << 20) + 12345,
             disks: vec![],
             nics: vec![],
+            late_disks: true,
             share: None,
             run_dir: "/r".into(),
             cgroup: None,
@@ -355,7 +359,7 @@ mod test {
     fn every_device_has_a_place_of_its_own() {
         for disks in 0..=disk_slots(2) {
             for nics in 0..=2 {
-                let machine = Machine::of(disks, nics);
+                let machine = Machine::of(disks, nics, true);
                 let all: Vec<DiskArgs> = (0..disks).map(disk).collect();
                 let nic =
                     NicArgs { tap: 9, vhost: None, mac: "02:00:00:00:00:01".into(), mtu: 1500 };
@@ -378,7 +382,7 @@ mod test {
 
     #[test]
     fn many_disks_need_pci() {
-        let machine = Machine::of(40, 1);
+        let machine = Machine::of(40, 1, true);
         assert_eq!(machine.kind, Kind::Q35);
         let last = block_device(machine, 39);
         assert!(last.starts_with("virtio-blk-pci,id=vd39,drive=disk39,"), "{last}");
@@ -388,15 +392,16 @@ mod test {
     #[test]
     fn a_container_gets_the_small_machine_and_a_pod_the_large_one() {
         let machine = |kind, disks, spares| Machine { kind, disks, spares, nics: 1 };
-        assert_eq!(Machine::of(2, 1), machine(Kind::Small, 2, 2));
-        assert_eq!(Machine::of(0, 1), machine(Kind::Large, 0, 12));
-        assert_eq!(Machine::of(3, 1).kind, Kind::Large);
-        assert_eq!(Machine::of(3, 0).kind, Kind::Small);
+        assert_eq!(Machine::of(2, 1, true), machine(Kind::Small, 2, 2));
+        assert_eq!(Machine::of(0, 1, true), machine(Kind::Large, 0, 12));
+        assert_eq!(Machine::of(0, 1, false), machine(Kind::Small, 0, 0));
+        assert_eq!(Machine::of(3, 1, true).kind, Kind::Large);
+        assert_eq!(Machine::of(3, 0, true).kind, Kind::Small);
     }
 
     #[test]
     fn the_command_line_fits_the_machine() {
-        let small = Machine::of(2, 0);
+        let small = Machine::of(2, 0, true);
         let line = |vcpus, kvm, machine| {
             let args = arguments(&config(vcpus), &chosen(kvm), machine, (&[], &[], None));
             value(&args, "-append").to_owned()
@@ -407,7 +412,7 @@ mod test {
         }
         assert!(one.ends_with(" a=b c") && one.contains("hyper.link=/dev/vport0p1"));
         assert!(!line(2, false, small).contains("nolapic_timer"));
-        assert!(!line(1, false, Machine::of(0, 0)).contains("nolapic_timer"));
+        assert!(!line(1, false, Machine::of(0, 0, true)).contains("nolapic_timer"));
         assert!(!line(1, true, small).contains("tsc"));
         let args = arguments(&config(1), &chosen(false), small, (&[], &[], None));
         assert_eq!(value(&args, "-m"), "65536k");

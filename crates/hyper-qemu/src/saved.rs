@@ -147,7 +147,7 @@ mod test {
     #[test]
     fn what_was_changed_is_no_state() {
         let shape =
-            Shape { machine: Machine::of(1, 1), vcpus: 2, memory_bytes: 1 << 27, kvm: false };
+            Shape { machine: Machine::of(1, 1, true), vcpus: 2, memory_bytes: 1 << 27, kvm: false };
         let state = State { version: VERSION, shape: shape.clone(), bytes: 5 };
         let text = serde_json::to_string(&state).unwrap();
         let good = format!("{} {text}", sum(&text));

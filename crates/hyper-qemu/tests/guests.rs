@@ -46,6 +46,7 @@ fn config(fixture: &Fixture, name: &str) -> VmConfig {
         memory_bytes: fixture.memory_bytes,
         disks: vec![],
         nics: vec![],
+        late_disks: true,
         share: None,
         run_dir: fixture.work.clone(),
         cgroup: None,

@@ -98,6 +98,7 @@ async fn boot(options: &Options, kernel: &Path) -> (bool, String) {
         memory_bytes: MIN_MEMORY_BYTES,
         disks: Vec::new(),
         nics: Vec::new(),
+        late_disks: false,
         share: None,
         run_dir: PathBuf::new(),
         cgroup: None,

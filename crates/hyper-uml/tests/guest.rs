@@ -48,6 +48,7 @@ impl Bench {
             memory_bytes: 64 << 20,
             disks: Vec::new(),
             nics: Vec::new(),
+            late_disks: true,
             share: None,
             run_dir,
             cgroup: None,

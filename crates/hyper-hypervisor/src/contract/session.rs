@@ -50,6 +50,7 @@ pub fn config(fixture: &Fixture, shape: Shape) -> Result<VmConfig, String> {
         memory_bytes: fixture.memory_bytes,
         disks: shape.disks,
         nics: shape.nics,
+        late_disks: true,
         share: None,
         run_dir,
         cgroup: None,
