@@ -64,7 +64,7 @@ pub(crate) async fn boot(
     } else {
         None
     };
-    let config = VmConfig {
+    let mut config = VmConfig {
         id: settings.vm_id.clone(),
         kernel: GuestKernel {
             kernel: flavour.kernel.clone(),
@@ -95,6 +95,10 @@ pub(crate) async fn boot(
         None => {
             if origin.is_empty() {
                 "booted".clone_into(&mut origin);
+            }
+            // A kernel of the user's need not have what that takes.
+            if can.disk_map && spec.wishes.kernel.is_none() {
+                map_image(&mut config);
             }
             launched(settings, &*hypervisor, &flavour, config).await?
         }
@@ -187,12 +191,9 @@ async fn launched(
     settings: &Settings,
     hypervisor: &dyn Hypervisor,
     flavour: &Flavour,
-    mut config: VmConfig,
+    config: VmConfig,
 ) -> Result<Met, PodError> {
     let name = hypervisor.name();
-    if hypervisor.capabilities().disk_map {
-        map_image(&mut config);
-    }
     let disks = config.disks.clone();
     let mut vm = hypervisor.launch(config).await.map_err(|source| PodError::Vm {
         action: format!("launch guest `{}`", settings.id),
