@@ -16,6 +16,7 @@ mod net;
 mod pmem;
 #[cfg(test)]
 mod properties;
+mod requests;
 mod share;
 mod transport;
 mod worker;

@@ -1,16 +1,16 @@
 //! Entropy (virtio 1.2, 5.4): the host's random numbers.
 
 use std::io;
-use std::sync::Arc;
 
-use rustix::event::PollFlags;
 use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_queue::Queue;
 
-use super::buffers::{Buffers, listen, next, scatter, total, used};
-use super::worker::{Stop, Worker, borrow};
+use super::buffers::{Buffers, scatter, total};
+use super::requests::serve;
+use super::worker::Worker;
 use super::{Device, Live};
-use crate::metrics::count;
+use crate::memory::Memory;
+use crate::metrics::{DeviceCounters, count};
 
 const KIND: u32 = 4;
 /// Most bytes for one request.
@@ -37,7 +37,9 @@ impl Device for Entropy {
 
     fn activate(&mut self, live: Live) -> io::Result<()> {
         self.stop();
-        self.0 = Some(Worker::start("rng", &[libc::SYS_getrandom], live, serve)?);
+        self.0 = Some(Worker::start("rng", &[libc::SYS_getrandom], live, |live, stop| {
+            serve(live, stop, answer)
+        })?);
         Ok(())
     }
 
@@ -47,32 +49,16 @@ impl Device for Entropy {
     }
 }
 
-fn serve(live: &mut Live, stop: &Stop) -> io::Result<()> {
-    let memory = Arc::clone(&live.memory);
-    let (Some(queue), Some(kick)) = (live.queues.first_mut(), live.kicks.first()) else {
-        return Err(io::Error::other("the driver has set up no queue"));
-    };
-    loop {
-        while let Some(chain) = next(queue, &memory)? {
-            let head = chain.head_index();
-            let mut written = 0;
-            if let Some(buffers) = Buffers::of(&memory, chain) {
-                let mut bytes = [0; MOST];
-                let wanted = total(&buffers.writable).min(MOST);
-                let got = getrandom(&mut bytes[..wanted], GetRandomFlags::empty())?;
-                written = scatter(&memory, &buffers.writable, &bytes[..got])?;
-            }
-            count(&live.counters.bytes_in, written as u64);
-            let length = u32::try_from(written).unwrap_or(0);
-            used(queue, &memory, &live.interrupt, head, length)?;
-        }
-        if listen(queue, &memory)? {
-            continue;
-        }
-        if stop.wait([(borrow(kick), PollFlags::IN)])?.is_none() {
-            return Ok(());
-        }
-        let _ = kick.read();
-        count(&live.counters.kicks, 1);
-    }
+fn answer(
+    memory: &Memory,
+    counters: &DeviceCounters,
+    buffers: Option<Buffers>,
+) -> io::Result<usize> {
+    let Some(buffers) = buffers else { return Ok(0) };
+    let mut bytes = [0; MOST];
+    let wanted = total(&buffers.writable).min(MOST);
+    let got = getrandom(&mut bytes[..wanted], GetRandomFlags::empty())?;
+    let written = scatter(memory, &buffers.writable, &bytes[..got])?;
+    count(&counters.bytes_in, written as u64);
+    Ok(written)
 }

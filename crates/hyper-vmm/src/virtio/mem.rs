@@ -11,15 +11,15 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::event::PollFlags;
 use virtio_queue::Queue;
 use vm_memory::GuestAddress;
 
-use super::buffers::{Buffers, gather, listen, next, scatter, total, used};
-use super::worker::{Stop, Worker, borrow};
+use super::buffers::{Buffers, gather, scatter, total};
+use super::requests::serve;
+use super::worker::{Stop, Worker};
 use super::{Device, Interrupt, Live, copy_config};
 use crate::memory::{self, Memory};
-use crate::metrics::count;
+use crate::metrics::{DeviceCounters, count};
 
 const KIND: u32 = 24;
 /// Bytes of a block: what Linux's driver works with, its page blocks, are no smaller.
@@ -238,7 +238,11 @@ impl Device for Mem {
         self.stop();
         let told = Some(Arc::clone(&live.interrupt));
         let region = Arc::clone(&self.region);
-        let work = move |live: &mut Live, stop: &Stop| serve(live, stop, &region);
+        let work = move |live: &mut Live, stop: &Stop| {
+            serve(live, stop, |memory, counters, buffers| {
+                answer(&region, memory, counters, buffers)
+            })
+        };
         self.worker = Some(Worker::start("mem", &[], live, work)?);
         *self.region.interrupt.lock().unwrap_or_else(PoisonError::into_inner) = told;
         Ok(())
@@ -261,47 +265,31 @@ impl Device for Mem {
     }
 }
 
-fn serve(live: &mut Live, stop: &Stop, region: &Region) -> io::Result<()> {
-    let memory = Arc::clone(&live.memory);
-    let (Some(queue), Some(kick)) = (live.queues.first_mut(), live.kicks.first()) else {
-        return Err(io::Error::other("the driver has set up no queue"));
+fn answer(
+    region: &Region,
+    memory: &Memory,
+    counters: &DeviceCounters,
+    buffers: Option<Buffers>,
+) -> io::Result<usize> {
+    let buffers = buffers.filter(|buffers| {
+        total(&buffers.readable) >= REQUEST_BYTES && total(&buffers.writable) >= ANSWER_BYTES
+    });
+    let mut request = [0; REQUEST_BYTES];
+    let read = buffers.as_ref().map(|buffers| gather(memory, &buffers.readable, &mut request));
+    let (Some(buffers), Some(Ok(_))) = (&buffers, read) else {
+        count(&counters.errors, 1);
+        return Ok(0);
     };
-    loop {
-        while let Some(chain) = next(queue, &memory)? {
-            let head = chain.head_index();
-            let mut written = 0;
-            let buffers = Buffers::of(&memory, chain).filter(|buffers| {
-                total(&buffers.readable) >= REQUEST_BYTES
-                    && total(&buffers.writable) >= ANSWER_BYTES
-            });
-            let mut request = [0; REQUEST_BYTES];
-            let read =
-                buffers.as_ref().map(|buffers| gather(&memory, &buffers.readable, &mut request));
-            if let (Some(buffers), Some(Ok(_))) = (&buffers, read) {
-                let (kind, state, change) = region.obey(&memory, &request);
-                match change {
-                    Change::More(bytes) => count(&live.counters.bytes_in, bytes),
-                    Change::Less(bytes) => count(&live.counters.bytes_out, bytes),
-                    Change::None => count(&live.counters.errors, u64::from(kind != ACK)),
-                }
-                let mut answer = [0; ANSWER_BYTES];
-                answer[..2].copy_from_slice(&kind.to_le_bytes());
-                answer[8..].copy_from_slice(&state.to_le_bytes());
-                written = scatter(&memory, &buffers.writable, &answer)?;
-            } else {
-                count(&live.counters.errors, 1);
-            }
-            used(queue, &memory, &live.interrupt, head, u32::try_from(written).unwrap_or(0))?;
-        }
-        if listen(queue, &memory)? {
-            continue;
-        }
-        if stop.wait([(borrow(kick), PollFlags::IN)])?.is_none() {
-            return Ok(());
-        }
-        let _ = kick.read();
-        count(&live.counters.kicks, 1);
+    let (kind, state, change) = region.obey(memory, &request);
+    match change {
+        Change::More(bytes) => count(&counters.bytes_in, bytes),
+        Change::Less(bytes) => count(&counters.bytes_out, bytes),
+        Change::None => count(&counters.errors, u64::from(kind != ACK)),
     }
+    let mut answer = [0; ANSWER_BYTES];
+    answer[..2].copy_from_slice(&kind.to_le_bytes());
+    answer[8..].copy_from_slice(&state.to_le_bytes());
+    scatter(memory, &buffers.writable, &answer)
 }
 
 #[cfg(test)]

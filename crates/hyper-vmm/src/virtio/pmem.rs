@@ -4,16 +4,16 @@
 //! such a disk ever reaches its file.
 
 use std::io;
-use std::sync::Arc;
 
-use rustix::event::PollFlags;
 use virtio_queue::Queue;
 
-use super::buffers::{Buffers, gather, listen, next, scatter, used};
-use super::worker::{Stop, Worker, borrow};
+use super::buffers::{Buffers, gather, scatter};
+use super::requests::serve;
+use super::worker::Worker;
 use super::{Device, Live, copy_config};
 use crate::images::Place;
-use crate::metrics::count;
+use crate::memory::Memory;
+use crate::metrics::DeviceCounters;
 
 const KIND: u32 = 27;
 /// `VIRTIO_PMEM_REQ_TYPE_FLUSH`, the only request.
@@ -58,7 +58,8 @@ impl Device for Pmem {
 
     fn activate(&mut self, live: Live) -> io::Result<()> {
         self.stop();
-        self.worker = Some(Worker::start(&self.name, &[], live, serve)?);
+        self.worker =
+            Some(Worker::start(&self.name, &[], live, |live, stop| serve(live, stop, answer))?);
         Ok(())
     }
 
@@ -68,31 +69,10 @@ impl Device for Pmem {
     }
 }
 
-fn serve(live: &mut Live, stop: &Stop) -> io::Result<()> {
-    let memory = Arc::clone(&live.memory);
-    let (Some(queue), Some(kick)) = (live.queues.first_mut(), live.kicks.first()) else {
-        return Err(io::Error::other("the driver has set up no queue"));
-    };
-    loop {
-        while let Some(chain) = next(queue, &memory)? {
-            let head = chain.head_index();
-            let mut written = 0;
-            if let Some(buffers) = Buffers::of(&memory, chain) {
-                let mut asked = [0; 4];
-                let whole = gather(&memory, &buffers.readable, &mut asked)? == asked.len();
-                let answer = if whole && asked == FLUSH { DONE } else { FAILED };
-                written = scatter(&memory, &buffers.writable, &answer)?;
-            }
-            let length = u32::try_from(written).unwrap_or(0);
-            used(queue, &memory, &live.interrupt, head, length)?;
-        }
-        if listen(queue, &memory)? {
-            continue;
-        }
-        if stop.wait([(borrow(kick), PollFlags::IN)])?.is_none() {
-            return Ok(());
-        }
-        let _ = kick.read();
-        count(&live.counters.kicks, 1);
-    }
+fn answer(memory: &Memory, _: &DeviceCounters, buffers: Option<Buffers>) -> io::Result<usize> {
+    let Some(buffers) = buffers else { return Ok(0) };
+    let mut asked = [0; 4];
+    let whole = gather(memory, &buffers.readable, &mut asked)? == asked.len();
+    let answer = if whole && asked == FLUSH { DONE } else { FAILED };
+    scatter(memory, &buffers.writable, &answer)
 }
