@@ -29,14 +29,14 @@ const BLOCK: u64 = 64 << 10;
 
 /// The bytes as a kernel.
 pub fn kernel(bytes: &[u8]) {
-    let Ok(memory) = memory::take(config::MIN_MEMORY, false, Default::default()) else { return };
+    let Some(memory) = memory::brief(config::MIN_MEMORY) else { return };
     let _ = boot::load_kernel(&memory, file(bytes));
 }
 
 /// The bytes as a saved guest; what can be read is given to devices, which then go on.
 pub fn saved(bytes: &[u8]) {
     let Ok(state) = State::read(&mut file(bytes)).or_else(|_| State::parse(bytes)) else { return };
-    let Ok(memory) = memory::take(MEMORY, false, Default::default()) else { return };
+    let Some(memory) = memory::brief(MEMORY) else { return };
     let (mut devices, _far_ends) = all(&memory);
     for (transport, state) in devices.iter_mut().zip(state.devices) {
         if transport.load(state).is_ok() {
@@ -49,7 +49,7 @@ pub fn saved(bytes: &[u8]) {
 /// The first byte chooses a device, the next its driver's accesses, the rest is memory around its
 /// rings. Each access: what (a register, a queue's notification), then a value.
 pub fn devices(bytes: &[u8]) {
-    let Ok(memory) = memory::take(MEMORY, false, Default::default()) else { return };
+    let Some(memory) = memory::brief(MEMORY) else { return };
     let Some((chosen, rest)) = bytes.split_first() else { return };
     let Some((length, rest)) = rest.split_first() else { return };
     let (accesses, rings) = rest.split_at(rest.len().min(usize::from(*length) * 5));

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt as _;
 
 use linux_loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, Elf, KernelLoader as _};
@@ -20,6 +21,15 @@ const XLF_KERNEL_64: u16 = 1;
 /// `e_machine` of x86-64 and its place in an ELF header.
 const EM_X86_64: u16 = 62;
 const E_MACHINE: usize = 18;
+/// Places in headers of 64-bit ELF files (elf(5)).
+const E_PHOFF: usize = 32;
+const E_PHNUM: usize = 56;
+const PH_BYTES: usize = 56;
+const P_PADDR: usize = 24;
+const P_MEMSZ: usize = 40;
+const PT_LOAD: u32 = 1;
+/// Most segments that are looked at before they are loaded.
+const SEGMENTS: u16 = 16;
 
 /// A kernel in memory.
 pub(super) struct Kernel {
@@ -47,6 +57,7 @@ pub(super) fn load(memory: &Memory, mut file: File) -> Result<Kernel, VmmError> 
         if machine != EM_X86_64 {
             return Err(refuse(format!("it is for another machine (ELF machine {machine})")));
         }
+        foresee(memory, &head, &file);
         let loaded = Elf::load(&**memory, None, &mut file, Some(GuestAddress(HIGH_MEMORY)))
             .map_err(|error| refuse(error.to_string()))?;
         Kernel { entry: loaded.kernel_load.0, end: loaded.kernel_end, header: None }
@@ -60,6 +71,7 @@ pub(super) fn load(memory: &Memory, mut file: File) -> Result<Kernel, VmmError> 
         // While it unpacks itself it uses memory behind its image.
         let start = loaded.kernel_load.0;
         let end = start.max(header.pref_address).saturating_add(u64::from(header.init_size));
+        memory::filled(memory, header.pref_address, header.init_size.into());
         let entry = start.saturating_add(ENTRY_64);
         Kernel { entry, end: end.max(loaded.kernel_end), header: Some(header) }
     } else {
@@ -91,10 +103,27 @@ pub(super) fn load_initramfs(
     };
     file.seek(SeekFrom::Start(0)).map_err(|error| refuse(error.to_string()))?;
     let length = usize::try_from(bytes).map_err(|error| refuse(error.to_string()))?;
+    memory::filled(memory, start, bytes);
     memory
         .read_exact_volatile_from(GuestAddress(start), &mut file, length)
         .map_err(|error| refuse(error.to_string()))?;
     Ok(Initramfs { start, bytes })
+}
+
+/// Tells memory what an ELF file's segments will fill. Whatever is wrong with it is the loader's to say.
+fn foresee(memory: &Memory, head: &[u8; 64], file: &File) {
+    let long = |from: &[u8], at: usize| {
+        from[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    };
+    let count = u16::from_le_bytes([head[E_PHNUM], head[E_PHNUM + 1]]).min(SEGMENTS);
+    for index in 0..u64::from(count) {
+        let mut segment = [0; PH_BYTES];
+        let at = long(head, E_PHOFF).checked_add(index * PH_BYTES as u64);
+        let read = at.map(|at| file.read_exact_at(&mut segment, at));
+        if matches!(read, Some(Ok(()))) && segment.starts_with(&PT_LOAD.to_le_bytes()) {
+            memory::filled(memory, long(&segment, P_PADDR), long(&segment, P_MEMSZ));
+        }
+    }
 }
 
 /// Reads as much of `head` as there is.
