@@ -90,15 +90,15 @@ pub(crate) async fn boot(
             interface.found_by = Some(template::card(at));
         }
     }
+    let mut image = if config.disks.is_empty() { "" } else { "disk" };
     let Met { vm, link, events, devices } = match clone {
         Some(clone) => clone,
         None => {
             if origin.is_empty() {
                 "booted".clone_into(&mut origin);
             }
-            // A kernel of the user's need not have what that takes.
-            if can.disk_map && spec.wishes.kernel.is_none() {
-                map_image(&mut config);
+            if can.disk_map {
+                image = map_image(&mut config, spec.wishes.kernel.is_none());
             }
             launched(settings, &*hypervisor, &flavour, config).await?
         }
@@ -126,6 +126,7 @@ pub(crate) async fn boot(
         started_ns,
         ready_ns,
         origin,
+        image: image.to_owned(),
         disks: Mutex::new(given),
         paused: AtomicBool::new(false),
         sharer,
@@ -219,12 +220,17 @@ async fn launched(
     Ok(Met { vm, link, events, devices })
 }
 
-/// Has the image mapped, where that costs the guest little: 64 bytes for each page.
-fn map_image(config: &mut VmConfig) {
+/// Has the image mapped, where that costs the guest little: 64 bytes for each page. A kernel of the user's
+/// need not have what that takes. Says what was done.
+fn map_image(config: &mut VmConfig, own_kernel: bool) -> &'static str {
     let most = config.memory_bytes.saturating_mul(MAPPED);
-    if let Some(image) = config.disks.first_mut().filter(|disk| disk.read_only) {
-        let bytes = image.extents.iter().map(|extent| extent.bytes).sum::<u64>();
-        image.mapped = bytes <= most;
+    let Some(image) = config.disks.first_mut().filter(|disk| disk.read_only) else { return "" };
+    let bytes = image.extents.iter().map(|extent| extent.bytes).sum::<u64>();
+    image.mapped = own_kernel && bytes <= most;
+    match own_kernel {
+        _ if image.mapped => "mapped",
+        true => "disk: the image is longer than twice the guest's memory",
+        false => "disk: the kernel is one of the user's",
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct Guest {
     pub ready_ns: i64,
     /// How it came to be, for people.
     pub origin: String,
+    /// As [`PodReport::image`](hyper_task::pod::PodReport::image).
+    pub image: String,
     pub disks: Mutex<Given>,
     pub paused: AtomicBool,
     /// Serves directories of the host to it.

@@ -395,6 +395,7 @@ async fn describe(guest: &Guest, inside: Vec<String>, report: &mut PodReport) {
     report.hypervisor = guest.hypervisor.name().to_owned();
     report.wall = wall_name(guest.hypervisor.capabilities().wall);
     report.origin.clone_from(&guest.origin);
+    report.image.clone_from(&guest.image);
     report.guest_kernel.clone_from(&guest.link.hello().kernel);
     report.hypervisor_pid = guest.vm.pid();
     report.vcpus = guest.vcpus;

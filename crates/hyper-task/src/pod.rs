@@ -217,6 +217,9 @@ pub struct PodReport {
     /// How the guest came to be: `booted`, with a reason where a template was wanted, or `cloned
     /// from template KEY`.
     pub origin: String,
+    /// How the image of the guest's first container is there: `mapped`, so that all guests have the
+    /// host's one copy of it in memory, or `disk`, with a reason where mapping it was possible.
+    pub image: String,
     pub hypervisor_pid: u32,
     pub supervisor_pid: u32,
     pub vcpus: u32,

@@ -61,7 +61,7 @@ pub enum PodCommand {
         #[arg(required = true)]
         pods: Vec<String>,
     },
-    /// Change pods; one that runs gets no more memory and CPUs than it booted with
+    /// Change pods; one that runs gets no more CPUs than it booted with, and more memory on `kvm` alone
     Update(PodUpdateFlags),
     /// Addresses that only one pod sees, with backends behind them
     #[command(subcommand)]
