@@ -1,6 +1,7 @@
 //! Monitors of others, where they are on the `PATH`: the same kernel, initramfs, CPU and memory as
 //! guests of `kvm`. Their console, serial or virtio's, is the agent's link, so that its first word is
-//! heard on their output.
+//! heard on their output. Of the devices that a guest of `kvm` always has they get those they know:
+//! entropy, and a balloon that reports free pages.
 //!
 //! They are started as their users do, without a jail, which the launch of `kvm` counts. None of
 //! them takes the guest's order to power off in the same way: it is ended.
@@ -115,6 +116,8 @@ fn firecracker(flavour: &Flavour, directory: &Path) -> anyhow::Result<Vec<String
             "boot_args": words(flavour, "hyper.link=/dev/ttyS0 pci=off acpi=off"),
         },
         "drives": [],
+        "entropy": {},
+        "balloon": { "amount_mib": 0, "deflate_on_oom": false, "free_page_reporting": true },
         "machine-config": { "vcpu_count": 1, "mem_size_mib": MEMORY >> 20 },
     });
     let file = directory.join("firecracker.json");
@@ -123,7 +126,7 @@ fn firecracker(flavour: &Flavour, directory: &Path) -> anyhow::Result<Vec<String
     Ok(vec!["--no-api".into(), "--config-file".into(), file.display().to_string()])
 }
 
-/// Virtio's console, for the same reason; it has no MP table.
+/// Virtio's console, for the same reason; it has no MP table. Entropy is there unasked.
 fn cloud_hypervisor(flavour: &Flavour, _: &Path) -> anyhow::Result<Vec<String>> {
     let (kernel, initramfs) = (flavour.kernel.display(), flavour.initramfs.display());
     let memory = format!("size={MEMORY}");
@@ -134,6 +137,7 @@ fn cloud_hypervisor(flavour: &Flavour, _: &Path) -> anyhow::Result<Vec<String>> 
         ("--cmdline", words),
         ("--cpus", "boot=1".to_owned()),
         ("--memory", memory),
+        ("--balloon", "size=0,free_page_reporting=on".to_owned()),
         ("--serial", "null".to_owned()),
         ("--console", "tty".to_owned()),
     ];
