@@ -23,7 +23,7 @@ fn what_is_mapped_of_an_image_is_written_to_a_share_past_the_page_cache() {
     let (program, share) = (context.path().join("direct"), context.path().join("share"));
     let source = text(&root().join("tests/e2e/guests/direct.c"));
     tool("cc", &["-O2", "-Wall", "-Werror", "-static", "-o", &text(&program), &source]);
-    let piece: Vec<u8> = (0..65536_u32).flat_map(|word| word.to_le_bytes()).collect();
+    let piece: Vec<u8> = (0..65536_u32).flat_map(u32::to_le_bytes).collect();
     std::fs::write(context.path().join("piece"), &piece).expect("room");
     std::fs::write(context.path().join("Dockerfile"), "FROM busybox\nCOPY direct piece /\n")
         .expect("room");
