@@ -18,6 +18,7 @@
 //! huge-pages = "off"                   # or transparent, reserved (of vm.nr_hugepages)
 //! prefault = false                     # all memory of a guest is there before it runs
 //! map-images = true                    # guests use the host's page cache of their image
+//! io-uring = true                      # disks wait by io_uring where the host has it, else by threads
 //! [uml]
 //! kernel = "…"  initramfs = "…"  cmdline = ["…"]  boot-timeout-seconds = 20
 //! separation = "ptrace"                # or seccomp
@@ -68,6 +69,7 @@ pub struct Kvm {
     pub huge_pages: HugePages,
     pub prefault: bool,
     pub map_images: bool,
+    pub io_uring: bool,
 }
 
 impl Default for Kvm {
@@ -81,6 +83,7 @@ impl Default for Kvm {
             huge_pages: HugePages::default(),
             prefault: false,
             map_images: true,
+            io_uring: true,
         }
     }
 }

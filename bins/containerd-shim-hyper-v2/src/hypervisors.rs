@@ -43,6 +43,7 @@ fn adapters(config: &Config) -> Adapters {
         },
         prefault: config.kvm.prefault,
         map_images: config.kvm.map_images,
+        io_uring: config.kvm.io_uring,
     });
     let uml = hyper_uml::Uml::new(hyper_uml::Options {
         separation: match config.uml.separation {

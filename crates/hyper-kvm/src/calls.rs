@@ -3,7 +3,8 @@
 //! What is not listed ends the process: it is our own program, and what it does not need only an
 //! attacker asks for. Not in the list: new sockets and connections, new processes (threads only),
 //! names of files but for the loader's, namespaces, mounts, signals to others, keys, BPF,
-//! userfaultfd, io_uring, and every ioctl but KVM's, the taps' and vhost's.
+//! userfaultfd, and every ioctl but KVM's, the taps' and vhost's. Of io_uring there are rings that were
+//! made before the guest ran, if that is asked for at all: for transfers of open files and nothing else.
 
 use hyper_jail::{Seccomp, SeccompDefault, request};
 
@@ -71,8 +72,12 @@ const WORKING: &[i64] = &[
     libc::SYS_writev,
 ];
 
+/// For the rings of its disks. To make one more, or to change one, the monitor refuses itself before the guest runs.
+const RINGS: &[i64] =
+    &[libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_io_uring_setup];
+
 /// The list; `share`: the monitor speaks to a server of shared directories.
-pub fn list(share: bool) -> Seccomp {
+pub fn list(share: bool, io_uring: bool) -> Seccomp {
     let list = Seccomp::new(SeccompDefault::Kill)
         .allow(LOADING)
         .allow(WORKING)
@@ -82,6 +87,7 @@ pub fn list(share: bool) -> Seccomp {
         .allow(&[libc::SYS_seccomp])
         .options(&[libc::PR_SET_NO_NEW_PRIVS, libc::PR_SET_NAME])
         .requests(&[request::KVM, request::TAP, request::VHOST, request::FIONBIO]);
+    let list = if io_uring { list.allow(RINGS) } else { list };
     // The server's channel back to the monitor.
     if share { list.unix_pairs() } else { list }
 }

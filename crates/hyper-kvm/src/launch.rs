@@ -52,13 +52,14 @@ async fn start(
 ) -> Result<Box<dyn Vm>, VmError> {
     LIMITS.check(&config)?;
     let program = program(options)?;
-    let (huge, prefault) = (options.huge_pages, options.prefault);
+    let (huge, prefault, io_uring) = (options.huge_pages, options.prefault, options.io_uring);
     let task = move || {
         pages::check(huge, &config)?;
         let mut ready = prepare(&program, saved.as_deref(), &config)?;
         ready.told.memory_bytes = pages::memory(config.memory_bytes, huge);
         ready.told.pages = pages::told(huge, prefault);
         ready.told.growth_bytes = memory::room(&ready.told);
+        ready.told.io_uring = io_uring;
         Ok((config, ready))
     };
     let (config, ready) = blocking("prepare a guest", task).await?;
@@ -69,7 +70,7 @@ async fn start(
     let errors = fds.errors()?;
 
     let name = Name { hypervisor: NAME, program: "the monitor" };
-    let spec = fds.give(spec(program, &config));
+    let spec = fds.give(spec(program, &config, told.io_uring));
     let process = Process::start(name, &config.id, spec, said, errors).await?;
     match Control::open(control, &told).await {
         Ok(control) => {
@@ -161,7 +162,7 @@ fn prepare(program: &Path, saved: Option<&Path>, config: &VmConfig) -> Result<Re
     Ok(Ready { told, fds, program })
 }
 
-fn spec(program: File, config: &VmConfig) -> JailSpec {
+fn spec(program: File, config: &VmConfig, io_uring: bool) -> JailSpec {
     let limits = hyper_jail::Limits {
         memory_bytes: Some(config.memory_bytes + OVERHEAD),
         // Since Linux 6.4 the kernel's thread for a card counts.
@@ -179,7 +180,7 @@ fn spec(program: File, config: &VmConfig) -> JailSpec {
         .env("MALLOC_ARENA_MAX", "1")
         .system_libraries()
         .limits(limits)
-        .seccomp(calls::list(config.share.is_some()));
+        .seccomp(calls::list(config.share.is_some(), io_uring));
     match &config.cgroup {
         Some(parent) => spec.cgroup(parent.clone()),
         None => spec,

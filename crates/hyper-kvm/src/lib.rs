@@ -59,6 +59,8 @@ pub struct Options {
     pub prefault: bool,
     /// Guests can have images as memory that is the host's page cache.
     pub map_images: bool,
+    /// The monitor waits for the host's disks by io_uring, where the host has one.
+    pub io_uring: bool,
 }
 
 impl Default for Options {
@@ -69,6 +71,7 @@ impl Default for Options {
             huge_pages: HugePages::default(),
             prefault: false,
             map_images: true,
+            io_uring: true,
         }
     }
 }

@@ -27,7 +27,7 @@ pub const MAX_DISKS: usize = 64;
 /// Most files that one disk is made of; a message carries at most 253 descriptors (SCM_MAX_FD).
 pub const MAX_EXTENTS: usize = 100;
 pub const MAX_NICS: usize = 8;
-/// Threads that a disk may have beside its own.
+/// Threads that a disk may have beside its own, of the monitor or of the host's io_uring.
 pub const HANDS: usize = 4;
 /// Bytes of a kernel command line, its final zero included (COMMAND_LINE_SIZE of x86).
 pub const MAX_CMDLINE: usize = 2048;
@@ -43,6 +43,9 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// Places for disks that come later.
     pub spares: usize,
+    /// Disks wait for the host's by its io_uring, where it has one.
+    #[serde(default)]
+    pub io_uring: bool,
     pub nics: Vec<Nic>,
     #[serde(default)]
     pub pages: Pages,

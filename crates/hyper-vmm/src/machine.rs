@@ -123,7 +123,7 @@ impl Machine {
         phases.memory = clock.now();
 
         let (maker, limits) = (Maker::new(events.clone()), Arc::new(Limits::default()));
-        let host = Host { maker, limits: Arc::clone(&limits) };
+        let host = Host { maker, limits: Arc::clone(&limits), rings: config.io_uring };
         let mut devices = devices(config, given, &places, &host)?;
         if let Some(grows) = &grows {
             devices.list.push(("mem".to_owned(), Box::new(Mem::new(Arc::clone(&grows.region)))));

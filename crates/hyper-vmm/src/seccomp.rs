@@ -3,7 +3,7 @@
 //! | who | may |
 //! | --- | --- |
 //! | process, before the guest runs | what the jail allows |
-//! | main and virtual CPUs, from then on | that, but open nothing and execute nothing |
+//! | main and virtual CPUs, from then on | that, but open nothing, execute nothing, make no io_uring |
 //! | a device's thread | wait, signal its queues, manage memory, and its own few calls |
 //!
 //! What is not allowed ends the process: only an attacker asks for it.
@@ -22,6 +22,8 @@ const EARLY: &[i64] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
     libc::SYS_faccessat2,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
     libc::SYS_memfd_create,
     libc::SYS_newfstatat,
     libc::SYS_open,

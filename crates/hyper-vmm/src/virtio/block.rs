@@ -2,7 +2,8 @@
 //!
 //! One thread per disk whose driver is there. It carries out by itself, by `preadv2` and `pwritev`
 //! straight into guest memory, what the page cache takes or has, and what comes alone. What has to
-//! wait for the host's disk while there is more to do goes to threads that are made then (hands.rs).
+//! wait for the host's disk while there is more to do goes to the host's io_uring (ring.rs), or, where
+//! there is none, to threads that are made then (hands.rs).
 //! A file that shrank or a host that is full is an I/O error of the request, told to the guest.
 //!
 //! A disk that comes later has a place from the start, which looks like a disk that is as long as
@@ -17,7 +18,9 @@ mod driver;
 mod file;
 mod hands;
 mod limits;
+mod others;
 mod request;
+mod ring;
 #[cfg(test)]
 mod test;
 
@@ -26,19 +29,19 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::event::PollFlags;
 use virtio_queue::{DescriptorChain, Queue, QueueT as _};
 
 use super::buffers::{listen, next, used};
-use super::worker::{Stop, Worker, borrow};
+use super::worker::{Stop, Worker};
 use super::{Device, Live, copy_config};
 use crate::event::Maker;
 use crate::memory::Memory;
 use crate::metrics::count;
 pub(crate) use file::File;
-use hands::Hands;
 pub(crate) use limits::Limits;
+use others::Others;
 use request::{Progress, Request};
+use ring::Ring;
 
 const KIND: u32 = 2;
 const F_SEG_MAX: u64 = 1 << 2;
@@ -59,11 +62,14 @@ const DISCARD_SECTORS: u32 = 1 << 21;
 const DISCARD_RANGES: u32 = 16;
 /// How often a disk that waits for its limits looks whether they are others.
 const LOOK: Duration = Duration::from_millis(100);
+/// And whether something that is in flight is done.
+const LOOK_BUSY: Duration = Duration::from_millis(1);
 
 /// System calls of its thread.
 const CALLS: &[i64] = &[
     libc::SYS_fallocate,
     libc::SYS_fdatasync,
+    libc::SYS_io_uring_enter,
     libc::SYS_preadv,
     libc::SYS_preadv2,
     libc::SYS_pwritev,
@@ -75,13 +81,15 @@ pub(crate) struct Host {
     /// Where threads beside a device's own come from.
     pub maker: Maker,
     pub limits: Arc<Limits>,
+    /// Whether a disk asks for an io_uring.
+    pub rings: bool,
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
 impl Host {
-    /// One of tests and fuzz targets: see [`Maker::apart`].
+    /// One of tests and fuzz targets, with threads: see [`Maker::apart`].
     pub fn apart() -> Self {
-        Self { maker: Maker::apart(), limits: Arc::default() }
+        Self { maker: Maker::apart(), limits: Arc::default(), rings: false }
     }
 }
 
@@ -95,6 +103,8 @@ pub(crate) struct Block {
     /// It is a place whose disk is still to come, or was taken away.
     spare: bool,
     host: Host,
+    /// While no thread has it, and where the host has one.
+    ring: Option<Ring>,
     state: State,
 }
 
@@ -107,34 +117,43 @@ enum State {
     Lost,
 }
 
-/// Ends the device's thread, with all that are in flight done; `None` when it panicked.
-fn ended(worker: Worker<Work>) -> Option<(File, Live)> {
-    worker.stop().and_then(|work| Arc::into_inner(work.shared)).map(Shared::into_parts)
-}
-
 impl Block {
     /// A device with its disk.
     pub fn new(name: String, file: File, host: Host) -> Self {
-        Self {
-            name,
-            sizes: [128],
-            read_only: file.read_only(),
-            sectors: file.bytes() / SECTOR,
-            spare: false,
-            host,
-            state: State::Idle(file),
-        }
+        Self::with(name, file, host, 128)
     }
 
     /// A place for a disk that comes later.
     pub fn spare(name: String, read_only: bool, host: Host) -> Self {
         // It takes less of the guest's memory for requests, as it may stay empty.
-        Self { sizes: [32], spare: true, ..Self::new(name, File::empty(read_only), host) }
+        Self { spare: true, ..Self::with(name, File::empty(read_only), host, 32) }
+    }
+
+    fn with(name: String, file: File, host: Host, entries: u16) -> Self {
+        Self {
+            name,
+            sizes: [entries],
+            read_only: file.read_only(),
+            sectors: file.bytes() / SECTOR,
+            spare: false,
+            // Threads do as well.
+            ring: host.rings.then(|| Ring::new(entries)).and_then(Result::ok),
+            host,
+            state: State::Idle(file),
+        }
+    }
+
+    /// Ends the device's thread, with all that are in flight done; `None` when it panicked.
+    fn ended(&mut self, worker: Worker<Work>) -> Option<(File, Live)> {
+        let work = worker.stop()?;
+        self.ring = work.ring;
+        Arc::into_inner(work.shared).map(Shared::into_parts)
     }
 
     fn start(&mut self, file: File, live: Live) -> io::Result<()> {
         let shared = Arc::new(Shared::new(file, live)?);
-        let work = Work { name: self.name.clone(), host: self.host.clone(), shared };
+        let (name, host, ring) = (self.name.clone(), self.host.clone(), self.ring.take());
+        let work = Work { name, host, ring, shared };
         self.state = State::Busy(Worker::start(&self.name, CALLS, work, Work::run)?);
         Ok(())
     }
@@ -145,8 +164,8 @@ impl Block {
         match std::mem::replace(&mut self.state, State::Lost) {
             State::Idle(_) => self.state = State::Idle(file),
             State::Busy(worker) => {
-                let (_, live) =
-                    ended(worker).ok_or_else(|| io::Error::other("its thread is lost"))?;
+                let lost = || io::Error::other("its thread is lost");
+                let (_, live) = self.ended(worker).ok_or_else(lost)?;
                 self.start(file, live)?;
             }
             State::Lost => return Err(io::Error::other("its thread is lost")),
@@ -198,7 +217,7 @@ impl Device for Block {
     fn stop(&mut self) -> Vec<Queue> {
         match std::mem::replace(&mut self.state, State::Lost) {
             State::Busy(worker) => {
-                let Some((file, live)) = ended(worker) else { return Vec::new() };
+                let Some((file, live)) = self.ended(worker) else { return Vec::new() };
                 self.state = State::Idle(file);
                 live.queues
             }
@@ -236,6 +255,7 @@ impl Device for Block {
 struct Work {
     name: String,
     host: Host,
+    ring: Option<Ring>,
     shared: Arc<Shared>,
 }
 
@@ -285,43 +305,56 @@ impl Shared {
     fn carry_out(&self, request: Request) -> u32 {
         request.finish(&self.file, &self.live.memory, &self.live.counters)
     }
+
+    /// Ends a request that others have carried out.
+    fn tell(&self, request: &Request, said: io::Result<()>) -> u32 {
+        request.tell(&self.live.memory, said, &self.live.counters)
+    }
 }
 
 impl Work {
     fn run(&mut self, stop: &Stop) -> io::Result<()> {
-        let hands = Hands::new(&self.name, self.host.maker.clone(), Arc::clone(&self.shared));
-        let served = self.serve(stop, &hands);
+        let (maker, shared) = (self.host.maker.clone(), Arc::clone(&self.shared));
+        let mut others = Others::new(self.ring.take(), &self.name, maker, shared);
+        let served = self.serve(stop, &mut others);
         // What is in flight is done, also when the queue can be served no more.
-        let ended = hands.end();
+        let (ring, ended) = others.end();
+        self.ring = ring;
         served.and(ended)
     }
 
-    fn serve(&self, stop: &Stop, hands: &Hands) -> io::Result<()> {
+    fn serve(&self, stop: &Stop, others: &mut Others) -> io::Result<()> {
         let live = &self.shared.live;
         loop {
             // What is there is done before the kick is waited for: the first may have come early.
-            self.drain(stop, hands)?;
-            if !stop.asked() && listen(&mut self.shared.queue(), &live.memory)? {
+            self.drain(stop, others)?;
+            let all = others.advance()?;
+            if !stop.asked() && (!all || listen(&mut self.shared.queue(), &live.memory)?) {
                 continue;
             }
             let kick = &live.kicks[0];
-            if stop.wait([(borrow(kick), PollFlags::IN)])?.is_none() {
-                return Ok(());
+            match others.wait(stop, kick)? {
+                None => return Ok(()),
+                Some(false) => {}
+                Some(true) => {
+                    let _ = kick.read();
+                    count(&live.counters.kicks, 1);
+                }
             }
-            let _ = kick.read();
-            count(&live.counters.kicks, 1);
         }
     }
 
     /// Waits until the disk may move something; whether it may: not when it shall end before.
-    fn wait_for_limits(&self, stop: &Stop) -> io::Result<bool> {
+    fn wait_for_limits(&self, stop: &Stop, others: &mut Others) -> io::Result<bool> {
         loop {
             let wait = self.host.limits.wait(self.shared.file.devices());
             if wait.is_zero() {
                 return Ok(true);
             }
-            // They may be changed meanwhile.
-            if stop.wait_for(wait.min(LOOK))? {
+            others.advance()?;
+            // They may be changed meanwhile, and what is in flight be done.
+            let look = if others.busy() { LOOK_BUSY } else { LOOK };
+            if stop.wait_for(wait.min(look))? {
                 return Ok(false);
             }
         }
@@ -329,15 +362,15 @@ impl Work {
 
     /// Carries out what the driver has offered, or has it carried out; when the thread shall end, no
     /// more than a queue has room for: a driver that goes on offering must not keep it.
-    fn drain(&self, stop: &Stop, hands: &Hands) -> io::Result<()> {
+    fn drain(&self, stop: &Stop, others: &mut Others) -> io::Result<()> {
         let shared = &*self.shared;
         let live = &shared.live;
         let size = shared.queue().size();
         let mut left = size;
         let mut waited = false;
         loop {
-            hands.wait_for_room(size)?;
-            if !self.wait_for_limits(stop)? {
+            others.wait_for_room(size)?;
+            if !self.wait_for_limits(stop, others)? {
                 // What is left is still in the ring, for whoever goes on with it.
                 break;
             }
@@ -355,8 +388,8 @@ impl Work {
                 Progress::Waits(request) => {
                     // One alone is done sooner without another thread. It is not when it waited for
                     // the one before: came before that was told, so not because of it.
-                    let others = more || waited || hands.busy() || request.is_long();
-                    let own = if others { hands.take(request) } else { Some(request) };
+                    let alone = !(more || waited || others.busy() || request.is_long());
+                    let own = if alone { Some(request) } else { others.take(request, more)? };
                     if let Some(request) = own {
                         let written = shared.carry_out(request);
                         waited = shared.has_more()?;

@@ -163,6 +163,20 @@ pub(super) enum Way {
     Out,
 }
 
+/// Most vectors of one system call (`UIO_MAXIOV`).
+const MAX_VECTORS: usize = 1024;
+
+/// Pieces as addresses of this process, as many as one system call takes. They are good for as long as
+/// the memory is mapped.
+pub(super) fn vectors(memory: &GuestMemoryMmap, pieces: &[Piece]) -> io::Result<Vec<libc::iovec>> {
+    let one = |piece: &Piece| {
+        let slice = memory.get_slice(piece.at, piece.bytes).map_err(io::Error::other)?;
+        let first = slice.ptr_guard_mut().as_ptr();
+        Ok(libc::iovec { iov_base: first.cast(), iov_len: piece.bytes })
+    };
+    pieces.iter().take(MAX_VECTORS).map(one).collect()
+}
+
 /// Moves bytes between a file and guest memory without a copy here, from `offset` of the file on,
 /// or from where a stream is when that is `None`. Returns what the system call moved.
 pub(super) fn transfer(
@@ -173,14 +187,7 @@ pub(super) fn transfer(
     pieces: &[Piece],
 ) -> io::Result<usize> {
     use std::os::fd::AsRawFd as _;
-    let mut vectors = Vec::with_capacity(pieces.len());
-    let mut guards = Vec::with_capacity(pieces.len());
-    for piece in pieces.iter().take(1024) {
-        let slice = memory.get_slice(piece.at, piece.bytes).map_err(io::Error::other)?;
-        let guard = slice.ptr_guard_mut();
-        vectors.push(libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: piece.bytes });
-        guards.push(guard);
-    }
+    let vectors = vectors(memory, pieces)?;
     let count = i32::try_from(vectors.len()).map_err(io::Error::other)?;
     let (fd, list) = (file.as_raw_fd(), vectors.as_ptr());
     let at = offset.map(libc::off_t::try_from).transpose().map_err(io::Error::other)?;

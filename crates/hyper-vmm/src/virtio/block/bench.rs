@@ -1,7 +1,7 @@
-//! What threads beside the device's own bring, without a guest:
+//! What threads beside the device's own bring, and an io_uring in their place, without a guest:
 //! `cargo test --release -p hyper-vmm -- --ignored --nocapture disks_with_and_without`
 //!
-//! Each line is the same requests without and with them, by turns; medians.
+//! Each line is the same requests without, with threads and with a ring, by turns; medians.
 
 use std::fs;
 use std::sync::mpsc;
@@ -54,30 +54,44 @@ fn disks_with_and_without() {
         write(case("write 4K, depth 1", 4 << 10, 1, 5000)),
         write(case("write 4K, depth 32", 4 << 10, 32, 10_000)),
     ];
-    println!("{:<36} {:>10} {:>10} {:>7}", "µs a request", "without", "with", "ratio");
+    println!("{:<36} {:>10} {:>10} {:>10}", "µs a request", "without", "threads", "ring");
     for case in &cases {
-        let [without, with] = medians(|hands| {
+        let times = medians(|others| {
             forget(&file);
             if !case.cold {
                 warm(&file);
             }
-            run(case, &file, hands)
+            run(case, &file, others)
         });
-        println!("{:<36} {without:>10.2} {with:>10.2} {:>7.2}", case.name, with / without);
+        print(case.name, times);
     }
-    let [without, with] = medians(|hands| {
+    let times = medians(|others| {
         warm(&file);
-        beside_flushes(&file, hands)
+        beside_flushes(&file, others)
     });
-    let name = "read 4K, cached, beside flushes";
-    println!("{name:<36} {without:>10.2} {with:>10.2} {:>7.2}", with / without);
+    print("read 4K, cached, beside flushes", times);
 }
 
-fn medians(mut run: impl FnMut(bool) -> f64) -> [f64; 2] {
-    let mut all = [vec![], vec![]];
+/// Who waits beside the device's thread.
+#[derive(Clone, Copy)]
+enum Others {
+    Nobody,
+    Threads,
+    Ring,
+}
+
+fn print(name: &str, [without, threads, ring]: [f64; 3]) {
+    let ratios = [threads / without, ring / without].map(|ratio| format!("{ratio:.2}"));
+    let [of_threads, of_ring] = ratios;
+    println!("{name:<36} {without:>10.2} {threads:>10.2} {ring:>10.2}   {of_threads} {of_ring}");
+}
+
+fn medians(mut run: impl FnMut(Others) -> f64) -> [f64; 3] {
+    let mut all = [vec![], vec![], vec![]];
     for round in 0..ROUNDS {
-        for at in [round % 2, 1 - round % 2] {
-            all[at].push(run(at == 1));
+        for at in 0..3 {
+            let at = (at + round) % 3;
+            all[at].push(run([Others::Nobody, Others::Threads, Others::Ring][at]));
         }
     }
     all.map(|mut times| {
@@ -92,17 +106,19 @@ fn warm(file: &fs::File) {
     std::io::copy(&mut file, &mut std::io::sink()).unwrap();
 }
 
-fn start(file: &fs::File, hands: bool) -> Driver {
+fn start(file: &fs::File, others: Others) -> Driver {
     let mut host = Host::apart();
-    if !hands {
-        host.maker = Maker::new(mpsc::channel().0);
+    match others {
+        Others::Nobody => host.maker = Maker::new(mpsc::channel().0),
+        Others::Threads => {}
+        Others::Ring => host.rings = true,
     }
     let disk = File::new(vec![(file.try_clone().unwrap(), SECTORS * 512)], false, false).unwrap();
     Driver::on(Block::new("disk".to_owned(), disk, host))
 }
 
-fn run(case: &Case, file: &fs::File, hands: bool) -> f64 {
-    let mut driver = start(file, hands);
+fn run(case: &Case, file: &fs::File, others: Others) -> f64 {
+    let mut driver = start(file, others);
     let places = SECTORS * 512 / u64::from(case.bytes);
     // Every place once (an odd stride, a power of two of places), far from all before for long (the
     // golden ratio): nothing that would be read ahead.
@@ -131,8 +147,8 @@ fn run(case: &Case, file: &fs::File, hands: bool) -> f64 {
 }
 
 /// One slot reads, one by one; another writes and flushes all the time.
-fn beside_flushes(file: &fs::File, hands: bool) -> f64 {
-    let mut driver = start(file, hands);
+fn beside_flushes(file: &fs::File, others: Others) -> f64 {
+    let mut driver = start(file, others);
     let (mut reads, mut flushes) = (0_u64, 0_u64);
     let start = Instant::now();
     driver.offer(0, READ, 0, 4096);

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Block, File, Host};
+use super::Block;
 use crate::memory::Memory;
 use crate::virtio::Transport;
 use crate::virtio::worker::borrow;
@@ -44,10 +44,6 @@ pub struct Driver {
 
 impl Driver {
     /// Starts on a disk.
-    pub fn new(file: File) -> Self {
-        Self::on(Block::new("disk".to_owned(), file, Host::apart()))
-    }
-
     pub fn on(disk: Block) -> Self {
         let memory = crate::memory::take(MEMORY, false, Default::default()).unwrap();
         let line = EventFd::new(libc::EFD_NONBLOCK).unwrap();

@@ -1,8 +1,9 @@
 //! Files of the host as one disk: back to back, in their order.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 
 use rustix::fs::FallocateFlags;
@@ -33,6 +34,19 @@ pub(crate) struct File {
 pub(super) struct Span {
     pub offset: u64,
     pub pieces: Vec<Piece>,
+}
+
+impl Span {
+    /// Takes off its front what was moved.
+    pub fn moved(&mut self, bytes: usize) -> io::Result<()> {
+        if bytes == 0 {
+            // The file is shorter than it was.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        split(&mut self.pieces, bytes).ok_or(io::ErrorKind::InvalidInput)?;
+        self.offset += bytes as u64;
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -109,26 +123,53 @@ impl File {
                 Way::Out => Err(io::ErrorKind::WriteZero.into()),
             };
         }
-        while !span.pieces.is_empty() {
-            let extent = self.extent_at(span.offset)?;
-            let inside = span.offset - extent.start;
-            let here = usize::try_from(extent.bytes - inside).unwrap_or(usize::MAX);
-            let (file, at) = (extent.file.as_fd(), Some(inside));
-            let moved = if here < total(&span.pieces) {
-                let mut rest = span.pieces.clone();
-                let now = split(&mut rest, here).ok_or(io::ErrorKind::InvalidInput)?;
-                transfer(memory, file, way, at, &now)?
-            } else {
-                transfer(memory, file, way, at, &span.pieces)?
-            };
-            if moved == 0 {
-                // The file is shorter than it was.
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            split(&mut span.pieces, moved).ok_or(io::ErrorKind::InvalidInput)?;
-            span.offset += moved as u64;
+        while let Some((file, at, pieces)) = self.part(span)? {
+            span.moved(transfer(memory, file, way, Some(at), &pieces)?)?;
         }
         Ok(())
+    }
+
+    /// As much of a span as is in one file: that file, where it is in it, and its pieces. `None`: there is
+    /// nothing left.
+    #[expect(clippy::type_complexity, reason = "taken apart at once by all who ask")]
+    pub(super) fn part<'a>(
+        &self,
+        span: &'a Span,
+    ) -> io::Result<Option<(BorrowedFd<'_>, u64, Cow<'a, [Piece]>)>> {
+        let bytes = total(&span.pieces);
+        if bytes == 0 {
+            return Ok(None);
+        }
+        self.there()?;
+        self.within(span.offset, bytes as u64)?;
+        let extent = self.extent_at(span.offset)?;
+        let inside = span.offset - extent.start;
+        let here = usize::try_from(extent.bytes - inside).unwrap_or(usize::MAX);
+        let pieces = if here < bytes {
+            let mut rest = span.pieces.clone();
+            Cow::Owned(split(&mut rest, here).ok_or(io::ErrorKind::InvalidInput)?)
+        } else {
+            Cow::Borrowed(&span.pieces[..])
+        };
+        Ok(Some((extent.file.as_fd(), inside, pieces)))
+    }
+
+    /// The file that is made to last in step `step` of a flush; `None`: all are.
+    pub(super) fn sync_step(&self, step: usize) -> io::Result<Option<BorrowedFd<'_>>> {
+        self.there()?;
+        Ok(self.extents.get(step).map(|extent| extent.file.as_fd()))
+    }
+
+    /// The file of a range that is to be cleared, and where in it that begins.
+    pub(super) fn clear_step(&self, offset: u64, bytes: u64) -> io::Result<(BorrowedFd<'_>, u64)> {
+        self.there()?;
+        if self.read_only {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        self.within(offset, bytes)?;
+        // A writable disk is one file.
+        let extent = self.extent_at(offset)?;
+        Ok((extent.file.as_fd(), offset - extent.start))
     }
 
     /// Whether [`Self::flush`] has anything to do.
@@ -147,15 +188,9 @@ impl File {
 
     /// Zeros from `offset` on, by giving the room back where that can be.
     pub(super) fn clear(&self, offset: u64, bytes: u64) -> io::Result<()> {
-        self.there()?;
-        if self.read_only {
-            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
-        }
-        self.within(offset, bytes)?;
-        // A writable disk is one file.
-        let extent = self.extent_at(offset)?;
+        let (file, at) = self.clear_step(offset, bytes)?;
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(rustix::fs::fallocate(&extent.file, flags, offset - extent.start, bytes)?)
+        Ok(rustix::fs::fallocate(file, flags, at, bytes)?)
     }
 
     fn there(&self) -> io::Result<()> {

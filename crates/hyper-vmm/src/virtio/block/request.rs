@@ -1,6 +1,8 @@
 //! One request of a block driver (virtio 1.2, 5.2.6): header, data, a byte for the status.
 
+use std::borrow::Cow;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use virtio_queue::DescriptorChain;
 
@@ -30,6 +32,17 @@ pub(super) enum Progress {
     Done(u32),
     /// It has to wait for the host's disk.
     Waits(Request),
+}
+
+/// A step of a request that has to wait for the host's disk.
+pub(super) enum Next<'a> {
+    /// From a place of a file into memory.
+    Read(BorrowedFd<'a>, u64, Cow<'a, [Piece]>),
+    Sync(BorrowedFd<'a>),
+    /// A file's place and bytes.
+    Clear(BorrowedFd<'a>, u64, u64),
+    /// There is none any more.
+    Done,
 }
 
 /// A request that was understood.
@@ -113,7 +126,34 @@ impl Request {
         self.tell(memory, said, counters)
     }
 
-    fn tell(&self, memory: &Memory, said: io::Result<()>, counters: &DeviceCounters) -> u32 {
+    /// What of it the host's kernel is to do when `done` steps of it are.
+    pub fn next<'a>(&'a self, file: &'a File, done: usize) -> io::Result<Next<'a>> {
+        Ok(match &self.work {
+            Work::Read(span) => file
+                .part(span)?
+                .map_or(Next::Done, |(file, at, pieces)| Next::Read(file, at, pieces)),
+            Work::Flush => file.sync_step(done)?.map_or(Next::Done, Next::Sync),
+            Work::Clear(ranges) => match ranges.get(done) {
+                Some(&(offset, bytes)) => {
+                    let (file, at) = file.clear_step(offset, bytes)?;
+                    Next::Clear(file, at, bytes)
+                }
+                None => Next::Done,
+            },
+            Work::Write(..) | Work::Id(_) => return Err(io::ErrorKind::Unsupported.into()),
+        })
+    }
+
+    /// A step of it was done, and moved so many bytes.
+    pub fn moved(&mut self, bytes: usize) -> io::Result<()> {
+        match &mut self.work {
+            Work::Read(span) => span.moved(bytes),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends it; returns how many bytes were written to its chain.
+    pub fn tell(&self, memory: &Memory, said: io::Result<()>, counters: &DeviceCounters) -> u32 {
         let said = said.map(|()| match &self.work {
             Work::Read(_) => {
                 count(&counters.bytes_in, self.room as u64);

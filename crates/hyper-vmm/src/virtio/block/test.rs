@@ -24,8 +24,20 @@ const DATA: u64 = 0x4_0000;
 const BYTES: u32 = 512 << 10;
 const ENTRIES: u16 = 32;
 
+/// With threads, and with rings where this host has them.
+fn hosts() -> [Host; 2] {
+    if let Err(error) = super::Ring::new(8) {
+        println!("threads alone: this host has no io_uring: {error}");
+    }
+    [false, true].map(|rings| Host { rings, ..Host::apart() })
+}
+
 #[test]
 fn a_disk_is_taken_from_a_driver_that_never_pauses() {
+    hosts().into_iter().for_each(taken_from_a_driver_that_never_pauses);
+}
+
+fn taken_from_a_driver_that_never_pauses(host: Host) {
     let memory = crate::memory::take(1 << 20, false, Default::default()).unwrap();
     let write = |bytes: &[u8], at: u64| memory.write_slice(bytes, GuestAddress(at)).unwrap();
     // One request, a read that takes longer than offering it again, in all entries of the ring.
@@ -39,7 +51,7 @@ fn a_disk_is_taken_from_a_driver_that_never_pauses() {
         write(&(index + 1).to_le_bytes(), place + 14);
     }
     let line = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-    let disk = Block::spare("disk".to_owned(), false, Host::apart());
+    let disk = Block::spare("disk".to_owned(), false, host);
     let mut transport =
         Transport::new("disk".to_owned(), Box::new(disk), Arc::clone(&memory), line, false)
             .unwrap();
@@ -120,6 +132,12 @@ fn files(sectors: u64) -> [std::fs::File; 2] {
     [memory, cold]
 }
 
+/// Each of them with each host.
+fn each(sectors: u64) -> Vec<(std::fs::File, Host)> {
+    let pairs = |file: std::fs::File| hosts().map(|host| (file.try_clone().unwrap(), host));
+    files(sectors).into_iter().flat_map(pairs).collect()
+}
+
 fn disk(file: &std::fs::File, sectors: u64) -> File {
     File::new(vec![(file.try_clone().unwrap(), sectors * 512)], false, false).unwrap()
 }
@@ -127,8 +145,8 @@ fn disk(file: &std::fs::File, sectors: u64) -> File {
 #[test]
 fn many_requests_are_each_done_once_and_right() {
     let sectors = 8192_u64;
-    for file in files(sectors) {
-        let mut driver = Driver::new(disk(&file, sectors));
+    for (file, host) in each(sectors) {
+        let mut driver = Driver::on(Block::new("disk".to_owned(), disk(&file, sectors), host));
         // Reads of the first half; the second is written, cleared and flushed.
         let (mut wanted, mut state) = (vec![None; SLOTS.into()], 1_u64);
         let mut random = |below: u64| {
@@ -193,8 +211,8 @@ fn many_requests_are_each_done_once_and_right() {
 #[test]
 fn what_is_in_flight_is_done_when_a_disk_is_halted() {
     let sectors = 8192_u64;
-    for file in files(sectors) {
-        let mut driver = Driver::new(disk(&file, sectors));
+    for (file, host) in each(sectors) {
+        let mut driver = Driver::on(Block::new("disk".to_owned(), disk(&file, sectors), host));
         for round in 0..200_u64 {
             for slot in 0..SLOTS {
                 let sector = (round * 4099 + u64::from(slot) * 809) % (sectors - 8);
@@ -274,11 +292,24 @@ fn threads_and_files_come_with_the_need_and_go_with_the_disk() {
     }
 }
 
+/// What a ring is not made for the kernel refuses it.
+#[test]
+fn a_ring_does_nothing_else() {
+    let Ok(ring) = super::Ring::new(8) else {
+        println!("SKIPPED: this host has no io_uring");
+        return;
+    };
+    assert_eq!(ring.tries_a_socket(), Some(-libc::EACCES));
+}
+
 #[test]
 fn a_disk_is_held_to_its_rates_and_ends_while_it_waits() {
+    hosts().iter().for_each(held_to_its_rates);
+}
+
+fn held_to_its_rates(host: &Host) {
     let sectors = 8192_u64;
     let [file, _] = files(sectors);
-    let host = Host::apart();
     let device = file.metadata().unwrap().dev();
     let bound = |write_bytes| {
         host.limits.set(vec![device], Rates { write_bytes, ..Rates::default() });
