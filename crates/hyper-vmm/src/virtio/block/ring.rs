@@ -129,7 +129,8 @@ impl Flights {
     /// Returns the ring when all that was in flight is done.
     pub fn end(mut self) -> (Option<Ring>, io::Result<()>) {
         let ended = self.finish();
-        (self.ring.take().filter(|_| ended.is_ok()), ended)
+        let idle = !self.busy();
+        (self.ring.take_if(|_| idle), ended)
     }
 
     fn finish(&mut self) -> io::Result<()> {
