@@ -59,7 +59,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
     /// QEMU's CPU model. Must have svm and npt.
-    #[arg(long, value_name = "MODEL", default_value = "EPYC,+npt,-xsave")]
+    #[arg(long, value_name = "MODEL", default_value = "max,-xsave")]
     cpu: String,
     /// What is mounted at /sys/fs/cgroup.
     #[arg(long, value_name = "VERSION", default_value = "v2", value_parser = ["v1", "v2"])]

@@ -4,6 +4,7 @@ use std::fs::File;
 
 use hyper_adapter::Findings;
 use hyper_hypervisor::Probe;
+use hyper_vmm::config::HANDS;
 
 use crate::{Options, launch};
 
@@ -24,6 +25,18 @@ pub async fn probe(options: &Options, problem: Option<String>) -> Probe {
             Ok(Ok(_)) => found.required("guest kernel", true, format!("`{shown}`")),
             Ok(Err(error)) => found.required("guest kernel", false, format!("`{shown}`: {error}")),
             Err(error) => found.required("guest kernel", false, error.to_string()),
+        }
+    }
+    if options.io_uring {
+        match tokio::task::spawn_blocking(hyper_vmm::io_uring).await {
+            Ok(Ok(())) => {
+                found.optional("io_uring", true, "disks wait for the host's in its kernel");
+            }
+            Ok(Err(error)) => {
+                let why = format!("{error}: up to {HANDS} threads wait for each disk instead");
+                found.optional("io_uring", false, why);
+            }
+            Err(error) => found.optional("io_uring", false, error.to_string()),
         }
     }
     found.jail().await;

@@ -6,7 +6,7 @@
 //!  main thread    memory, kernel, devices, vCPUs; then answers requests          [control.rs]
 //!  vcpu N         KVM_RUN; port and memory accesses go to the bus                [cpu.rs, bus.rs]
 //!  one thread per device whose driver is there: kicks in, interrupts out         [virtio/*.rs]
-//!  some more per disk, when its requests wait for the host's disk      [virtio/block/hands.rs]
+//!  some more per disk, when its requests wait for the host's, if that has no io_uring
 //!
 //!  guest: building ─┬► running ⇄ paused ─► ended (told once, then the process exits)
 //!      saved guest ─┘               └─ save ─► a file of state, a file of memory
@@ -45,3 +45,11 @@ pub mod wire;
 
 pub use control::run;
 pub use error::VmmError;
+
+/// Whether disks can wait for this host's by io_uring.
+///
+/// # Errors
+/// Why not: the kernel is older than Linux 5.10, or does not allow it.
+pub fn io_uring() -> std::io::Result<()> {
+    virtio::rings()
+}

@@ -30,7 +30,7 @@ use virtio_queue::Queue;
 use vmm_sys_util::eventfd::EventFd;
 
 pub(crate) use balloon::Balloon;
-pub(crate) use block::{Block, File, Host, Limits};
+pub(crate) use block::{Block, File, Host, Limits, rings};
 pub(crate) use console::Console;
 pub(crate) use entropy::Entropy;
 pub(crate) use mem::Mem;

@@ -93,6 +93,11 @@ impl Host {
     }
 }
 
+/// Whether this host has rings.
+pub(crate) fn rings() -> io::Result<()> {
+    Ring::new(1).map(drop)
+}
+
 /// The device.
 #[derive(Debug)]
 pub(crate) struct Block {
