@@ -31,6 +31,11 @@ use rustix::fs::{Mode, OFlags};
 use kernel::Kernel;
 use machine::{Config, Event, Machine};
 
+/// The emulated CPU has halted for good: QEMU 7.2 loses what would wake it, once in a long while.
+const STOOD_STILL: u8 = 123;
+/// How long QEMU may take no CPU time at all: a machine that only waits takes some for its timers.
+const STILL: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(5);
 /// Codes of ours, as `timeout` and Docker have them.
 const TIMED_OUT: u8 = 124;
 const FAILED: u8 = 125;
@@ -82,7 +87,8 @@ pub(crate) struct Arguments {
     command: Vec<OsString>,
 }
 
-/// Runs the command; 125 when the laboratory itself failed, 124 when the time was over.
+/// Runs the command; 125 when the laboratory itself failed, 124 when the time was over, 123 when its CPU
+/// stood still.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let result = if arguments.if_needed && here() { direct(arguments) } else { inside(arguments) };
     result.unwrap_or_else(|problem| {
@@ -158,16 +164,31 @@ fn inside(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut up = false;
     let mut drained = 0;
     let mut ended = None;
+    let mut alive = (machine.cpu_time(), Instant::now());
     let code = loop {
         if let (Some(code), 2) = (ended, drained) {
             break code;
         }
-        match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match events.recv_timeout(left.min(LOOK)) {
             Ok(Event::Up) => up = true,
             Ok(Event::Exit(code)) => ended = Some(code),
             Ok(Event::Drained(Ok(()))) => drained += 1,
             Ok(Event::Drained(Err(problem))) if problem.kind() != ErrorKind::UnexpectedEof => {
                 return Err(problem).context("pass the output on");
+            }
+            Err(RecvTimeoutError::Timeout) if left > LOOK => {
+                let now = machine.cpu_time();
+                if now != alive.0 {
+                    alive = (now, Instant::now());
+                }
+                if now.is_some() && alive.1.elapsed() > STILL {
+                    eprintln!("lab: its CPU stands still; the last lines of the console:");
+                    print(&machine.console());
+                    unpackers.iter_mut().for_each(|(_, unpacker)| stop(unpacker));
+                    machine.end();
+                    return Ok(ExitCode::from(STOOD_STILL));
+                }
             }
             Err(RecvTimeoutError::Timeout) => {
                 let what =

@@ -133,6 +133,15 @@ impl Machine {
         self.console.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
+    /// CPU time that QEMU has taken, in clock ticks (proc(5), `stat`).
+    pub(super) fn cpu_time(&self) -> Option<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.qemu.id())).ok()?;
+        // Behind the name: state, then ten numbers that are none of ours.
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+        let mut next = || fields.next()?.parse::<u64>().ok();
+        Some(next()? + next()?)
+    }
+
     /// How QEMU ended.
     pub(super) fn how(&mut self) -> String {
         match self.qemu.try_wait() {
