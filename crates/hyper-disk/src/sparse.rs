@@ -2,23 +2,60 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, RenameFlags, SeekFrom, copy_file_range, ioctl_ficlone, linkat,
+    open, renameat_with, seek,
+};
 use rustix::io::Errno;
 
-/// Copies `from` to `to`, which must not exist, readable by its owner only.
+/// Copies `from` to `to`, which must not exist, readable by its owner only. It has its name when it is
+/// complete: a copy that is killed leaves none.
 ///
 /// # Errors
-/// The system's; `to` is then removed.
+/// The system's; `to` is then not there, or what it was.
 pub fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
     let source = File::open(from)?;
-    let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-    copy(&source, &target).inspect_err(|_| {
-        // Half a file system is worse than none; there is nothing else to do about it.
-        let _ = std::fs::remove_file(to);
-    })
+    if to.symlink_metadata().is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    match open(directory.unwrap_or(Path::new(".")), flags, mode) {
+        Ok(unnamed) => {
+            let target = File::from(unnamed);
+            copy(&source, &target)?;
+            let held = format!("/proc/self/fd/{}", target.as_raw_fd());
+            Ok(linkat(CWD, held, CWD, to, AtFlags::SYMLINK_FOLLOW)?)
+        }
+        // File systems without files that have no name, e.g. NFS.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => copy_named(&source, to),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// By a name of its own first, which stays if the copy is killed.
+fn copy_named(source: &File, to: &Path) -> io::Result<()> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut name = to.as_os_str().to_owned();
+    name.push(format!(".{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    let temporary = PathBuf::from(name);
+    let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let named = copy(source, &target).and_then(|()| {
+        match renameat_with(CWD, &temporary, CWD, to, RenameFlags::NOREPLACE) {
+            // Neither does every file system know this.
+            Err(Errno::INVAL | Errno::NOSYS) => std::fs::hard_link(&temporary, to),
+            named => named.map_err(io::Error::from),
+        }
+    });
+    // There only if it was linked, or if something failed.
+    let _ = std::fs::remove_file(&temporary);
+    named
 }
 
 fn copy(source: &File, target: &File) -> io::Result<()> {
@@ -92,6 +129,34 @@ mod test {
         assert!(bytes[..300_000].iter().all(|byte| *byte == 7) && bytes[300_000] == 0);
         assert!(copy_sparse(&from, &to).is_err(), "an existing file is not touched");
         assert!(to.exists());
+    }
+
+    #[test]
+    fn a_copy_that_is_killed_half_way_leaves_no_half_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::write(&from, vec![5; 64 << 20]).unwrap();
+        for named in [false, true] {
+            // Whoever kills it sees what this sees.
+            let watching = std::thread::spawn({
+                let to = to.clone();
+                move || {
+                    while !to.exists() {}
+                    let file = File::open(&to).unwrap();
+                    let mut last = [0];
+                    file.read_exact_at(&mut last, (64 << 20) - 1).unwrap();
+                    last[0]
+                }
+            });
+            match named {
+                false => copy_sparse(&from, &to).unwrap(),
+                true => copy_named(&File::open(&from).unwrap(), &to).unwrap(),
+            }
+            assert_eq!(watching.join().unwrap(), 5, "complete when it has its name");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+            assert!(copy_named(&File::open(&from).unwrap(), &to).is_err());
+            std::fs::remove_file(&to).unwrap();
+        }
     }
 
     #[test]
