@@ -8,6 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::command::{Outcome, run, run_command};
+use crate::turn::Turn;
 use crate::{eventually, image, program};
 
 /// Time for one client command; emulated guests on a busy machine are slow.
@@ -28,6 +29,7 @@ pub struct Engine {
     namespace: Option<String>,
     /// Its exec-root, when that is in memory.
     memory: Option<TempDir>,
+    _turn: Turn,
 }
 
 impl Engine {
@@ -98,6 +100,7 @@ impl Engine {
         namespace: Option<String>,
         supervisors: &str,
     ) -> Self {
+        let turn = Turn::beside();
         let dir = tempfile::Builder::new().prefix("hyper-e2e-").tempdir().expect("directory");
         if !supervisors.is_empty() {
             let text = supervisors.replace("DIR", &dir.path().display().to_string());
@@ -109,7 +112,7 @@ impl Engine {
         }
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let daemon = spawn(dir.path(), &flags, namespace.as_deref());
-        let engine = Self { dir, daemon, flags, namespace, memory: None };
+        let engine = Self { dir, daemon, flags, namespace, memory: None, _turn: turn };
         engine.await_ready();
         engine
     }

@@ -1,9 +1,11 @@
-//! What could leak on the host: counted before and after.
+//! What could leak on the host: counted before and after, by a test that is alone.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+
+use crate::turn::Alone;
 
 /// A look at everything that pods take from the host.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,7 +21,7 @@ pub struct Host {
 
 impl Host {
     /// Looks until nothing changes any more: links of pods that are gone take the kernel a while.
-    pub fn at_rest(marker: &str) -> Self {
+    pub fn at_rest(_: &Alone, marker: &str) -> Self {
         let mut before = Self::look(marker);
         for _ in 0..50 {
             std::thread::sleep(std::time::Duration::from_millis(200));
@@ -96,7 +98,8 @@ fn hyper_cgroups() -> BTreeSet<String> {
     found
 }
 
-fn processes(marker: &str) -> Vec<String> {
+/// Command names of processes whose command line, environment or directory has `marker`, but for hyperd.
+pub fn processes(marker: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let path = entry.path();

@@ -1,7 +1,7 @@
 //! What the end-to-end tests share: a hyperd of their own, a real registry, real clients.
 //!
 //! Every test binary starts its own hyperd below a temporary directory, so nothing of the
-//! system's is touched and tests of several checkouts can run at once. Programs and guest files
+//! system's is touched and programs, also of several checkouts, can run at once ([`Alone`]). Programs and guest files
 //! are those of `make build`. Images are made from Debian packages by `images/build`.
 #![forbid(unsafe_code)]
 
@@ -15,18 +15,20 @@ mod registry;
 mod serving;
 mod terminal;
 mod tokens;
+mod turn;
 mod user;
 
 pub use building::{build, context};
 pub use command::{Outcome, run, run_command as run_with};
 pub use engine::Engine;
-pub use host::{Host, disk_of};
+pub use host::{Host, disk_of, processes};
 pub use lan::{field, nothing_left, runtimes_and_runc, shell};
 pub use outside::Outside;
 pub use registry::Registry;
 pub use serving::{reaches, serve};
 pub use terminal::Terminal;
 pub use tokens::TokenServer;
+pub use turn::{Alone, Turn};
 pub use user::User;
 
 use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::command::{Outcome, run_command};
+use crate::turn::Turn;
 use crate::{eventually, root};
 
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -44,11 +45,13 @@ pub struct User {
     host: Child,
     /// A cgroup of its own.
     group: Option<PathBuf>,
+    _turn: Turn,
 }
 
 impl User {
     /// A user who has nothing yet.
     pub fn new() -> Self {
+        let turn = Turn::beside();
         let dir = tempfile::Builder::new().prefix("hyper-user-").tempdir().expect("directory");
         let path = dir.path();
         for name in ["home", "run"] {
@@ -68,7 +71,7 @@ impl User {
         let output = host.stdout.take().expect("piped");
         BufReader::new(output).read_line(&mut said).expect("the host's word");
         assert_eq!(said, "ready\n", "the user's host was not made");
-        Self { dir, host, group: None }
+        Self { dir, host, group: None, _turn: turn }
     }
 
     /// Gives the user a cgroup, as systemd delegates one, in which all its commands are from now on. `None`: the

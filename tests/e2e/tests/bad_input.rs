@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use hyper_e2e::{Engine, Host, eventually, program, run, runtimes};
+use hyper_e2e::{Engine, eventually, processes, program, run, runtimes};
 
 #[test]
 fn command_that_is_missing_or_not_executable() {
@@ -78,9 +78,7 @@ fn kernel_that_does_not_boot_is_named() {
         assert!(started.elapsed() < Duration::from_secs(90), "{runtime}");
     }
     let marker = engine.dir().display().to_string();
-    eventually("no process is left", Duration::from_secs(10), || {
-        Host::look(&marker).processes.is_empty()
-    });
+    eventually("no process is left", Duration::from_secs(10), || processes(&marker).is_empty());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hyper_e2e::{Engine, program, run, runtimes};
+use hyper_e2e::{Alone, Engine, program, run, runtimes};
 
 #[test]
 fn bare_guests_of_every_hypervisor_are_measured_or_missing_with_a_reason() {
@@ -37,6 +37,7 @@ fn starts_are_measured_phase_by_phase() {
 
 #[test]
 fn many_pods_come_run_and_go_without_a_trace() {
+    let _alone = Alone::wait();
     let engine = Engine::with_busybox();
     let words = ["bench", "many", "--pods", "11", "--at-once", "4", "--runtime", runtimes()[0]];
     let report = engine.hyper(&[&words[..], &["--json"]].concat()).succeeded().text();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use hyper_e2e::{Engine, Host, Outcome, build, context, eventually, run, text};
+use hyper_e2e::{Alone, Engine, Host, Outcome, build, context, eventually, run, text};
 use tempfile::TempDir;
 
 #[track_caller]
@@ -246,9 +246,10 @@ fn the_image_is_one_for_others() {
 
 #[test]
 fn nothing_is_left_of_a_build_that_is_given_up() {
+    let alone = Alone::wait();
     let mut engine = Engine::with_busybox();
     let marker = text(engine.dir());
-    let before = Host::at_rest(&marker);
+    let before = Host::at_rest(&alone, &marker);
     let directory = context(&[("Dockerfile", "FROM busybox\nRUN echo begun; sleep 600\n")]);
     let path = text(directory.path());
     let start = |engine: &Engine| -> std::process::Child {

@@ -5,17 +5,19 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use hyper_e2e::{Host, Outcome, eventually, image, program, run, runtimes};
+use hyper_e2e::{Alone, Host, Outcome, Turn, eventually, image, program, run, runtimes};
 use tempfile::TempDir;
 
 /// A containerd of the test's own.
 struct Containerd {
     dir: TempDir,
     process: Child,
+    _turn: Turn,
 }
 
 impl Containerd {
     fn start() -> Self {
+        let turn = Turn::beside();
         let dir = tempfile::Builder::new().prefix("hyper-ctr-").tempdir().expect("directory");
         let root = dir.path();
         let config = format!(
@@ -38,7 +40,7 @@ impl Containerd {
             .stderr(log)
             .spawn()
             .expect("start containerd");
-        let containerd = Self { dir, process };
+        let containerd = Self { dir, process, _turn: turn };
         eventually("containerd answers", Duration::from_secs(30), || {
             containerd.ctr(&["version"]).code == 0
         });
@@ -76,11 +78,12 @@ impl Drop for Containerd {
 
 #[test]
 fn ctr_run_prints_from_inside_the_guest_and_leaves_nothing() {
+    let alone = Alone::wait();
     let containerd = Containerd::start();
     containerd.ctr(&["image", "import", &image("busybox").display().to_string()]).succeeded();
     let reference = "docker.io/library/busybox:latest";
     let marker = containerd.root().display().to_string();
-    let before = Host::at_rest(&marker);
+    let before = Host::at_rest(&alone, &marker);
     let ctr_run = |id: &str, extra: &[&str], command: &[&str]| {
         let mut all = vec!["run", "--rm", "--runtime", "io.containerd.hyper.v2"];
         all.extend(extra);

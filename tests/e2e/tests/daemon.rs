@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hyper_e2e::{Engine, Host, eventually};
+use hyper_e2e::{Alone, Engine, Host, eventually};
 
 #[test]
 fn kill_9_of_hyperd_loses_no_line_and_no_exit_code() {
@@ -77,10 +77,11 @@ fn second_hyperd_on_the_same_data_is_refused() {
 
 #[test]
 fn a_hundred_runs_leave_nothing_behind() {
+    let alone = Alone::wait();
     let engine = Engine::with_busybox();
     engine.hyper(&["run", "--rm", "busybox", "true"]).succeeded();
     let marker = engine.dir().display().to_string();
-    let before = Host::at_rest(&marker);
+    let before = Host::at_rest(&alone, &marker);
     for run in 0..100 {
         let code = (run % 7).to_string();
         engine

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hyper_e2e::{Engine, Host, eventually, serve, shell};
+use hyper_e2e::{Alone, Engine, Host, eventually, serve, shell};
 
 /// Started by so many clients at once.
 const CLIENTS: usize = 4;
@@ -17,8 +17,8 @@ fn count() -> usize {
 }
 
 /// All that pods could leave: on the host, and where hyperd's network is.
-fn taken(engine: &Engine) -> (Host, String, String) {
-    let host = Host::at_rest(&engine.dir().display().to_string());
+fn taken(alone: &Alone, engine: &Engine) -> (Host, String, String) {
+    let host = Host::at_rest(alone, &engine.dir().display().to_string());
     let links = engine.beside(&["ip", "-o", "-br", "link"]).succeeded().text();
     let rules = engine.beside(&["nft", "list", "ruleset"]).succeeded().text();
     (host, links, rules)
@@ -26,12 +26,13 @@ fn taken(engine: &Engine) -> (Host, String, String) {
 
 #[test]
 fn many_pods_on_one_network_have_addresses_and_names_and_leave_nothing() {
+    let alone = Alone::wait();
     let (engine, count) = (Engine::apart(), count());
     let make = ["network", "create", "--subnet", "10.77.0.0/16", "crowd"];
     engine.docker(&make).succeeded();
     // What the first pod of a network and of an image makes is there before it is counted.
     serve(&engine, "first", &["--network", "crowd", "--runtime", "uml"]);
-    let before = taken(&engine);
+    let before = taken(&alone, &engine);
 
     let begun = Instant::now();
     let next = AtomicUsize::new(0);
@@ -80,10 +81,10 @@ fn many_pods_on_one_network_have_addresses_and_names_and_leave_nothing() {
     engine.docker(&[&["rm", "-f"], &names[..]].concat()).succeeded();
     let removed = removed.elapsed();
     // The kernel takes links and namespaces apart one after the other.
-    let mut after = taken(&engine);
+    let mut after = taken(&alone, &engine);
     let settled = Instant::now();
     while after != before && settled.elapsed() < Duration::from_secs(60) {
-        after = taken(&engine);
+        after = taken(&alone, &engine);
     }
     assert_eq!(after, before);
     eprintln!(

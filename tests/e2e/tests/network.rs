@@ -4,7 +4,7 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use hyper_e2e::{Engine, Host, eventually, run, runtimes};
+use hyper_e2e::{Alone, Engine, Host, eventually, run, runtimes};
 
 /// A container that serves `text` on port 80.
 fn serve(engine: &Engine, name: &str, text: &str, flags: &[&str]) {
@@ -284,10 +284,11 @@ fn what_a_pod_sends_and_receives_is_held_to_its_rates() {
 
 #[test]
 fn starts_that_fail_or_are_given_up_leave_no_supervisor() {
+    let alone = Alone::wait();
     let engine = Engine::apart();
     serve(&engine, "owner", "first", &["-p", "8077:80"]);
     let marker = engine.dir().display().to_string();
-    let before = Host::at_rest(&marker).processes.len();
+    let before = Host::at_rest(&alone, &marker).processes.len();
     for round in 0..20 {
         let run = ["run", "--rm", "-p", "8077:80", "busybox", "true"];
         engine.docker(&run).exited(125).says(&["8077"]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hyper_e2e::{Engine, Host, eventually, image, run, run_with};
+use hyper_e2e::{Alone, Engine, Host, eventually, image, run, run_with};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -37,12 +37,13 @@ fn settles(before: &Host, marker: &str) {
 
 #[test]
 fn a_container_of_runc_is_one_like_any_other_and_leaves_nothing() {
+    let alone = Alone::wait();
     let engine = Engine::with_busybox();
     let marker = engine.dir().display().to_string();
     let run1 = ["run", "--rm", "--runtime", "runc"];
     // The first makes what stays while hyperd runs: the bridge, and our name among the cgroups.
     engine.docker(&[&run1[..], &["busybox", "true"]].concat()).succeeded();
-    let before = Host::at_rest(&marker);
+    let before = Host::at_rest(&alone, &marker);
     for (words, code) in
         [(&["sh", "-c", "exit 7"][..], 7), (&["nope"], 127), (&["/etc"], 126), (&["true"], 0)]
     {
@@ -161,10 +162,11 @@ fn logs_and_exit_codes_outlive_hyperd() {
 
 #[test]
 fn a_killed_shim_or_supervisor_leaves_a_clear_state_and_no_process() {
+    let alone = Alone::wait();
     let engine = Engine::with_busybox();
     let marker = engine.dir().display().to_string();
     engine.docker(&["run", "--rm", "--runtime", "runc", "busybox", "true"]).succeeded();
-    let before = Host::at_rest(&marker);
+    let before = Host::at_rest(&alone, &marker);
     engine
         .docker(&["create", "--name", "one", "--runtime", "runc", "busybox", "sleep", "987654"])
         .succeeded();

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hyper_e2e::{Engine, Host, eventually, runtimes};
+use hyper_e2e::{Alone, Engine, Host, eventually, runtimes};
 use tempfile::TempDir;
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -503,9 +503,10 @@ fn sharer(engine: &Engine, container: &str) -> u32 {
 
 #[test]
 fn a_killed_sharer_ends_the_pod_and_says_so() {
+    let alone = Alone::wait();
     let engine = Engine::with_busybox();
     let (_dir, path) = shared();
-    let before = Host::at_rest(&engine.dir().display().to_string());
+    let before = Host::at_rest(&alone, &engine.dir().display().to_string());
     for runtime in runtimes() {
         let (name, bind) = (format!("cut-{runtime}"), format!("{path}:/data"));
         let script = "while true; do date > /data/x; cat /data/x > /dev/null; done";
@@ -542,10 +543,11 @@ fn a_killed_sharer_ends_the_pod_and_says_so() {
 
 #[test]
 fn hyperd_may_die_under_shared_directories() {
+    let alone = Alone::wait();
     let mut engine = Engine::with_busybox();
     let (dir, path) = shared();
     let marker = engine.dir().display().to_string();
-    let before = Host::at_rest(&marker);
+    let before = Host::at_rest(&alone, &marker);
     for runtime in runtimes() {
         let (name, bind) = (format!("on-{runtime}"), format!("{path}:/data"));
         let arguments = [
