@@ -16,7 +16,7 @@
 //! - [`message`]: requests, replies, events and the handshake.
 //! - `frame`: the wire form; decoding is pure and holds against any bytes.
 //! - `mux`: streams over frames: credit, half-close, fairness, bounds.
-//! - [`names`]: questions to the resolver, on a stream.
+//! - [`names`]: questions to the resolver, on a stream. [`sockets`]: connections to sockets of the host.
 //! - [`connect`], [`Link`]: the supervisor's end. [`accept`], [`AgentLink`]: the agent's end.
 #![forbid(unsafe_code)]
 
@@ -27,6 +27,7 @@ mod handshake;
 pub mod message;
 mod mux;
 pub mod names;
+pub mod sockets;
 mod supervisor;
 
 pub use agent::{AgentLink, Replier, RequestReceiver, accept};

@@ -178,6 +178,8 @@ pub struct CreateContainer {
     pub rootfs: Rootfs,
     /// Files written into the container before it starts (resolv.conf, hosts, hostname, configs).
     pub files: Vec<FileInjection>,
+    #[serde(default)]
+    pub sockets: Vec<HostSocket>,
     pub streams: Streams,
 }
 
@@ -250,6 +252,20 @@ impl std::fmt::Debug for FileEntry {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("FileEntry").field("path", &self.path).finish_non_exhaustive()
     }
+}
+
+/// A stream socket of the host, put over a container's root: whoever connects to it in the container is
+/// connected to it on the host, by the supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSocket {
+    /// Absolute path in the container.
+    pub path: String,
+    /// The host's: who may connect.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// For what is said of connections, see [`crate::sockets`].
+    pub stream: u32,
 }
 
 /// Stream ids, chosen by the supervisor, for a process's stdio; see `Mux`.

@@ -315,7 +315,7 @@ pub struct EmptyDir {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct HostPath {
     pub path: String,
-    /// None and `DirectoryOrCreate` make it where it is missing; `Directory` and `File` want it there.
+    /// None and `DirectoryOrCreate` make it where it is missing; `Directory`, `File` and `Socket` want it there.
     #[serde(rename = "type", default)]
     pub kind: Option<String>,
 }

@@ -20,6 +20,7 @@ use crate::create::Prepared;
 use crate::guest::{Guest, Sign};
 use crate::pod::{Command, PodEvent};
 use crate::record::{Container, Process, Reply};
+use crate::sockets::Carrying;
 use crate::stdio::{Channels, Running};
 use crate::{PodError, Settings};
 
@@ -36,10 +37,10 @@ pub(crate) enum Input {
         container: String,
         result: Result<Box<Booted>, PodError>,
     },
-    /// A container is in the guest, or not; a sandbox has no streams.
+    /// A container is in the guest, or not; for a sandbox nothing runs.
     Created {
         container: String,
-        result: Result<Option<Running>, PodError>,
+        result: Result<Option<(Running, Carrying)>, PodError>,
     },
     /// An exec's stdio is open, or not.
     Opened {

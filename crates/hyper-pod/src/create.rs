@@ -36,6 +36,7 @@ use crate::pod::{CreateRequest, ExecRequest, Pod, PodEvent};
 use crate::record::{Container, Process, Reply, State};
 use crate::resize::MemoryWish;
 use crate::rootfs::{RootDisks, prepare};
+use crate::sockets::Carrying;
 use crate::spec::{Spec, fit_process, read_spec};
 use crate::stdio::{Channels, Running};
 use crate::{PodError, Settings};
@@ -84,6 +85,7 @@ impl Actor {
             keeps: false,
             upper: None,
             socket: None,
+            carrying: Carrying::default(),
             network: Vec::new(),
             sandbox: false,
             cpu: CpuWish::default(),
@@ -203,21 +205,28 @@ impl Actor {
         });
     }
 
-    /// With its running streams; none: a sandbox.
-    pub(crate) fn created(&mut self, id: &str, result: Result<Option<Running>, PodError>) {
-        let stdio = match (result, &self.guest) {
+    /// With what runs for it; none: a sandbox.
+    pub(crate) fn created(
+        &mut self,
+        id: &str,
+        result: Result<Option<(Running, Carrying)>, PodError>,
+    ) {
+        let made = match (result, &self.guest) {
             (Err(error), _) => return self.create_failed(id, error),
             (Ok(_), GuestState::Dead(reason)) => {
                 let error = self.dead(reason);
                 return self.create_failed(id, error);
             }
-            (Ok(stdio), _) => stdio,
+            (Ok(made), _) => made,
         };
         let pid = self.hypervisor_pid;
         let Ok(container) = self.container(id) else { return };
         container.phases.container_created = Some(hyper_stdio::now_ns());
-        container.in_guest = stdio.is_some();
-        container.init.stdio = stdio;
+        container.in_guest = made.is_some();
+        if let Some((stdio, carrying)) = made {
+            container.init.stdio = Some(stdio);
+            container.carrying = carrying;
+        }
         let event = PodEvent::Created {
             container: id.to_owned(),
             bundle: container.bundle.clone(),
@@ -489,7 +498,7 @@ async fn created(
     (mut spec, root, channels): (Spec, RootDisks, Channels),
     first: bool,
     queue: mpsc::Sender<Input>,
-) -> Result<Running, PodError> {
+) -> Result<(Running, Carrying), PodError> {
     if !first && !guest.hypervisor.capabilities().share {
         spec = copied(spec, guest.hypervisor.name()).await?;
     }
@@ -511,15 +520,19 @@ async fn created(
     }
     let process = ProcessId { container: id.to_owned(), exec: None };
     let (streams, stdio) = channels.run(&guest.link, process, queue);
+    let mut carrying = Carrying::default();
+    let sockets = spec.sockets.into_iter();
+    let sockets = sockets.map(|socket| socket.serve(&guest.link, &mut carrying)).collect();
     let request = Request::CreateContainer(Box::new(CreateContainer {
         container: id.to_owned(),
         spec: spec.value,
         rootfs,
         files: spec.files,
+        sockets,
         streams,
     }));
     guest.call(id, request, CREATE).await?;
-    Ok(stdio)
+    Ok((stdio, carrying))
 }
 
 async fn started(

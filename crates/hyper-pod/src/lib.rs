@@ -44,6 +44,7 @@ mod serve;
 mod settings;
 mod share;
 mod silence;
+mod sockets;
 mod spec;
 mod stdio;
 mod template;

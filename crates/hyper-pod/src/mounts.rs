@@ -1,5 +1,6 @@
 //! The mounts of `config.json`: the guest's own kinds pass, directories and files of the host are
-//! shared live ([`crate::share`]), volumes that are disks become disks of the guest.
+//! shared live ([`crate::share`]), its sockets are carried ([`crate::sockets`]), volumes that are
+//! disks become disks of the guest.
 //!
 //! Files of the pod that nobody changes (`/etc/hosts`, …) are copied into the guest: a pod that
 //! shares nothing else has no process that shares.
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::PodError;
 use crate::share::Shared;
+use crate::sockets::HostSocket;
 use crate::spec::Spec;
 
 /// Largest injected file in bytes.
@@ -41,6 +43,7 @@ const GUEST_KINDS: [&str; 8] =
 pub(crate) struct Carried {
     pub files: Vec<FileInjection>,
     pub shared: Vec<Shared>,
+    pub sockets: Vec<HostSocket>,
     /// Place in `value["mounts"]`, and the disk to be mounted there.
     pub disks: Vec<(usize, Disk)>,
 }
@@ -72,6 +75,7 @@ pub(crate) fn carry_mounts(value: &mut Value, id: &str) -> Result<Carried, PodEr
                     kept.push(mount);
                     carried.shared.push(shared);
                 }
+                Bind::Socket(socket) => carried.sockets.push(socket),
             }
         } else {
             return Err(PodError::Unsupported(format!(
@@ -128,6 +132,7 @@ enum Bind {
     File(FileInjection, u64),
     Guest(Value),
     Shared(Value, Shared),
+    Socket(HostSocket),
 }
 
 fn bind(mount: &Value, name: String) -> Result<Bind, PodError> {
@@ -144,11 +149,13 @@ fn bind(mount: &Value, name: String) -> Result<Bind, PodError> {
     let meta =
         std::fs::metadata(source).map_err(PodError::file("open bind mount source", source))?;
     let kind = meta.file_type();
+    if kind.is_socket() {
+        return HostSocket::find(source, destination).map(Bind::Socket);
+    }
     if !kind.is_file() && !kind.is_dir() {
-        let what = if kind.is_socket() { "host socket" } else { "host device or FIFO" };
         return Err(PodError::Unsupported(format!(
-            "{what} `{}` cannot be mounted at `{destination}`: its other end is in the host's \
-             kernel, the guest has its own; directories and regular files can be mounted",
+            "host device or FIFO `{}` cannot be mounted at `{destination}`: its other end is in the host's \
+             kernel, the guest has its own; directories, regular files and sockets of streams can be mounted",
             source.display()
         )));
     }

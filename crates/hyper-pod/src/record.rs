@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 use crate::cpu::CpuWish;
 use crate::io::IoWish;
 use crate::resize::MemoryWish;
+use crate::sockets::Carrying;
 use crate::stdio::{Channels, Running, Uris};
 use crate::{PodError, RootfsMount};
 
@@ -122,6 +123,8 @@ pub(crate) struct Container {
     /// The file that takes its writes.
     pub upper: Option<PathBuf>,
     pub socket: Option<AbortHandle>,
+    /// Of its sockets of the host.
+    pub carrying: Carrying,
     /// Lines about the host's network, for the report.
     pub network: Vec<String>,
     /// It stands for its pod, see [`crate::spec::Spec::sandbox`].

@@ -15,6 +15,7 @@ use crate::PodError;
 use crate::mounts::{Carried, carry_mounts};
 use crate::network::Found;
 use crate::share::Shared;
+use crate::sockets::HostSocket;
 use crate::wishes::Wishes;
 
 /// Longest `config.json` in bytes.
@@ -28,6 +29,8 @@ pub(crate) struct Spec {
     pub files: Vec<FileInjection>,
     /// Directories and files of the host that the guest sees live.
     pub shared: Vec<Shared>,
+    /// Those of the host that the container may connect to.
+    pub sockets: Vec<HostSocket>,
     /// Disks mounted in the container: place in `value`'s mounts, and the disk.
     pub disks: Vec<(usize, Disk)>,
     pub wishes: Wishes,
@@ -65,7 +68,7 @@ fn fit(mut value: Value, id: &str, bundle: &Path, terminal: bool) -> Result<Spec
     let sandbox = value["annotations"][annotation::CRI_CONTAINER_TYPE] == "sandbox";
     refuse_hooks(&value)?;
     refuse_devices(&value)?;
-    let Carried { files, shared, disks } = carry_mounts(&mut value, id)?;
+    let Carried { files, shared, sockets, disks } = carry_mounts(&mut value, id)?;
     let namespace = fit_namespaces(&mut value);
     let network = Found::new(namespace, &value);
     let sysctls = take_network_sysctls(&mut value);
@@ -83,6 +86,7 @@ fn fit(mut value: Value, id: &str, bundle: &Path, terminal: bool) -> Result<Spec
         value,
         files,
         shared,
+        sockets,
         disks,
         wishes,
         read_only,

@@ -250,6 +250,7 @@ fn become_first(
     mounts::mount_all(&inside, &spec.mounts)?;
     mounts::make_devices(&inside, &spec.linux.devices)?;
     mounts::inject(&inside, &request.files, &directories.files())?;
+    mounts::put_sockets(&inside, &request.container, &request.sockets)?;
     mounts::enter(&inside)?;
     drop(inside);
     for (name, value) in &spec.linux.sysctl {

@@ -8,7 +8,7 @@
 //! - [`maker`]: the children that make them. [`talk`]: how those report.
 //! - [`rootfs`]: the root from disks. [`inside`]: paths in it. [`mounts`]: what else is seen.
 //! - [`program`]: from a forked child to the program.
-//! - [`outside`]: processes beside the containers.
+//! - [`outside`]: processes beside the containers. [`sockets`]: those of the host.
 
 mod inside;
 mod maker;
@@ -18,6 +18,7 @@ mod nfs;
 mod outside;
 mod program;
 mod rootfs;
+mod sockets;
 mod talk;
 mod volume;
 
@@ -40,10 +41,10 @@ use tokio::{
     sync::{Mutex, watch},
 };
 
-use self::maker::Waiting;
 pub(crate) use self::maker::{Helper, aside, no_streams};
 pub(crate) use self::program::winsize;
 pub(crate) use self::rootfs::{Directories, let_go};
+use self::{maker::Waiting, sockets::Sockets};
 use crate::{
     cgroup::Cgroup,
     failure::{Doing as _, Outcome, failure, invalid},
@@ -135,6 +136,7 @@ pub(crate) struct Container {
     strikes: Rc<Strikes>,
     /// Which of the files that it was given is its `/etc/hosts`.
     hosts: Option<usize>,
+    _sockets: Sockets,
 }
 
 impl Container {
@@ -151,6 +153,7 @@ impl Container {
         let id = request.container.clone();
         let streams = Prepared::new(link, request.streams, spec.process.terminal)?;
         memory::prepare(&spec.mounts)?;
+        let sockets = Sockets::listen(link, &id, &request.sockets)?;
         let cgroup = Cgroup::create(&id)?;
         let expecting = reaper.expecting();
         let made = maker::make_container(request, &spec, &cgroup, &streams.ends).await;
@@ -175,8 +178,16 @@ impl Container {
             Ok((first, strikes)) => {
                 let seccomp = spec.linux.seccomp.take();
                 let hosts = request.files.iter().position(|file| file.path == "/etc/hosts");
-                let execs = RefCell::default();
-                Ok(Rc::new(Self { id, cgroup, first, execs, seccomp, strikes, hosts }))
+                Ok(Rc::new(Self {
+                    id,
+                    cgroup,
+                    first,
+                    execs: RefCell::default(),
+                    seccomp,
+                    strikes,
+                    hosts,
+                    _sockets: sockets,
+                }))
             }
             Err(failure) => {
                 // The reason for the failure is what counts, not what cleaning up brings.

@@ -12,7 +12,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper_files::user;
-use hyper_link::message::{FileEntry, FileInjection};
+use hyper_link::message::{FileEntry, FileInjection, HostSocket};
 use rustix::{
     fs::{FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, symlinkat},
     io::Errno,
@@ -25,7 +25,7 @@ use rustix::{
 
 use super::{
     inside::{Inside, name_of},
-    memory, nfs,
+    memory, nfs, sockets,
     volume::{is_volume, mount_volume},
 };
 use crate::{
@@ -175,6 +175,16 @@ pub(super) fn inject(inside: &Inside, files: &[FileInjection], store: &Path) -> 
         let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
         flags.set(MountFlags::RDONLY, file.read_only);
         mount_remount(name_of(&target()?), flags, "").doing(describe)?;
+    }
+    Ok(())
+}
+
+/// Puts sockets that the agent listens on over the root.
+pub(super) fn put_sockets(inside: &Inside, container: &str, wanted: &[HostSocket]) -> Outcome<()> {
+    for (number, socket) in wanted.iter().enumerate() {
+        let target = inside.file(&socket.path)?;
+        mount_bind(sockets::path(container, number), name_of(&target))
+            .doing(|| format!("mount the socket {}", socket.path))?;
     }
     Ok(())
 }

@@ -269,7 +269,8 @@ impl Guest {
             read_only: false,
         };
         let container = id.to_owned();
-        let create = CreateContainer { container, spec, rootfs, files, streams };
+        let sockets = Vec::new();
+        let create = CreateContainer { container, spec, rootfs, files, sockets, streams };
         self.call(Request::CreateContainer(Box::new(create))).await.map(|_started| io)
     }
 

@@ -244,7 +244,7 @@ fn volumes(
             }
             (None, Some(host)) => match host.kind.as_deref() {
                 None | Some("" | "DirectoryOrCreate") => Source::Bind(host.path.clone(), true),
-                Some("Directory" | "File") => Source::Bind(host.path.clone(), false),
+                Some("Directory" | "File" | "Socket") => Source::Bind(host.path.clone(), false),
                 Some(other) => {
                     return wrong(
                         format!("{field}.hostPath.type"),
