@@ -27,9 +27,11 @@ pub fn refused(hypervisor: &'static str) -> impl FnOnce(JailError) -> VmError {
     }
 }
 
-/// Bounds the CPU time of all in the jail.
-pub fn set_cpu(hypervisor: &'static str, jailed: &Jailed, share: CpuShare) -> Result<(), VmError> {
-    jailed.set_cpu(share.weight, share.quota).map_err(refused(hypervisor))
+/// Bounds the CPU time of all in the jail, and which CPUs it runs on. Each holds where the other cannot.
+pub fn set_cpu(hypervisor: &'static str, jailed: &Jailed, share: &CpuShare) -> Result<(), VmError> {
+    let placed = jailed.set_cpus(share.cpus.as_ref()).map_err(refused(hypervisor));
+    let bound = jailed.set_cpu(share.weight, share.quota).map_err(refused(hypervisor));
+    placed.and(bound)
 }
 
 /// Bounds what all in the jail read from and write to devices of the host.

@@ -130,7 +130,7 @@ impl<G: Guest> Vm for Kept<G> {
 
     async fn set_cpu(&self, share: CpuShare) -> Result<(), VmError> {
         let process = self.guest.process();
-        jail::set_cpu(process.name.hypervisor, &process.jailed, share)
+        jail::set_cpu(process.name.hypervisor, &process.jailed, &share)
     }
 
     async fn set_io(&self, limits: &[IoLimit]) -> Result<(), VmError> {

@@ -359,7 +359,7 @@ mod test {
             ("version=2", "DOCKER_BUILDKIT=0"),
             ("remote=https%3A%2F%2Fx", "remote \"https://x\""),
             ("squash=1", "squash"),
-            ("cpusetcpus=0", "CpusetCpus"),
+            ("cpusetmems=0", "CpusetMems"),
             ("isolation=hyperv", "hyperv"),
             ("t=A", "`A`"),
             ("buildargs=%5B", "buildargs"),

@@ -110,7 +110,7 @@ pub(crate) async fn info(State(app): State<App>) -> Response {
         "CpuCfsPeriod": true,
         "CpuCfsQuota": true,
         "CPUShares": true,
-        "CPUSet": false,
+        "CPUSet": true,
         "PidsLimit": true,
         "OomKillDisable": false,
         "IPv4Forwarding": true,

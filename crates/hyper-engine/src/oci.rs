@@ -207,6 +207,9 @@ pub(crate) fn resources(limits: &Limits, privileged: bool) -> Value {
     if quota != 0 {
         cpu["quota"] = json!(quota);
     }
+    if !limits.cpuset_cpus.is_empty() {
+        cpu["cpus"] = json!(limits.cpuset_cpus);
+    }
     let mut resources = json!({ "devices": devices(privileged) });
     for (key, value) in [("memory", memory), ("cpu", cpu)] {
         if value.as_object().is_some_and(|fields| !fields.is_empty()) {

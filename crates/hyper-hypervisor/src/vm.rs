@@ -1,6 +1,6 @@
 //! The two traits: what launches guests, and one guest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -83,7 +83,7 @@ pub trait Vm: Send + Sync {
     /// give back. Only where there is [`crate::Capabilities::memory_growth`].
     async fn set_memory(&self, bytes: u64) -> Result<u64, VmError>;
 
-    /// Bounds the CPU time of the hypervisor with all of its guest, from now on.
+    /// Bounds the CPU time of the hypervisor with all of its guest, and which CPUs it runs on, from now on.
     async fn set_cpu(&self, share: CpuShare) -> Result<(), VmError>;
 
     /// Bounds what the hypervisor with all of its guest reads from and writes to devices of the
@@ -129,17 +129,20 @@ pub enum VmExit {
 }
 
 /// A guest's part of the host's CPUs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuShare {
     /// Against others, 1 to 10000; 100 is usual.
     pub weight: u64,
     /// Microseconds of CPU time in each period of microseconds; `None`: no bound.
     pub quota: Option<(u64, u64)>,
+    /// Those of the host that it runs on, by number; `None`: all.
+    #[serde(default)]
+    pub cpus: Option<BTreeSet<usize>>,
 }
 
 impl Default for CpuShare {
     fn default() -> Self {
-        Self { weight: 100, quota: None }
+        Self { weight: 100, quota: None, cpus: None }
     }
 }
 

@@ -14,9 +14,10 @@
 //! Another jail whose work is done by turns with this one's follows it ([`follow`]).
 //! A host that does not tell how long tasks wait (no CONFIG_SCHED_INFO) leaves a jail where it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -34,21 +35,77 @@ const LATE: f64 = 0.1;
 /// Share of a period that it must gain.
 const GAIN: f64 = 0.1;
 
-/// Watches over the jail of `cgroups`, whose program is `pid`, until it is dropped.
-pub(crate) async fn watch(cgroups: Cgroups, pid: u32) {
-    let allowed = match sched_getaffinity(None) {
-        Ok(set) => (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect::<Vec<_>>(),
-        Err(_) => return,
-    };
-    if allowed.len() < 2 {
-        return;
+/// The CPUs that a jail may be on: its supervisor's, or some of them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Allowed(Arc<Mutex<Vec<usize>>>);
+
+impl Allowed {
+    /// Those of this process.
+    pub fn all() -> Self {
+        Self(Arc::new(Mutex::new(own())))
     }
+
+    /// Those of `wanted` that this process has; `None`: all that it has.
+    ///
+    /// # Errors
+    /// It has none of them.
+    pub fn change(&self, wanted: Option<&BTreeSet<usize>>) -> io::Result<Vec<usize>> {
+        let mut cpus = own();
+        cpus.retain(|cpu| wanted.is_none_or(|wanted| wanted.contains(cpu)));
+        if cpus.is_empty() {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        self.lock().clone_from(&cpus);
+        Ok(cpus)
+    }
+
+    /// Fewer than this process has.
+    pub fn is_narrowed(&self) -> bool {
+        *self.lock() != own()
+    }
+
+    fn now(&self) -> Vec<usize> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn own() -> Vec<usize> {
+    let own = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
+    (0..CpuSet::MAX_CPU).filter(|cpu| own.is_set(*cpu)).collect()
+}
+
+/// Moves a jail, whose program is `pid`, to some CPUs: to one of them if it is to be on one. Blocking.
+pub(crate) fn place(
+    cgroups: Option<&Cgroups>,
+    pid: u32,
+    cpus: &[usize],
+    one: bool,
+) -> io::Result<()> {
+    let pids = cgroups.map_or_else(|| vec![pid], |cgroups| processes(cgroups, pid));
+    match (one, only(pid)) {
+        (true, Some(here)) if cpus.contains(&here) => Ok(()),
+        // The watch finds a better one, if there is.
+        (true, _) => move_all(&pids, &cpus[pid as usize % cpus.len()..][..1]),
+        (false, _) => move_all(&pids, cpus),
+    }
+}
+
+/// Watches over the jail of `cgroups`, whose program is `pid`, until it is dropped.
+pub(crate) async fn watch(cgroups: Cgroups, pid: u32, allowed: Allowed) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before: Option<(Instant, Seen)> = None;
     loop {
         ticks.tick().await;
-        let (groups, cpus) = (cgroups.clone(), allowed.clone());
+        let (groups, cpus) = (cgroups.clone(), allowed.now());
+        if cpus.len() < 2 {
+            before = None;
+            continue;
+        }
         let used = before.as_ref().map(|(_, seen)| seen.used);
         // Reads of /proc and /sys: short, but file operations all the same.
         let look = move || Seen::now(&groups, pid, used, &cpus);
@@ -59,7 +116,7 @@ pub(crate) async fn watch(cgroups: Cgroups, pid: u32) {
         });
         if let Some(cpu) = target {
             let groups = cgroups.clone();
-            let moved = move || move_all(&processes(&groups, pid), cpu);
+            let moved = move || move_all(&processes(&groups, pid), &[cpu]);
             let moved = tokio::task::spawn_blocking(moved).await;
             // A host that forbids it (a cpuset that has shrunk) has a slower jail, not a broken one.
             if !matches!(moved, Ok(Ok(()))) {
@@ -84,7 +141,7 @@ pub(crate) async fn follow(cgroups: Option<Cgroups>, pid: u32, leader: u32) {
         let groups = cgroups.clone();
         let moved = move || {
             let known = groups.map(|groups| processes(&groups, pid));
-            move_all(&known.unwrap_or_else(|| vec![pid]), cpu)
+            move_all(&known.unwrap_or_else(|| vec![pid]), &[cpu])
         };
         let moved = tokio::task::spawn_blocking(moved).await;
         if !matches!(moved, Ok(Ok(()))) {
@@ -215,10 +272,10 @@ fn tasks(pids: &[u32]) -> Vec<(u32, u32)> {
     pids.iter().copied().flat_map(of).collect()
 }
 
-/// Moves every task of some processes; twice, because a child made meanwhile has its parent's old CPU.
-fn move_all(pids: &[u32], cpu: usize) -> io::Result<()> {
+/// Moves every task of some processes; twice, because a child made meanwhile has its parent's old CPUs.
+fn move_all(pids: &[u32], cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
-    set.set(cpu);
+    cpus.iter().for_each(|cpu| set.set(*cpu));
     let mut result = Ok(());
     for _ in 0..2 {
         for (_, tid) in tasks(pids) {
@@ -241,6 +298,34 @@ fn heads() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_jail_is_moved_to_the_cpus_it_may_be_on_and_no_others() {
+        let all = own();
+        let last = *all.last().unwrap();
+        let mut program = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = program.id();
+        let on = || {
+            let set = affinity(pid).unwrap();
+            all.iter().copied().filter(|cpu| set.is_set(*cpu)).collect::<Vec<_>>()
+        };
+        let allowed = Allowed::all();
+        assert!(!allowed.is_narrowed());
+        let cpus = allowed.change(Some(&BTreeSet::from([last, CpuSet::MAX_CPU + 1]))).unwrap();
+        assert_eq!((cpus.as_slice(), allowed.is_narrowed()), (&[last][..], all.len() > 1));
+        place(None, pid, &cpus, false).unwrap();
+        assert_eq!(on(), [last]);
+        // One that is on one CPU stays there while it may.
+        place(None, pid, &all, true).unwrap();
+        assert_eq!(on(), [last]);
+        place(None, pid, &allowed.change(None).unwrap(), false).unwrap();
+        assert_eq!((on(), allowed.now()), (all.clone(), all.clone()));
+        place(None, pid, &all, true).unwrap();
+        assert_eq!(on().len(), 1);
+        assert!(allowed.change(Some(&BTreeSet::from([CpuSet::MAX_CPU]))).is_err());
+        program.kill().unwrap();
+        program.wait().unwrap();
+    }
 
     #[test]
     fn a_task_that_has_no_cpu_is_seen_to_wait() {

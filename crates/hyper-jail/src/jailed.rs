@@ -1,5 +1,6 @@
 //! A living jail, seen from the supervisor.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -63,6 +64,9 @@ pub struct Jailed {
     exit: Mutex<Option<JailExit>>,
     killed: AtomicBool,
     cpu: Option<AbortOnDropHandle<()>>,
+    /// It is to be on one CPU.
+    one_cpu: bool,
+    cpus: cpu::Allowed,
 }
 
 impl Jailed {
@@ -96,13 +100,16 @@ impl Jailed {
             exit: Mutex::new(None),
             killed: AtomicBool::new(false),
             cpu: None,
+            one_cpu: false,
+            cpus: cpu::Allowed::all(),
         })
     }
 
     /// Starts the watch that moves a jail that waits for its CPU; it ends with the jail.
     pub(crate) fn keep_on_one_cpu(&mut self) {
+        self.one_cpu = true;
         let Some(cgroups) = self.leash.cgroups.clone() else { return };
-        let watch = tokio::spawn(cpu::watch(cgroups, self.pid));
+        let watch = tokio::spawn(cpu::watch(cgroups, self.pid, self.cpus.clone()));
         self.cpu = Some(AbortOnDropHandle::new(watch));
     }
 
@@ -258,6 +265,21 @@ impl Jailed {
                 hint: "no cgroup with the controller cpu that we may use".to_owned(),
             }),
         }
+    }
+
+    /// Changes the CPUs that the jail runs on; `None`: all that this process has. What it starts later runs there,
+    /// too. Reads and writes of `/proc`, short.
+    ///
+    /// # Errors
+    /// This process has none of them; the kernel's.
+    pub fn set_cpus(&self, cpus: Option<&BTreeSet<usize>>) -> Result<(), JailError> {
+        if cpus.is_none() && !self.cpus.is_narrowed() {
+            return Ok(());
+        }
+        let cgroups = self.leash.cgroups.as_ref();
+        let placed = self.cpus.change(cpus);
+        let placed = placed.and_then(|cpus| cpu::place(cgroups, self.pid, &cpus, self.one_cpu));
+        placed.map_err(|source| self.leash.io("move it to its CPUs", source))
     }
 
     /// Changes the limit of the jail's memory.

@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use crate::actor::{Actor, Booted, GuestState, Input, answer};
 use crate::boot::boot;
 use crate::choose::choose;
-use crate::cpu::CpuWish;
+use crate::cpu::{self, CpuWish};
 use crate::exit::reserve_exit;
 use crate::guest::{Guest, watch};
 use crate::io::IoWish;
@@ -111,7 +111,7 @@ impl Actor {
         };
         if let Ok(container) = self.container(&id) {
             let resources = &prepared.spec.value["linux"]["resources"];
-            container.cpu = container.cpu.changed_by(resources);
+            container.cpu = std::mem::take(&mut container.cpu).changed_by(resources);
             container.io = IoWish::from_resources(resources);
             container.sandbox = prepared.spec.sandbox;
             if !container.sandbox {
@@ -517,6 +517,9 @@ async fn created(
             mount["type"] = "ext4".into();
             mount["source"] = device.into();
         }
+    }
+    if let Some(resources) = spec.value.pointer_mut("/linux/resources") {
+        cpu::for_guest(resources);
     }
     let process = ProcessId { container: id.to_owned(), exec: None };
     let (streams, stdio) = channels.run(&guest.link, process, queue);

@@ -7,7 +7,6 @@ use hyper_link::message::{FailureKind, ProcessId, Reply as AgentReply, Request, 
 use hyper_stdio::{Attachment, Wanted};
 use hyper_task::pod::PodReport;
 
-use crate::PodError;
 use crate::actor::{Actor, GuestState, Input, answer};
 use crate::choose::wall_name;
 use crate::create::blocking;
@@ -15,6 +14,7 @@ use crate::guest::Guest;
 use crate::pod::{Command, PodEvent, ProcessReport};
 use crate::record::{Container, Reply, State};
 use crate::resize::{self, MemoryWish};
+use crate::{PodError, cpu};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -237,7 +237,8 @@ impl Actor {
 
     /// Limits of a container; the sandbox's are those of all containers of its pod together.
     fn update(&mut self, id: String, resources: serde_json::Value, reply: Reply<()>) {
-        let request = self.container(&id).map(|container| container.sandbox);
+        let request = cpu::check(&resources);
+        let request = request.and_then(|()| self.container(&id).map(|container| container.sandbox));
         let request = request.and_then(|whole| Ok((whole, self.up()?)));
         let request = request.and_then(|(whole, guest)| match guest.is_paused() {
             false => Ok((whole, guest)),
@@ -282,7 +283,7 @@ impl Actor {
         if result.is_ok()
             && let Ok(container) = self.container(id)
         {
-            container.cpu = container.cpu.changed_by(resources);
+            container.cpu = std::mem::take(&mut container.cpu).changed_by(resources);
             container.memory = container.memory.changed_by(resources);
             self.share_cpu();
         }

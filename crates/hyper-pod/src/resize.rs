@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 
 use crate::error::chain;
 use crate::guest::Guest;
-use crate::{PodError, Settings};
+use crate::{PodError, Settings, cpu};
 
 const MIB: u64 = 1 << 20;
 
@@ -101,7 +101,9 @@ pub(crate) fn container(
     others: &[MemoryWish],
     pod: MemoryWish,
 ) -> Plan {
-    let request = Request::Update { container: id.to_owned(), resources: resources.clone() };
+    let mut inside = resources.clone();
+    cpu::for_guest(&mut inside);
+    let request = Request::Update { container: id.to_owned(), resources: inside };
     let limit = MemoryWish::default().changed_by(resources).0;
     let grows = guest.hypervisor.capabilities().memory_growth;
     let wanted = limit.filter(|_| grows).map(|limit| match pod.0 {

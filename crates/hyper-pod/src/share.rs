@@ -8,6 +8,7 @@
 //! One process per pod that shares anything, and none for others. It ends with its guest, and its
 //! guest with it: a guest whose files do not answer any more would hang.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
@@ -110,6 +111,13 @@ impl Sharer {
     /// Stays where its guest is, if that is one CPU: a request of the guest's is answered by turns with it.
     pub fn stay_with(&mut self, guest: u32) {
         self.jailed.follow(guest);
+    }
+
+    /// Runs on these CPUs of the host, as its guest does; `None`: all.
+    pub fn place(&self, cpus: Option<&BTreeSet<usize>>) {
+        if let Err(error) = self.jailed.set_cpus(cpus) {
+            tracing::warn!(error = chain(&error), "the CPUs of shared directories' server");
+        }
     }
 
     /// What the hypervisor is told.

@@ -12,6 +12,7 @@ use hyper_task::annotation;
 use serde_json::{Value, json};
 
 use crate::PodError;
+use crate::cpu;
 use crate::mounts::{Carried, carry_mounts};
 use crate::network::Found;
 use crate::share::Shared;
@@ -68,8 +69,10 @@ fn fit(mut value: Value, id: &str, bundle: &Path, terminal: bool) -> Result<Spec
     let sandbox = value["annotations"][annotation::CRI_CONTAINER_TYPE] == "sandbox";
     refuse_hooks(&value)?;
     refuse_devices(&value)?;
+    cpu::check(&value["linux"]["resources"])?;
     let Carried { files, shared, sockets, disks } = carry_mounts(&mut value, id)?;
     let namespace = fit_namespaces(&mut value);
+    show_own_cgroup(&mut value);
     let network = Found::new(namespace, &value);
     let sysctls = take_network_sysctls(&mut value);
     // Indexing a mutable value would put nulls where nothing is.
@@ -125,6 +128,18 @@ fn fit_namespaces(value: &mut Value) -> Option<PathBuf> {
         kind != "network" && !(path.is_some() && matches!(kind, "ipc" | "uts"))
     });
     network
+}
+
+/// On hosts with cgroup v1 a mount of cgroups shows a container its own, and there is no namespace of
+/// them; in a guest, which has v2, it takes one for that.
+fn show_own_cgroup(value: &mut Value) {
+    let mounts = value["mounts"].as_array();
+    let shown = mounts.into_iter().flatten().any(|mount| mount["type"] == "cgroup");
+    let namespaces = value.pointer_mut("/linux/namespaces").and_then(Value::as_array_mut);
+    let Some(namespaces) = namespaces.filter(|_| shown) else { return };
+    if !namespaces.iter().any(|namespace| namespace["type"] == "cgroup") {
+        namespaces.push(json!({ "type": "cgroup" }));
+    }
 }
 
 /// `net.*` belongs to the network namespace, which is the guest's.

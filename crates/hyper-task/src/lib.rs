@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod annotation;
+pub mod cpus;
 pub mod environment;
 pub mod foreign;
 pub mod mount;

@@ -89,7 +89,7 @@ impl Vm for UmlVm {
     }
 
     async fn set_cpu(&self, share: CpuShare) -> Result<(), VmError> {
-        set_cpu(NAME, &self.jail, share)
+        set_cpu(NAME, &self.jail, &share)
     }
 
     async fn set_io(&self, limits: &[IoLimit]) -> Result<(), VmError> {

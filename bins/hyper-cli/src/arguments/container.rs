@@ -34,6 +34,9 @@ pub struct UpdateFlags {
     /// Microseconds
     #[arg(long, allow_hyphen_values = true)]
     pub cpu_quota: Option<i64>,
+    /// CPUs of the host that it may run on, e.g. 0-2,7
+    #[arg(long)]
+    pub cpuset_cpus: Option<String>,
     /// -1: no limit
     #[arg(long, allow_hyphen_values = true)]
     pub pids_limit: Option<i64>,

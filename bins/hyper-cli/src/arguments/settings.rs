@@ -25,6 +25,7 @@ pub struct SettingFlags {
     /// Microseconds
     #[arg(long, allow_hyphen_values = true)]
     pub cpu_quota: Option<i64>,
+    /// CPUs of the host that it may run on, e.g. 0-2,7
     #[arg(long)]
     pub cpuset_cpus: Option<String>,
     /// 10 to 1000

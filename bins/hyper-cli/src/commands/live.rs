@@ -59,6 +59,9 @@ pub async fn update(client: &Client, flags: UpdateFlags) -> anyhow::Result<i32> 
     if let Some(cpus) = flags.cpus {
         body["NanoCpus"] = json!(nano_cpus(cpus)?);
     }
+    if let Some(list) = &flags.cpuset_cpus {
+        body["CpusetCpus"] = json!(list);
+    }
     if let Some(policy) = &flags.restart {
         body["RestartPolicy"] = restart_policy(policy)?;
     }

@@ -158,6 +158,7 @@ fn limits(host: &HostConfig) -> Limits {
         cpu_period_us: number(host.cpu_period),
         cpu_quota_us: number(host.cpu_quota),
         pids: number(host.pids_limit),
+        cpuset_cpus: host.cpuset_cpus.clone().unwrap_or_default(),
     }
 }
 

@@ -223,7 +223,7 @@ fn host_config(spec: &Spec, default_runtime: &str) -> Value {
         "CpuQuota": limits.cpu_quota_us,
         "CpuRealtimePeriod": 0,
         "CpuRealtimeRuntime": 0,
-        "CpusetCpus": "",
+        "CpusetCpus": limits.cpuset_cpus,
         "CpusetMems": "",
         "Devices": [],
         "DeviceCgroupRules": null,

@@ -144,13 +144,8 @@ pub(crate) async fn update(
 ) -> ApiResult {
     let body: ContainerUpdateBody = request::json(body).await?;
     let view = app.engine.container(&id)?;
-    if body.cpuset_cpus.is_some_and(|cpus| !cpus.is_empty()) {
-        return Err(ApiError::unsupported(
-            "CpusetCpus is not supported: a guest has virtual CPUs: use --cpus",
-        ));
-    }
-    let before = view.spec.host.limits;
-    let mut limits = before;
+    let before = &view.spec.host.limits;
+    let mut limits = before.clone();
     for (limit, value) in [
         (&mut limits.memory_bytes, body.memory),
         (&mut limits.memory_reservation_bytes, body.memory_reservation),
@@ -166,8 +161,11 @@ pub(crate) async fn update(
             *limit = value;
         }
     }
+    if let Some(cpus) = body.cpuset_cpus.filter(|cpus| !cpus.is_empty()) {
+        limits.cpuset_cpus = cpus;
+    }
     let change = ContainerChange {
-        limits: (limits != before).then_some(limits),
+        limits: (limits != *before).then_some(limits),
         restart: policy::restart(body.restart_policy.as_ref())?,
     };
     app.engine.update(&id, change).await?;

@@ -29,10 +29,8 @@ pub(crate) fn check(host: &HostConfig) -> ApiResult<()> {
     if let Some(parent) = set(host.cgroup_parent.as_ref()) {
         no("HostConfig.CgroupParent", parent, "cgroups are the guest's own")?;
     }
-    for (option, value) in [("CpusetCpus", &host.cpuset_cpus), ("CpusetMems", &host.cpuset_mems)] {
-        if let Some(value) = set(value.as_ref()) {
-            no(&format!("HostConfig.{option}"), value, "a guest has virtual CPUs: use --cpus")?;
-        }
+    if let Some(value) = set(host.cpuset_mems.as_ref()) {
+        no("HostConfig.CpusetMems", value, "where a guest's memory lies is the host's choice")?;
     }
     for (option, value) in [
         ("CpuRealtimePeriod", host.cpu_realtime_period),
@@ -125,7 +123,7 @@ mod test {
             (r#"{"NetworkMode":"host"}"#, ["NetworkMode", "host"]),
             (r#"{"PidMode":"host"}"#, ["PidMode", "host"]),
             (r#"{"Devices":[{"PathOnHost":"/dev/kvm"}]}"#, ["Devices", "/dev/kvm"]),
-            (r#"{"CpusetCpus":"0"}"#, ["CpusetCpus", "\"0\""]),
+            (r#"{"CpusetMems":"0"}"#, ["CpusetMems", "\"0\""]),
         ] {
             let message = refused(host);
             assert!(names.iter().all(|name| message.contains(name)), "{message}");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hyper_task::cpus;
 use tokio::sync::{mpsc, watch};
 
 use super::actor::{Actor, Begin, QUEUE, attributes};
@@ -502,7 +503,28 @@ pub(crate) fn check_limits(limits: &Limits) -> Result<()> {
             "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
         ));
     }
-    Ok(())
+    check_cpuset(&limits.cpuset_cpus)
+}
+
+/// In Docker's words.
+fn check_cpuset(wanted: &str) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let Some(cpus) = cpus::parse(wanted) else {
+        return Err(Error::Invalid(format!(
+            "Invalid value {wanted} for cpuset cpus: numbers and ranges like 0-2,7 are wanted"
+        )));
+    };
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let own = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let own = own.unwrap_or_default().trim();
+    match cpus::parse(own) {
+        Some(own_cpus) if !cpus.is_subset(&own_cpus) => Err(Error::Invalid(format!(
+            "Requested CPUs are not available - requested {wanted}, available: {own}"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn check_log(log: &Log) -> Result<()> {

@@ -232,7 +232,7 @@ pub struct Mount {
 }
 
 /// Limits inside the guest; 0: none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
     pub memory_bytes: i64,
@@ -245,6 +245,8 @@ pub struct Limits {
     pub cpu_quota_us: i64,
     /// ≤ 0: none.
     pub pids: i64,
+    /// Of the host, as `0-2,7`; empty: all.
+    pub cpuset_cpus: String,
 }
 
 /// What a [`Throttle`] bounds, each per second.
