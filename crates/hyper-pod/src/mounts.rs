@@ -7,15 +7,17 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper_hypervisor::{Disk, Extent};
-use hyper_link::message::{FileEntry, FileInjection, SHARED};
+use hyper_link::message::{FileEntry, FileInjection, MEMORY_VOLUME, SHARED};
 use hyper_task::mount::{COPY, DISK_KIND, LIVE, NFS_KIND, OWNER};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::PodError;
 use crate::share::Shared;
@@ -33,6 +35,9 @@ const MAX_DEPTH: usize = 32;
 /// Kinds that a guest kernel mounts by itself.
 /// Files that the engine above makes for a container, copied unless it says otherwise.
 const COPIED: [&str; 3] = ["/etc/resolv.conf", "/etc/hostname", "/etc/hosts"];
+/// `statfs(2)`
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+const SHM_BYTES: u64 = 64 << 20;
 /// Propagation that reaches beyond the container.
 const TO_HOST: [&str; 4] = ["shared", "rshared", "slave", "rslave"];
 const GUEST_KINDS: [&str; 8] =
@@ -138,11 +143,13 @@ enum Bind {
 fn bind(mount: &Value, name: String) -> Result<Bind, PodError> {
     let destination = destination(mount);
     let source = Path::new(mount["source"].as_str().unwrap_or_default());
-    // CRI shares one tmpfs of the host with a pod's containers; the guest has its own.
+    // A tmpfs of the host that a pod's containers share, as CRI makes one, or Kubernetes for an `emptyDir`
+    // in memory: the guest has its own, of the same size.
     if destination == "/dev/shm" && !options(mount).any(|option| option == LIVE) {
+        let (volume, size) = (shared_memory(source), format!("size={}k", tmpfs_kib(source)));
         return Ok(Bind::Guest(json!({
-            "destination": destination, "type": "tmpfs", "source": "shm",
-            "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]
+            "destination": destination, "type": "tmpfs", "source": volume,
+            "options": ["nosuid", "noexec", "nodev", "mode=1777", size]
         })));
     }
     // Looked at before opening, which would block on a FIFO.
@@ -188,6 +195,22 @@ fn bind(mount: &Value, name: String) -> Result<Bind, PodError> {
     });
     let source = source.to_owned();
     Ok(Bind::Shared(guest, Shared { name, source, writable: !read_only, recursive }))
+}
+
+/// Names the volume that is in the guest what `source` is on the host: the same for all containers that have it.
+fn shared_memory(source: &Path) -> String {
+    let digest = Sha256::digest(source.as_os_str().as_bytes());
+    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{MEMORY_VOLUME}shm-{name}")
+}
+
+/// How large the tmpfs at `source` may become; Docker's size where it is none.
+fn tmpfs_kib(source: &Path) -> u64 {
+    let found = rustix::fs::statfs(source).ok();
+    // Its type's width differs between architectures.
+    let found = found.filter(|found| found.f_type as u64 == TMPFS_MAGIC);
+    let bytes = found.map(|found| found.f_blocks.saturating_mul(found.f_bsize as u64));
+    bytes.filter(|bytes| *bytes > 0).unwrap_or(SHM_BYTES).div_ceil(1024)
 }
 
 fn copied(source: &Path, to: &str, read_only: bool) -> Result<(FileInjection, u64), PodError> {
@@ -315,6 +338,7 @@ mod test {
             {"destination": "/one", "type": "none", "source": file, "options": ["bind", "rprivate"]},
             {"destination": "/etc/hosts", "type": "bind", "source": file, "options": ["rbind", LIVE]},
             {"destination": "/db", "type": DISK_KIND, "source": file},
+            {"destination": "/dev/shm", "type": "bind", "source": "/proc", "options": ["rbind"]},
         ]});
         let carried = carry_mounts(&mut value, "c").unwrap();
         let files = &carried.files;
@@ -323,6 +347,12 @@ mod test {
         assert_eq!(STANDARD.decode(&files[0].content).unwrap(), b"127.0.0.1 localhost\n");
         assert_eq!(value["mounts"][0]["type"], "proc");
         assert_eq!(value["mounts"][1]["type"], "tmpfs");
+        let shm = |at: usize| value["mounts"][at]["source"].as_str().unwrap();
+        assert!(
+            shm(1).starts_with("volume:shm-") && shm(1) != shm(6),
+            "one for each of the host's"
+        );
+        assert_eq!(value["mounts"][6]["options"][4], "size=65536k", "that is no tmpfs");
         assert_eq!(value["mounts"][2]["source"], "/run/share/c.0");
         assert_eq!(value["mounts"][2]["options"], json!(["ro", "rbind"]));
         assert_eq!(value["mounts"][3]["source"], "/run/share/c.1");

@@ -155,9 +155,21 @@ impl Cgroup {
             if file.contains('/') || !file.contains('.') {
                 return Err(invalid(format!("linux.resources.unified: {file} is no cgroup file")));
             }
+            if self.limits_nothing(file, value) {
+                continue;
+            }
             self.set(file, value)?;
         }
         Ok(())
+    }
+
+    /// A limit of what a guest does not have: swap, which Kubernetes bounds for every container, and huge pages.
+    fn limits_nothing(&self, file: &str, value: &str) -> bool {
+        let none = matches!(value, "0" | "max");
+        let absent = file.starts_with("memory.swap.")
+            || file.starts_with("memory.zswap.")
+            || (file.starts_with("hugetlb.") && none);
+        absent && !self.has(file)
     }
 
     /// Holds reads and writes of each of `disks`, device nodes, to the rates of `resources`.

@@ -136,7 +136,8 @@ pub(crate) struct Container {
     strikes: Rc<Strikes>,
     /// Which of the files that it was given is its `/etc/hosts`.
     hosts: Option<usize>,
-    _sockets: Sockets,
+    /// Gone with the container's files, not with the last who knows it: the next one may have its id.
+    sockets: RefCell<Option<Sockets>>,
 }
 
 impl Container {
@@ -186,7 +187,7 @@ impl Container {
                     seccomp,
                     strikes,
                     hosts,
-                    _sockets: sockets,
+                    sockets: RefCell::new(Some(sockets)),
                 }))
             }
             Err(failure) => {
@@ -295,6 +296,7 @@ impl Container {
 
     /// Unmounts and removes everything of a container whose processes have ended.
     pub(crate) async fn remove(&self) -> Outcome<()> {
+        drop(self.sockets.take());
         release(&self.id, &self.cgroup).await
     }
 

@@ -271,15 +271,18 @@ async fn limits_hold_and_are_counted() -> Result<()> {
         "/linux/resources/cpu",
         json!({"shares": 512, "quota": 50000, "period": 100_000}),
     );
+    // What Kubernetes says of every container, also where there is no swap.
+    let unified = json!({"memory.swap.max": "0", "memory.oom.group": "1", "hugetlb.2MB.max": "0"});
+    let spec = with(spec, "/linux/resources/unified", unified);
     let io = guest.create("p", spec, Vec::new(), true).await?;
     guest.start_container("p").await?;
-    let files = "cd /sys/fs/cgroup; cat pids.max cpu.max cpu.weight";
+    let files = "cd /sys/fs/cgroup; cat pids.max cpu.max cpu.weight memory.oom.group";
     let run = guest.exec("p", "a", process(&["sh", "-c", files])).await?;
-    assert_eq!(guest.finish("p", Some("a"), run).await?.stdout, "7\n50000 100000\n20\n");
+    assert_eq!(guest.finish("p", Some("a"), run).await?.stdout, "7\n50000 100000\n20\n1\n");
     let resources = json!({"pids": {"limit": 9}, "memory": {"limit": 64 << 20}});
     guest.call(Request::Update { container: "p".into(), resources }).await?;
     let run = guest.exec("p", "b", process(&["sh", "-c", files])).await?;
-    assert_eq!(guest.finish("p", Some("b"), run).await?.stdout, "9\n50000 100000\n20\n");
+    assert_eq!(guest.finish("p", Some("b"), run).await?.stdout, "9\n50000 100000\n20\n1\n");
     guest.call(Request::Freeze { container: "p".into(), frozen: true }).await?;
     let refused = guest.exec("p", "c", process(&["true"])).await.err().unwrap();
     assert!(refused.failure().unwrap().message.contains("frozen"));
@@ -357,6 +360,11 @@ async fn what_cannot_be_done_is_refused_and_leaves_nothing() -> Result<()> {
             "nothing",
         ),
         (with(shell("true"), "/process/args", json!([])), FailureKind::InvalidArgument, "args"),
+        (
+            with(shell("true"), "/linux/resources/unified", json!({"memory.nothing": "1"})),
+            FailureKind::Unsupported,
+            "memory.nothing",
+        ),
         (
             with(shell("true"), "/linux/resources/cpu", json!({"cpus": "0-1"})),
             FailureKind::Unsupported,
