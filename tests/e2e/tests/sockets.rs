@@ -176,6 +176,12 @@ fn what_is_no_socket_of_streams_is_refused_by_name() {
     let mount = format!("type=bind,source={},target=/s", gone.display());
     let refused = engine.docker(&["run", "--rm", "--mount", &mount, "python", "true"]);
     refused.exited(125).says(&[&text(&gone)]);
+    // `-v` makes a directory of anything else.
+    let missing = dir.path().join("docker.sock");
+    let bind = format!("{}:/var/run/docker.sock", missing.display());
+    let refused = engine.docker(&["run", "--rm", "-v", &bind, "python", "true"]);
+    refused.exited(125).says(&["no socket", &text(&missing), "/run/hyper/hyper.sock"]);
+    assert!(!missing.exists());
     // Nobody listens: the container runs, its client is told, and the supervisor's log has why.
     let mute = dir.path().join("mute");
     drop(UnixListener::bind(&mute).expect("bind"));

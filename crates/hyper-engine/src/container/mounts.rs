@@ -158,12 +158,20 @@ fn exists(source: &str) -> Result<()> {
     }
 }
 
-/// Makes the directories that `-v` binds and that are not there. Blocks.
+/// Makes the directories that `-v` binds and that are not there, but in the place of a socket. Blocks.
 pub(crate) fn make_sources(mounts: &[Mount]) -> Result<()> {
     for mount in mounts.iter().filter(|mount| mount.kind == MountKind::Bind) {
         let path = std::path::Path::new(&mount.source);
         if mount.create_source {
             if !path.exists() {
+                // A directory with a socket's name is of use to nobody, and in the way of who makes the socket.
+                if path.extension().is_some_and(|end| end == "sock") {
+                    return Err(Error::Invalid(format!(
+                        "invalid mount config: there is no socket {}: start who listens there first, or \
+                         name another one (hyperd's own is /run/hyper/hyper.sock, or what its -H says)",
+                        path.display()
+                    )));
+                }
                 std::fs::create_dir_all(path).map_err(Error::file("make bind directory", path))?;
             }
         } else {
