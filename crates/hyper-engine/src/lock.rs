@@ -40,7 +40,7 @@ impl Lock {
             let mut holder = String::new();
             // An unreadable file is as good as an empty one.
             let _ = file.rewind().and_then(|()| file.read_to_string(&mut holder));
-            if is_alive(holder.trim()) || Instant::now() > deadline {
+            if is_another(holder.trim()) || Instant::now() > deadline {
                 return Err(Error::Conflict(format!(
                     "{} is in use by another hyperd (pid {}): stop it, or choose another directory",
                     directory.display(),
@@ -56,10 +56,11 @@ impl Lock {
     }
 }
 
-/// Whether there is such a process that has not ended.
-fn is_alive(pid: &str) -> bool {
-    let stat =
-        pid.parse::<u32>().ok().map(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")));
+/// Whether there is such a process that has not ended, and is not this one: what this one let go, its last child may
+/// still have.
+fn is_another(pid: &str) -> bool {
+    let pid = pid.parse::<u32>().ok().filter(|pid| *pid != std::process::id());
+    let stat = pid.map(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")));
     // The state follows the name, which is in brackets and may have any letter.
     let state = |text: String| text.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     stat.and_then(Result::ok).and_then(state).is_some_and(|state| !matches!(state, 'Z' | 'X'))
@@ -73,9 +74,13 @@ mod test {
     fn the_second_is_told_who_has_it() {
         let dir = tempfile::tempdir().unwrap();
         let first = Lock::take(dir.path()).unwrap();
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        std::fs::write(dir.path().join("hyperd.lock"), other.id().to_string()).unwrap();
         let error = Lock::take(dir.path()).unwrap_err().to_string();
-        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        assert!(error.contains(&format!("(pid {})", other.id())), "{error}");
         drop(first);
+        other.kill().unwrap();
+        other.wait().unwrap();
         Lock::take(dir.path()).unwrap();
     }
 

@@ -69,6 +69,7 @@ fn fit(mut value: Value, id: &str, bundle: &Path, terminal: bool) -> Result<Spec
     let sandbox = value["annotations"][annotation::CRI_CONTAINER_TYPE] == "sandbox";
     refuse_hooks(&value)?;
     refuse_devices(&value)?;
+    refuse_host_network(&value)?;
     cpu::check(&value["linux"]["resources"])?;
     let Carried { files, shared, sockets, disks } = carry_mounts(&mut value, id)?;
     let namespace = fit_namespaces(&mut value);
@@ -164,6 +165,22 @@ fn refuse_hooks(value: &Value) -> Result<(), PodError> {
             list[0]["path"].as_str().unwrap_or_default()
         ))),
     }
+}
+
+/// A pod of Kubernetes without a network namespace is to have the node's: it would have none.
+fn refuse_host_network(value: &Value) -> Result<(), PodError> {
+    let mut namespaces = value["linux"]["namespaces"].as_array().into_iter().flatten();
+    let annotations = &value["annotations"];
+    if annotations.get(annotation::CRI_SANDBOX_NAMESPACE).is_none()
+        || namespaces.any(|namespace| namespace["type"] == "network")
+    {
+        return Ok(());
+    }
+    Err(PodError::Unsupported(
+        "the network of the node (`hostNetwork: true`) cannot be a guest's, which has a kernel and so a \
+         network of its own: leave it out, or give the pod another runtime class"
+            .to_owned(),
+    ))
 }
 
 /// Devices every container has, by number: null, zero, full, random, urandom, tty, console, tun,

@@ -24,7 +24,9 @@ pub(crate) struct Wishes {
     pub template: Option<bool>,
     /// The container's own memory limit.
     pub memory_limit: Option<u64>,
-    /// CPUs that the container's quota amounts to, rounded up.
+    /// What the containers that are to come are limited to together.
+    pub pod_limit: Option<u64>,
+    /// CPUs that the quota of the container, or of its pod, amounts to, rounded up.
     pub quota_cpus: Option<u32>,
 }
 
@@ -59,8 +61,14 @@ impl Wishes {
             }
         };
         let cpu = &spec["linux"]["resources"]["cpu"];
-        let quota = cpu["quota"].as_u64().filter(|quota| *quota > 0);
-        let period = cpu["period"].as_u64().filter(|period| *period > 0).unwrap_or(100_000);
+        let positive = |key: &str| text(key)?.parse().ok().filter(|value: &u64| *value > 0);
+        // A sandbox has no quota of its own that bounds its containers.
+        let (quota, period) = match positive(annotation::CRI_SANDBOX_CPU_QUOTA) {
+            Some(quota) => (Some(quota), positive(annotation::CRI_SANDBOX_CPU_PERIOD)),
+            None => (cpu["quota"].as_u64(), cpu["period"].as_u64()),
+        };
+        let quota = quota.filter(|quota| *quota > 0);
+        let period = period.filter(|period| *period > 0).unwrap_or(100_000);
         Ok(Self {
             hypervisor: text(annotation::HYPERVISOR).map(str::to_owned),
             kernel: text(annotation::KERNEL).map(PathBuf::from),
@@ -75,6 +83,7 @@ impl Wishes {
             memory_limit: spec["linux"]["resources"]["memory"]["limit"]
                 .as_u64()
                 .filter(|limit| *limit > 0),
+            pod_limit: positive(annotation::CRI_SANDBOX_MEMORY),
             quota_cpus: quota
                 .map(|quota| u32::try_from(quota.div_ceil(period)).unwrap_or(u32::MAX)),
         })
@@ -82,10 +91,12 @@ impl Wishes {
 
     /// Guest memory in bytes, a multiple of 1 MiB.
     pub fn memory(&self, settings: &Settings, least: u64) -> u64 {
-        let wanted = self
-            .memory_bytes
-            .or(self.memory_limit.map(|limit| limit.saturating_add(settings.memory_overhead_bytes)))
-            .unwrap_or(settings.default_memory_bytes);
+        let default = settings.default_memory_bytes;
+        let with_overhead = |limit: u64| limit.saturating_add(settings.memory_overhead_bytes);
+        // Some of a pod's containers may have no limit, and count as nothing.
+        let pod = self.pod_limit.map(|limit| with_overhead(limit).max(default));
+        let own = self.memory_limit.map(with_overhead);
+        let wanted = self.memory_bytes.or(pod).or(own).unwrap_or(default);
         wanted.max(least).min(u64::MAX - MIB).next_multiple_of(MIB)
     }
 
@@ -118,6 +129,22 @@ mod test {
         );
         assert_eq!(wishes.min_isolation, Some(Wall::Emulated));
         assert_eq!(wishes.quota_cpus, Some(2));
+        let pod = |memory: &str, quota: &str| {
+            Wishes::from_spec(&json!({
+                "annotations": {
+                    "io.kubernetes.cri.sandbox-memory": memory,
+                    "io.kubernetes.cri.sandbox-cpu-quota": quota,
+                    "io.kubernetes.cri.sandbox-cpu-period": "100000",
+                },
+                "linux": {"resources": {"cpu": {"shares": 2}}}
+            }))
+            .unwrap()
+        };
+        assert_eq!(
+            (pod("268435456", "250000").pod_limit, pod("268435456", "250000").quota_cpus),
+            (Some(256 << 20), Some(3))
+        );
+        assert_eq!((pod("0", "0").pod_limit, pod("0", "-1").quota_cpus), (None, None));
         for (key, value) in [("io.hyper.vcpus", "two"), ("io.hyper.min-isolation", "brick")] {
             let error = Wishes::from_spec(&json!({"annotations": {key: value}})).unwrap_err();
             assert!(error.to_string().contains(key) && error.to_string().contains(value));

@@ -37,5 +37,12 @@ pub const FILES_ONLY: &str = "io.hyper.files-only";
 
 /// `sandbox` or `container`: containerd's CRI plugin.
 pub const CRI_CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+/// What the containers of a pod are limited to together, by numbers as in `linux.resources`: bytes, and
+/// microseconds of CPU time in each period; 0: nothing is known. containerd's CRI plugin, of the sandbox.
+pub const CRI_SANDBOX_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
+pub const CRI_SANDBOX_CPU_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
+pub const CRI_SANDBOX_CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
+/// Namespace of the cluster that the pod is in: containerd's CRI plugin alone says it.
+pub const CRI_SANDBOX_NAMESPACE: &str = "io.kubernetes.cri.sandbox-namespace";
 /// Pod that a `container` belongs to: containerd's CRI plugin. hyperd uses the same keys.
 pub const CRI_SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";

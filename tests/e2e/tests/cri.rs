@@ -275,6 +275,9 @@ async fn a_pod_of_kubelet_runs_as_kubelet_asks() {
         assert_eq!(std::fs::read_to_string(node.path("job")).expect("its last words"), "over\n");
 
         let limits = "cd /sys/fs/cgroup; cat memory.max cpu.max memory.oom.group; grep Seccomp: /proc/self/status";
+        // The guest is as large as all that its containers may use.
+        let (_, total) = node.exec(&web, "awk '/MemTotal/ { print $2 }' /proc/meminfo").await;
+        assert!(total.trim().parse().is_ok_and(|kib: u64| kib > 270 << 10), "{total}");
         let (code, limited) = node.exec(&web, limits).await;
         assert_eq!((code, limited.as_str()), (0, "134217728\n50000 100000\n1\nSeccomp:\t2\n"));
         assert_eq!(node.exec(&web, "exit 7").await.0, 7);
