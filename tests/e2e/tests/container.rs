@@ -231,7 +231,7 @@ fn what_a_guest_cannot_honour_is_refused_by_name() {
         (&["--ipc", "host"], ["IpcMode", "host"]),
         (&["--uts", "host"], ["UTSMode", "host"]),
         (&["--cgroupns", "host"], ["CgroupnsMode", "host"]),
-        (&["--cpuset-cpus", "0"], ["CpusetCpus", "--cpus"]),
+        (&["--cpuset-mems", "0"], ["CpusetMems", "the host's choice"]),
         (&["--cgroup-parent", "/x"], ["CgroupParent", "guest's own"]),
         (&["--security-opt", "apparmor=x"], ["SecurityOpt", "apparmor=x"]),
         (&["--device-read-bps", "/dev/nosuch:1mb"], ["/dev/nosuch", "No such file"]),

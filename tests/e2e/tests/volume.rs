@@ -454,7 +454,7 @@ fn memory_can_be_mounted_in_all_forms() {
 fn what_cannot_be_mounted_is_refused_by_name() {
     let engine = Engine::with_busybox();
     let (dir, path) = shared();
-    let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("sock")).expect("socket");
+    let _socket = std::os::unix::net::UnixDatagram::bind(dir.path().join("sock")).expect("socket");
     let refused = |arguments: &[&str], words: &[&str]| {
         let mut all = vec!["run", "--rm"];
         all.extend_from_slice(arguments);
