@@ -14,7 +14,7 @@ const CLIENT: &str = "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.conn
                       s.sendall(sys.argv[1].encode())\ns.shutdown(socket.SHUT_WR)\nd=b''\n\
                       while True:\n p=s.recv(65536)\n if not p: break\n d+=p\nprint(d.decode())";
 /// Sends and receives so many bytes at once, and says whether they came back unharmed; as many times as told.
-const ECHO: &str = "import socket,sys,threading,hashlib\nn,m=int(sys.argv[1]),int(sys.argv[2])\nok=[]\n\
+const ECHO: &str = "import socket,sys,threading\nn,m=int(sys.argv[1]),int(sys.argv[2])\nok=[]\n\
                     def one(i):\n s=socket.socket(socket.AF_UNIX);s.connect('/s')\n b=bytes([i%251])*65536\n\
                     \x20def send():\n  for _ in range(n//65536): s.sendall(b)\n  s.shutdown(socket.SHUT_WR)\n\
                     \x20t=threading.Thread(target=send);t.start();got=0\n while True:\n  p=s.recv(1<<16)\n\
@@ -22,7 +22,7 @@ const ECHO: &str = "import socket,sys,threading,hashlib\nn,m=int(sys.argv[1]),in
                     ts=[threading.Thread(target=one,args=(i,)) for i in range(m)]\n[t.start() for t in ts];[t.join() for t in ts]\n\
                     print(len(ok),all(ok))";
 
-/// Serves until its socket's file is gone: answers `prefix` and what it was told, when it was told all.
+/// Serves until the test's process ends: answers `prefix` and what it was told, when it was told all.
 fn server(path: &Path, prefix: &'static str) {
     let listener = UnixListener::bind(path).expect("listen");
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).expect("mode");
@@ -188,5 +188,6 @@ fn what_is_no_socket_of_streams_is_refused_by_name() {
     let bind = format!("{}:/s", mute.display());
     let run = ["run", "--rm", "-v", &bind, "python", "python3", "-c", CLIENT, "x"];
     let told = engine.docker(&run);
-    assert!(told.code == 1 || told.text().is_empty(), "{told:?}");
+    // Its write fails, or its read ends: 125 would be the engine's, 126 and 127 the guest's.
+    assert!(matches!(told.code, 0 | 1) && told.text().is_empty(), "{told:?}");
 }
