@@ -18,20 +18,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bollard_stubs::models::{ContainerCreateBody, HostConfig, ResourcesUlimits};
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
 use hyper_build::{BuildError, Context, Dockerfile, Event, Request, Scratch};
 use hyper_engine::spec::HostSpec;
 use hyper_image::{Credentials, Image, Reference};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio_util::io::{StreamReader, SyncIoBridge};
+use tokio_util::io::SyncIoBridge;
 use tokio_util::sync::DropGuard;
 
 use crate::app::App;
 use crate::container::create::translate;
 use crate::error::{ApiError, ApiResult};
 use crate::request::Query;
+use crate::upload::with_body;
 use crate::{progress, pull};
 
 /// For clients that want BuildKit.
@@ -51,24 +51,27 @@ pub(crate) async fn build(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult {
-    let asked = asked(&query, &pairs.0, &headers)?;
-    let store = app.engine.image_store();
-    let scratch = Scratch {
-        directory: app.engine.config().layout.data_root.clone(),
-        unpacker: store.unpacker().clone(),
-    };
-    // The body's end, or its client's, is the end of this thread.
-    let stream = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
-    let stream = SyncIoBridge::new(Box::pin(stream));
-    let dockerfile = asked.dockerfile.clone();
-    let (context, file) = tokio::task::spawn_blocking(move || {
-        let context = Context::receive(stream, &scratch)?;
-        let file = Dockerfile::parse(&context.dockerfile(&dockerfile)?)?;
-        Ok::<_, BuildError>((context, file))
+    let (asked, context, file) = with_body(body, |reader| async {
+        let asked = asked(&query, &pairs.0, &headers)?;
+        let store = app.engine.image_store();
+        let scratch = Scratch {
+            directory: app.engine.config().layout.data_root.clone(),
+            unpacker: store.unpacker().clone(),
+        };
+        // The body's end, or its client's, is the end of this thread.
+        let stream = SyncIoBridge::new(reader);
+        let dockerfile = asked.dockerfile.clone();
+        let received = tokio::task::spawn_blocking(move || {
+            let context = Context::receive(stream, &scratch)?;
+            let file = Dockerfile::parse(&context.dockerfile(&dockerfile)?)?;
+            Ok::<_, BuildError>((context, file))
+        })
+        .await
+        .map_err(|_| ApiError::from(hyper_engine::Error::ShuttingDown))?;
+        let (context, file) = received.map_err(refusal)?;
+        Ok::<_, ApiError>((asked, context, file))
     })
-    .await
-    .map_err(|_| ApiError::from(hyper_engine::Error::ShuttingDown))?
-    .map_err(refusal)?;
+    .await?;
     let request = asked.request(context);
     let (events, receiver) = mpsc::channel(EVENTS);
     let cancel = app.closing.child_token();

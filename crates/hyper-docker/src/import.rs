@@ -29,8 +29,8 @@ pub(crate) async fn import(app: &App, source: &str, query: &Query, body: Body) -
     let work = if source == "-" {
         with_body(body, work).boxed()
     } else {
-        // Of a server's answer nothing more is read than is wanted.
-        let pieces = fetch(app, source).await?;
+        // A body is not wanted here, and read all the same. Of a server's answer nothing more is read than is wanted.
+        let pieces = with_body(body, |_| fetch(app, source)).await?;
         let reader = StreamReader::new(pieces.boxed());
         work(Box::new(reader)).boxed()
     };

@@ -15,7 +15,7 @@ use tokio_util::io::StreamReader;
 /// Pieces between the connection and the work.
 const PIECES: usize = 4;
 /// How long what nobody wants any more is read.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs `work` on a body. Its result is returned when the body is at its end too, or after a while.
 pub(crate) async fn with_body<T, F>(

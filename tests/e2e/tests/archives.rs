@@ -1,10 +1,11 @@
 //! Archives by URL, what archives cannot hold, and the cache of builds: reused by name, pruned.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Duration;
 
 use hyper_e2e::{Engine, Outcome, build, context, image, text, tool};
 
@@ -117,6 +118,37 @@ fn import_streams_from_a_url_and_leaves_nothing_of_a_failure() {
         assert_eq!(said.text(), "from the web");
         engine.docker(&["rmi", "tree:0", "tree:1"]).succeeded();
         assert_eq!(files_of(&engine), nothing);
+    }
+}
+
+/// `hyper import` of an URL said broken pipe instead of what was wrong with it.
+#[test]
+fn who_is_still_sending_hears_why_it_is_refused() {
+    let engine = Engine::start();
+    for (method, path, words) in [
+        ("POST", "/images/create?fromSrc=http://127.0.0.1:1/x", "http://127.0.0.1:1/x"),
+        ("POST", "/images/create?fromSrc=-&repo=BAD", "BAD"),
+        ("POST", "/images/load", "archive"),
+        ("POST", "/build?buildargs=nope", "buildargs"),
+        ("PUT", "/containers/nobody/archive?path=/", "nobody"),
+        ("PUT", "/containers/nobody/archive", "path"),
+    ] {
+        let mut stream = UnixStream::connect(engine.socket()).expect("connect");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+        let head = format!(
+            "{method} /v1.47{path} HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).expect("the head");
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(100));
+            stream.write_all(b"4\r\nrest\r\n").expect("more of the body");
+        }
+        stream.write_all(b"0\r\n\r\n").expect("the end");
+        let mut answer = vec![0; 4096];
+        let length = stream.read(&mut answer).expect("an answer");
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        let refused = answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 5");
+        assert!(refused && answer.contains(words), "{path}: {answer}");
     }
 }
 

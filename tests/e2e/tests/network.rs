@@ -79,6 +79,30 @@ fn a_published_port_is_there_for_everyone_and_gone_with_its_pod() {
     }
 }
 
+/// Compose, which stops a container and starts its successor, was told now and then that the port is
+/// taken: it was kept for as long as somebody still read the output.
+#[test]
+fn a_stopped_containers_port_is_free_whoever_still_reads_its_output() {
+    let engine = Engine::apart();
+    let publish = ["-p", "8080:80", "busybox", "sh", "-c"];
+    for runtime in runtimes() {
+        let run = [&["run", "-d", "--name", "old", "--runtime", runtime][..], &publish].concat();
+        engine.docker(&[&run[..], &["exec yes"]].concat()).succeeded();
+        let mut reader = engine.docker_command(&["attach", "old"]);
+        let mut reader = reader.stdout(Stdio::piped()).spawn().expect("docker");
+        std::thread::sleep(Duration::from_secs(1));
+        engine.docker(&["stop", "-t", "0", "old"]).succeeded();
+        let run = [&["run", "--rm", "--runtime", runtime][..], &publish].concat();
+        engine.docker(&[&run[..], &["true"]].concat()).succeeded();
+        let ports = engine.docker(&["port", "old"]).text();
+        reader.kill().expect("kill");
+        reader.wait().expect("reap");
+        engine.docker(&["rm", "-f", "old"]).succeeded();
+        assert_eq!(ports, "");
+        assert_eq!(traces(&engine), "links [] ports [] namespaces 0");
+    }
+}
+
 #[test]
 fn containers_of_a_network_find_each_other_by_name_and_others_do_not() {
     let engine = Engine::apart();

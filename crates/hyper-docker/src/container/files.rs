@@ -9,20 +9,16 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::{StreamExt as _, TryStreamExt as _};
 use hyper_engine::{Archive, ChangeKind, CopyOptions, PathStat};
 use serde_json::json;
-use std::time::Duration;
-use tokio_util::io::StreamReader;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::request::Query;
+use crate::upload::with_body;
 
 /// Docker's name for the header.
 const STAT: &str = "x-docker-container-path-stat";
-/// How long a refused upload is read on: some clients read no answer before they have sent all.
-const DRAIN: Duration = Duration::from_secs(60);
 
 pub(crate) async fn stat(
     State(app): State<App>,
@@ -55,20 +51,14 @@ pub(crate) async fn upload(
     query: Query,
     body: Body,
 ) -> ApiResult {
-    let path = path(&query)?;
-    let options = CopyOptions {
-        keep_directories: query.flag("noOverwriteDirNonDir"),
-        as_user: query.flag("copyUIDGID"),
-    };
-    let mut body = body.into_data_stream();
-    let reader = StreamReader::new((&mut body).map_err(std::io::Error::other));
-    let copied = app.engine.copy_to(&id, path, options, Box::pin(reader)).await;
-    if copied.is_err() {
-        let rest = async { while let Some(Ok(_)) = body.next().await {} };
-        // Whatever comes after that, the answer is the same.
-        let _ = tokio::time::timeout(DRAIN, rest).await;
-    }
-    copied?;
+    with_body(body, |reader| async {
+        let options = CopyOptions {
+            keep_directories: query.flag("noOverwriteDirNonDir"),
+            as_user: query.flag("copyUIDGID"),
+        };
+        Ok::<_, ApiError>(app.engine.copy_to(&id, path(&query)?, options, reader).await?)
+    })
+    .await?;
     if let Ok(view) = app.engine.container(&id) {
         app.engine.note(&view, "extract-to-dir");
     }

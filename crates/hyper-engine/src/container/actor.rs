@@ -483,6 +483,8 @@ impl Actor {
             tracing::error!(container = self.spec.id, %error, "state");
         }
         self.plan_restart();
+        // Before anybody hears of the end, who may want them next; reading the rest of the output takes its time.
+        self.core.networks.unpublish(&self.spec.id).await;
         self.keep(None).await;
         self.slot.reset();
         let seconds = ran.max(0) / 1_000_000_000;

@@ -295,25 +295,49 @@ impl Networks {
         }
     }
 
+    /// Gives up the published ports of a container that has ended: they are free when this returns,
+    /// while its guest, and with it its address and its policy, may go on for as long as its output
+    /// is read.
+    pub(crate) async fn unpublish(&self, container: &str) {
+        for mut endpoint in self.endpoints(container) {
+            if endpoint.ports.is_empty() {
+                continue;
+            }
+            self.withdraw(&endpoint).await;
+            endpoint.ports.clear();
+            if let Err(error) = self.store.put_endpoint(&endpoint).await {
+                // The next hyperd finds no pod of it, and frees all.
+                tracing::warn!(container, error = error.chain(), "endpoint");
+            }
+        }
+    }
+
+    /// Writes the rules without an endpoint's ports, and lets those go.
+    async fn withdraw(&self, endpoint: &Endpoint) {
+        let _turn = self.host.lock().await;
+        if let Some(known) = self.state().endpoints.get_mut(&endpoint.id) {
+            known.ports.clear();
+        }
+        if let Err(error) = self.apply().await {
+            tracing::warn!(container = endpoint.container, error = error.chain(), "rules");
+        }
+        let held = self.state().held.remove(&endpoint.id);
+        for port in held.into_iter().flatten() {
+            port.release().await;
+        }
+    }
+
     /// Takes an endpoint's rules back, and last its address.
     pub(super) async fn free_endpoint(&self, endpoint: &Endpoint) {
         if !endpoint.ports.is_empty() || !endpoint.services.is_empty() || self.is_bound(endpoint) {
-            let _turn = self.host.lock().await;
             {
                 let mut state = self.state();
                 state.free.insert(endpoint.id.clone());
                 if let Some(known) = state.endpoints.get_mut(&endpoint.id) {
-                    known.ports.clear();
                     known.services.clear();
                 }
             }
-            if let Err(error) = self.apply().await {
-                tracing::warn!(container = endpoint.container, error = error.chain(), "rules");
-            }
-            let held = self.state().held.remove(&endpoint.id);
-            for port in held.into_iter().flatten() {
-                port.release().await;
-            }
+            self.withdraw(endpoint).await;
         }
         if let Err(error) = self.store.delete_endpoint(&endpoint.id).await {
             // Its address stays taken: the next start of hyperd tries again.

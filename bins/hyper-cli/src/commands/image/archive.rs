@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::Method;
 use serde_json::Value;
+use tokio::sync::mpsc::Sender;
 
 use crate::arguments::{ImportFlags, LoadFlags, SaveFlags};
 use crate::client::{Body, Client, quote};
@@ -89,7 +90,7 @@ impl Drop for Output<'_> {
 }
 
 pub async fn load(client: &Client, flags: LoadFlags) -> anyhow::Result<i32> {
-    let source: Box<dyn Read + Send> = match &flags.input {
+    let source: Source = match &flags.input {
         Some(path) => open(path)?,
         None if terminal::stdin_is_terminal() => {
             bail!("load reads an archive from standard input: pipe one in, or give it with -i FILE")
@@ -97,7 +98,7 @@ pub async fn load(client: &Client, flags: LoadFlags) -> anyhow::Result<i32> {
         None => Box::new(std::io::stdin()),
     };
     let path = format!("/images/load?quiet={}", u8::from(flags.quiet));
-    send(client, &path, source, |line| {
+    send(client, &path, Some(source), |line| {
         if let Some(text) = line["stream"].as_str() {
             print!("{text}");
         }
@@ -122,10 +123,10 @@ pub async fn import(client: &Client, flags: ImportFlags) -> anyhow::Result<i32> 
     for change in &flags.change {
         path.push_str(&format!("&changes={}", quote(change)));
     }
-    let source: Box<dyn Read + Send> = match flags.source.as_str() {
-        _ if url => Box::new(std::io::empty()),
-        "-" => Box::new(std::io::stdin()),
-        file => open(Path::new(file))?,
+    let source: Option<Source> = match flags.source.as_str() {
+        _ if url => None,
+        "-" => Some(Box::new(std::io::stdin())),
+        file => Some(open(Path::new(file))?),
     };
     send(client, &path, source, |line| {
         // The last line is the image's id.
@@ -138,31 +139,29 @@ pub async fn import(client: &Client, flags: ImportFlags) -> anyhow::Result<i32> 
     Ok(0)
 }
 
-fn open(path: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
+/// Where an archive is read from.
+type Source = Box<dyn Read + Send>;
+
+fn open(path: &Path) -> anyhow::Result<Source> {
     let file = File::open(path).with_context(|| format!("open `{}`", path.display()))?;
     Ok(Box::new(file))
 }
 
-/// Sends an archive and shows the lines of the answer.
+/// Sends an archive, if there is one to send, and shows the lines of the answer.
 async fn send(
     client: &Client,
     path: &str,
-    mut source: Box<dyn Read + Send>,
+    source: Option<Source>,
     mut show: impl FnMut(&Value),
 ) -> anyhow::Result<()> {
-    let (sender, chunks) = tokio::sync::mpsc::channel(4);
-    let reading = std::thread::spawn(move || -> std::io::Result<()> {
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            let length = source.read(&mut buffer)?;
-            if length == 0
-                || sender.blocking_send(Bytes::copy_from_slice(&buffer[..length])).is_err()
-            {
-                return Ok(());
-            }
+    let (body, reading) = match source {
+        None => (Body::None, None),
+        Some(source) => {
+            let (sender, chunks) = tokio::sync::mpsc::channel(4);
+            (Body::Tar(chunks), Some(std::thread::spawn(move || read(source, &sender))))
         }
-    });
-    let mut body = client.send(Method::POST, path, Body::Tar(chunks)).await?.into_body();
+    };
+    let mut body = client.send(Method::POST, path, body).await?.into_body();
     let mut text = Vec::new();
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.context("read the answer")?.into_data() {
@@ -174,9 +173,22 @@ async fn send(
         }
     }
     shown(&text, &mut show)?;
-    match reading.join() {
-        Ok(outcome) => outcome.context("read the archive"),
-        Err(_) => bail!("reading the archive failed"),
+    match reading.map(std::thread::JoinHandle::join) {
+        None => Ok(()),
+        Some(Ok(outcome)) => outcome.context("read the archive"),
+        Some(Err(_)) => bail!("reading the archive failed"),
+    }
+}
+
+/// Reads to the end, or until nobody wants more.
+fn read(mut source: Source, sender: &Sender<Bytes>) -> std::io::Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let length = source.read(&mut buffer)?;
+        let piece = Bytes::copy_from_slice(&buffer[..length]);
+        if length == 0 || sender.blocking_send(piece).is_err() {
+            return Ok(());
+        }
     }
 }
 
