@@ -5,6 +5,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 use hyper_link::{
     AgentLink, Replier,
     message::{CreateContainer, Exec, Failure, FailureKind, ProcessId, Reply, Request},
+    sockets::carry,
 };
 use serde::Deserialize as _;
 
@@ -12,7 +13,7 @@ use crate::{
     cgroup,
     container::{Container, aside, check_id, let_go},
     failure::{Doing as _, Outcome, failure},
-    files, names,
+    files, localhost, names,
     oci::spec::Resources,
     pod, power, processes,
     reaper::Reaper,
@@ -130,6 +131,15 @@ impl Agent {
             Request::ChangeHosts { container, gone, new } => {
                 let hosts = self.container(&container)?.hosts()?;
                 aside(move || hyper_files::hosts::change(&hosts, &gone, &new)).await
+            }
+            Request::Connect { port, stream } => {
+                let socket = localhost::connect(port).await?;
+                let (reader, writer) = self
+                    .link
+                    .open(stream)
+                    .doing_as(FailureKind::InvalidArgument, || format!("take stream {stream}"))?;
+                tokio::task::spawn_local(carry(socket, reader, writer));
+                Ok(())
             }
             Request::ReleaseDisks { devices } => aside(move || let_go(&devices)).await,
             Request::DeleteContainer { container } => self.delete(&container).await,

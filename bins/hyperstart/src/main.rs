@@ -28,6 +28,7 @@ mod container;
 mod files;
 mod init;
 mod kernel_file;
+mod localhost;
 mod names;
 mod network;
 mod oci;

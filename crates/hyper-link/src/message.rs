@@ -61,6 +61,9 @@ pub enum Request {
     ReadFiles { container: String, what: ReadFiles, stream: u32 },
     /// Reads a tar archive from a stream to its end and unpacks it in a container.
     WriteFiles(Box<WriteFiles>),
+    /// Connects to a TCP port of the guest's localhost, and then carries its bytes on a stream;
+    /// [`FailureKind::NotFound`] when nobody listens there.
+    Connect { port: u16, stream: u32 },
     /// Sets the guest's clock; nanoseconds since the Unix epoch.
     SetTime { unix_ns: i64 },
     /// Is the agent alive?
@@ -92,6 +95,7 @@ impl Request {
             Self::StatPath { .. } => "stat_path",
             Self::ReadFiles { .. } => "read_files",
             Self::WriteFiles(_) => "write_files",
+            Self::Connect { .. } => "connect",
             Self::SetTime { .. } => "set_time",
             Self::Ping => "ping",
             Self::Shutdown => "shutdown",

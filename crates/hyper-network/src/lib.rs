@@ -14,6 +14,7 @@ pub mod egress;
 mod error;
 pub mod firewall;
 pub mod link;
+pub mod localhost;
 pub mod named;
 pub mod namespace;
 mod netlink;

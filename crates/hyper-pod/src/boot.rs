@@ -15,6 +15,7 @@ use hyper_hypervisor::{Disk, GuestKernel, Hypervisor, Vm, VmConfig};
 use hyper_link::message::{PodConfig, Request};
 use hyper_link::{EventReceiver, Link};
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
 use crate::create::blocking;
 use crate::disks::Given;
@@ -117,6 +118,12 @@ pub(crate) async fn boot(
     for (disk, devices) in disks.into_iter().zip(devices) {
         given.push(disk, devices, late, container);
     }
+    // hyperd's pods have no namespace that others enter.
+    let theirs = spec.network.namespace.clone().filter(|_| !spec.network.manner.removed);
+    let mut localhost = JoinSet::new();
+    if let Some(path) = theirs {
+        localhost.spawn(crate::localhost::serve(link.clone(), path));
+    }
     let guest = Guest {
         hypervisor,
         vm,
@@ -132,6 +139,7 @@ pub(crate) async fn boot(
         sharer,
         shared: Mutex::new(spec.shared.clone()),
         wiring: Mutex::new(network.wiring),
+        _localhost: localhost,
     };
     Ok((guest, events))
 }

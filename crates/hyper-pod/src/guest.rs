@@ -15,6 +15,7 @@ use hyper_link::message::{Event, Reply, Request};
 use hyper_link::{CallError, EventReceiver, Link};
 use hyper_network::Wiring;
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
 
 use crate::PodError;
 use crate::actor::Input;
@@ -51,6 +52,8 @@ pub(crate) struct Guest {
     pub shared: Mutex<Vec<Shared>>,
     /// Of its network namespace, if it has one.
     pub wiring: Mutex<Option<Wiring>>,
+    /// Serves the guest's localhost in that namespace.
+    pub _localhost: JoinSet<()>,
 }
 
 /// How a guest ended.

@@ -32,6 +32,7 @@ mod exits;
 mod files;
 mod guest;
 mod io;
+mod localhost;
 mod mounts;
 mod names;
 mod network;

@@ -40,6 +40,24 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
       pod_annotations = ["io.hyper.*"]
 "#;
 
+/// What `kubectl port-forward` is to the node, as `v4.channel.k8s.io`: asks for a page through the URL, whose answer is
+/// channel 0 and whose errors are channel 1.
+const FORWARD: &str = r#"
+import socket, sys, urllib.parse
+url = urllib.parse.urlparse(sys.argv[1])
+ends = socket.create_connection((url.hostname, url.port), 20)
+ends.sendall((f"GET {url.path} HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+  "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+  "Sec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n").encode())
+said = b"\0GET / HTTP/1.0\r\n\r\n"
+ends.sendall(bytes([0x82, 0x80 | len(said)]) + bytes(4) + said)
+ends.settimeout(20)
+while piece := ends.recv(4096):
+    sys.stdout.buffer.write(piece)
+    sys.stdout.flush()
+    if b"served" in piece or b"reset" in piece: break
+"#;
+
 /// A containerd with CRI, and a client of it.
 struct Node {
     dir: TempDir,
@@ -95,6 +113,16 @@ impl Node {
         let target = self.process.id().to_string();
         let words = ["--target", &target, "--net", "curl", "-s", "-m", "5", url];
         run("nsenter", &words, SOON).text()
+    }
+
+    /// What a port of the pod's localhost says through the node.
+    async fn forward(&mut self, pod: &str, port: i32) -> String {
+        let request = PortForwardRequest { pod_sandbox_id: pod.to_owned(), port: vec![port] };
+        let answer = self.runtime.port_forward(request).await.expect("port forward").into_inner();
+        let target = self.process.id().to_string();
+        let words = ["--target", &target, "--net", "python3", "-c", FORWARD, &answer.url];
+        let said = run("nsenter", &words, SOON);
+        String::from_utf8_lossy(&said.stdout).into_owned() + &said.stderr
     }
 
     async fn exec(&mut self, container: &str, script: &str) -> (i32, String) {
@@ -259,6 +287,12 @@ async fn a_pod_of_kubelet_runs_as_kubelet_asks() {
             assert!(seen.lines().any(|seen| seen.ends_with(&format!("stdout F {line}"))), "{seen}");
         }
         eventually("the pod is reached", SOON, || node.fetch(&format!("http://{ip}/")) == "served");
+        for _ in 0..3 {
+            let forwarded = node.forward(&pod, 80).await;
+            assert!(forwarded.contains("200 OK") && forwarded.contains("served"), "{forwarded}");
+        }
+        let refused = node.forward(&pod, 81).await;
+        assert!(refused.contains("reset by peer"), "{refused}");
         // Containers of a pod share its network and its memory.
         let ask = "wget -q -O - http://127.0.0.1/; cat /dev/shm/x; echo over >/dev/termination-log; exit 3";
         let job = node.container(&pod, &config, "job", ask).await;
