@@ -280,13 +280,14 @@ fn a_pod_that_runs_is_given_less_memory_and_what_it_frees_goes_back_to_the_host(
         let at_first = held();
         inside(fill).succeeded();
         let full = held();
-        assert!(full > at_first + 100, "{runtime}: {at_first} MiB, then {full}");
+        // What the boot had freed goes back meanwhile.
+        assert!(full > at_first + 80, "{runtime}: {at_first} MiB, then {full}");
         update("128m").exited(1).says(&["the containers use", "cannot be reclaimed"]);
         if runtime != "kvm" {
             update("300m").exited(1).says(&["booted with", "stop it"]);
         }
         inside("rm /t/fill").succeeded();
-        eventually("the host has the memory back", 2 * SOON, || held() < full - 100);
+        eventually("the host has the memory back", 2 * SOON, || held() < full - 80);
         update("128m").succeeded();
         let outcome = inside(fill);
         assert_eq!(outcome.code, 137, "{runtime}: it has no room for that: {}", outcome.stderr);
