@@ -114,8 +114,9 @@ pub(crate) fn fit_process(process: &mut Value, terminal: bool) {
 }
 
 /// The pod is the network's, and with CRI also the IPC and UTS, namespace: containers join the
-/// guest's own. Other paths name host objects and go; the namespace becomes a new one.
-/// Returns the path of the network namespace.
+/// guest's own. So do those that are to see the processes of others (`shareProcessNamespace`, `kubectl debug
+/// --target`): which ones, a path of the host does not tell. Other paths name host objects and go; the
+/// namespace becomes a new one. Returns the path of the network namespace.
 fn fit_namespaces(value: &mut Value) -> Option<PathBuf> {
     let namespaces = value.pointer_mut("/linux/namespaces")?.as_array_mut()?;
     let network = namespaces
@@ -126,7 +127,7 @@ fn fit_namespaces(value: &mut Value) -> Option<PathBuf> {
     namespaces.retain_mut(|namespace| {
         let path = namespace.as_object_mut().and_then(|object| object.remove("path"));
         let kind = namespace["type"].as_str().unwrap_or_default();
-        kind != "network" && !(path.is_some() && matches!(kind, "ipc" | "uts"))
+        kind != "network" && !(path.is_some() && matches!(kind, "ipc" | "pid" | "uts"))
     });
     network
 }
@@ -231,15 +232,16 @@ mod test {
             "linux": {
                 "sysctl": {"net.ipv4.ip_forward": "1", "kernel.msgmax": "5"},
                 "namespaces": [
-                    {"type": "pid"}, {"type": "network", "path": "/run/netns/x"},
+                    {"type": "mount"}, {"type": "network", "path": "/run/netns/x"},
                     {"type": "ipc", "path": "/proc/7/ns/ipc"}, {"type": "uts"},
                     {"type": "pid", "path": "/proc/7/ns/pid"},
+                    {"type": "cgroup", "path": "/proc/7/ns/cgroup"},
                 ]
             }
         }))
         .unwrap();
         assert_eq!(spec.network.namespace, Some("/run/netns/x".into()));
-        let kept = json!([{"type": "pid"}, {"type": "uts"}, {"type": "pid"}]);
+        let kept = json!([{"type": "mount"}, {"type": "uts"}, {"type": "cgroup"}]);
         assert_eq!(spec.value["linux"]["namespaces"], kept);
         assert_eq!(spec.value["linux"]["sysctl"], json!({"kernel.msgmax": "5"}));
         assert_eq!(spec.sysctls, [("net.ipv4.ip_forward".to_owned(), "1".to_owned())]);

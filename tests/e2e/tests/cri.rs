@@ -146,6 +146,7 @@ impl Node {
         of: &PodSandboxConfig,
         name: &str,
         cmd: &str,
+        namespaces: NamespaceOption,
     ) -> String {
         std::fs::create_dir_all(Path::new(&of.log_directory).join(name)).expect("logs");
         let mount = |to: &str, from: &str| Mount {
@@ -162,7 +163,7 @@ impl Node {
             linux: Some(LinuxContainerConfig {
                 resources: Some(resources(128)),
                 security_context: Some(LinuxContainerSecurityContext {
-                    namespace_options: Some(namespaces()),
+                    namespace_options: Some(namespaces),
                     run_as_user: Some(Int64Value { value: 0 }),
                     no_new_privs: true,
                     seccomp: Some(SecurityProfile::default()),
@@ -278,7 +279,7 @@ async fn a_pod_of_kubelet_runs_as_kubelet_asks() {
 
         let serve = "hostname; cat /etc/hosts /proc/sys/net/core/somaxconn; echo x >/dev/shm/x; \
                      echo served >/tmp/index.html; echo ready; exec httpd -f -p 80 -h /tmp";
-        let web = node.container(&pod, &config, "web", serve).await;
+        let web = node.container(&pod, &config, "web", serve, namespaces()).await;
         let logs = PathBuf::from(&config.log_directory);
         let log = |name: &str| std::fs::read_to_string(logs.join(name).join("0.log")).expect("log");
         eventually("it serves", SOON, || log("web").contains("stdout F ready"));
@@ -295,7 +296,7 @@ async fn a_pod_of_kubelet_runs_as_kubelet_asks() {
         assert!(refused.contains("reset by peer"), "{refused}");
         // Containers of a pod share its network and its memory.
         let ask = "wget -q -O - http://127.0.0.1/; cat /dev/shm/x; echo over >/dev/termination-log; exit 3";
-        let job = node.container(&pod, &config, "job", ask).await;
+        let job = node.container(&pod, &config, "job", ask, namespaces()).await;
         let mut ended = node.status(&job).await;
         for _ in 0..300 {
             if ended.state() == ContainerState::ContainerExited {
@@ -306,6 +307,22 @@ async fn a_pod_of_kubelet_runs_as_kubelet_asks() {
         }
         assert_eq!((ended.exit_code, log("job").matches("stdout F").count()), (3, 2), "{ended:?}");
         assert!(log("job").contains("stdout F x\n"), "{}", log("job"));
+        // `kubectl debug --target`: the others' processes are seen.
+        std::fs::write(node.path("debug"), "").expect("write");
+        let target = NamespaceOption {
+            pid: NamespaceMode::Target.into(),
+            target_id: web.clone(),
+            ..NamespaceOption::default()
+        };
+        let look = "ps | grep '[h]ttpd -f'; [ $$ -gt 1 ] && echo looked; exec sleep 600";
+        let debug = node.container(&pod, &config, "debug", look, target).await;
+        eventually("it looks", SOON, || log("debug").contains("stdout F looked"));
+        assert!(log("debug").contains("httpd -f -p 80"), "{}", log("debug"));
+        let (_, own) = node.exec(&web, "ps").await;
+        assert!(own.contains("httpd") && !own.contains("sleep 600"), "{own}");
+        let request = StopContainerRequest { container_id: debug.clone(), timeout: 10 };
+        node.runtime.stop_container(request).await.expect("stop");
+        assert_eq!(node.status(&debug).await.exit_code, 143, "no PID 1, which would not hear it");
         assert_eq!(std::fs::read_to_string(node.path("job")).expect("its last words"), "over\n");
 
         let limits = "cd /sys/fs/cgroup; cat memory.max cpu.max memory.oom.group; grep Seccomp: /proc/self/status";
