@@ -13,6 +13,10 @@ use crate::{Error, Result, View, signal};
 
 /// From the end of a process to its being known here.
 pub(super) const NEWS: Duration = Duration::from_secs(3);
+/// How long it may keep its place in its networks after its end, as with Docker: whoever removes a network next
+/// finds it empty. With a client that does not read its output it is longer.
+const RELEASED: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(10);
 /// Docker's grace between the stop signal and SIGKILL, in seconds.
 pub(crate) const STOP_GRACE: i64 = 10;
 
@@ -45,9 +49,16 @@ pub(super) async fn stop(
             }
         }
     }
+    let _late = tokio::time::timeout(RELEASED, released(core, &view.spec.id)).await;
     let labels = attributes(&view.spec, &view.name);
     core.events.publish(Kind::Container, "stop", &view.spec.id, labels);
     Ok(())
+}
+
+async fn released(core: &Core, container: &str) {
+    while !core.networks.endpoints(container).is_empty() {
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// It may end at any moment by itself, which is as good.

@@ -11,7 +11,7 @@ use crate::container::spec::Spec;
 use crate::core::Core;
 use crate::network::spec::{DEFAULT, Endpoint, NONE};
 use crate::supervisor::Pod;
-use crate::{Error, Result, id, oci};
+use crate::{Error, Result, View, id, oci};
 
 /// File of the bundle with the container's own lines in its `/etc/hosts`, as it was given them last.
 const GIVEN: &str = "hosts.given";
@@ -125,8 +125,10 @@ fn linked(core: &Core, spec: &Spec) -> Result<String> {
     let mut text = String::new();
     let links = ["default", DEFAULT].into_iter().filter_map(|name| spec.host.endpoints.get(name));
     for link in links.flat_map(|wish| &wish.links) {
-        let name = core.find(&link.container)?.view.borrow().name.clone();
-        let mut endpoints = core.networks.endpoints(&link.container).into_iter();
+        let View { name, state, .. } = core.find(&link.container)?.view.borrow().clone();
+        // It has its place in the network for a while after its end.
+        let endpoints = core.networks.endpoints(&link.container).into_iter();
+        let mut endpoints = endpoints.filter(|_| state.status.is_up());
         let endpoint = endpoints.find(|endpoint| endpoint.network_name == DEFAULT);
         let Some(endpoint) = endpoint else {
             return Err(Error::Conflict(format!(
