@@ -296,10 +296,16 @@ async fn cpu_limits_are_set_and_a_missing_controller_would_be_told() {
     let made = spec("cpu", &["sh", "-c", "while :; do :; done"]).limits(limits);
     let jailed = spawn(made).await.unwrap();
     if jailed.missing().is_empty() {
-        tokio::time::sleep(Duration::from_millis(1000)).await;
-        let cpu = jailed.usage().await.unwrap().cpu;
-        assert!(cpu < Duration::from_millis(450), "20 % of a CPU for a second, used {cpu:?}");
-        assert!(cpu > Duration::from_millis(50), "{cpu:?}");
+        // A host with much to do gives it less.
+        let began = std::time::Instant::now();
+        let mut cpu = Duration::ZERO;
+        while cpu < Duration::from_millis(50) || began.elapsed() < Duration::from_secs(1) {
+            assert!(began.elapsed() < Duration::from_secs(30), "it does not run: {cpu:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            cpu = jailed.usage().await.unwrap().cpu;
+        }
+        let share = cpu.as_secs_f64() / began.elapsed().as_secs_f64();
+        assert!(share < 0.45, "20 % of a CPU, used {cpu:?}");
     } else {
         assert!(jailed.missing().iter().all(|text| text.contains("CPU")));
     }
