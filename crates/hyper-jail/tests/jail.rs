@@ -297,7 +297,7 @@ async fn cpu_limits_are_set_and_a_missing_controller_would_be_told() {
     let jailed = spawn(made).await.unwrap();
     if jailed.missing().is_empty() {
         // A host with much to do gives it less.
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let mut cpu = Duration::ZERO;
         while cpu < Duration::from_millis(50) || began.elapsed() < Duration::from_secs(1) {
             assert!(began.elapsed() < Duration::from_secs(30), "it does not run: {cpu:?}");
