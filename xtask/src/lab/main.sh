@@ -24,6 +24,10 @@ $b mount --bind "$MODULES_DIRECTORY" "/lib/modules/$RELEASE" || fail "no modules
 # The host's: busybox's reads all of modules.dep for each. What fails is for the command to miss.
 /sbin/modprobe -a kvm_amd tun vhost_net vhost_vsock fuse loop
 
+# Data of its own: the host's templates have no holes over 9p, so that each copy is 10 GiB.
+$b mkdir -p /run/lab/scratch/hyper /var/lib/hyper
+$b mount --bind /run/lab/scratch/hyper /var/lib/hyper
+
 cgroups=/sys/fs/cgroup
 if [ "$CGROUP" = v2 ]; then
   # As systemd has it: processes only in the leaves, the command in a service's group.
