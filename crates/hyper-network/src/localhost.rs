@@ -228,13 +228,15 @@ mod test {
     fn apart(work: impl FnOnce(&Path) + Send + 'static) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ns");
-        if namespace::create(&path).is_err() {
-            eprintln!("no network namespace can be made here");
+        if let Err(error) = namespace::create(&path) {
+            assert!(std::env::var_os("HYPER_REQUIRE_GUESTS").is_none(), "{error}");
+            eprintln!("no network namespace can be made here: {error}");
             return;
         }
         let up = namespace::within(&path, || {
             let mut netlink = crate::Netlink::open().map_err(file("open", "rtnetlink"))?;
             let lo = netlink.link("lo")?.expect("each namespace has one");
+            netlink.add_address(lo.index, "10.9.9.9/32".parse().expect("an address"))?;
             netlink.up(lo.index)
         });
         up.unwrap();
@@ -270,6 +272,7 @@ mod test {
                 let (server, _) = v6.accept().unwrap();
                 assert_eq!(server.local_addr().unwrap().port(), 443);
             }
+            connect("10.9.9.9", 80).unwrap_err();
             drop(taken);
             connect("127.0.0.1", 80).unwrap_err();
         });

@@ -12,9 +12,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper_link::Link;
 use hyper_link::message::Request;
 use hyper_link::sockets::carry;
-use hyper_link::{CallError, Link};
 use hyper_network::localhost;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -81,12 +81,8 @@ async fn forward(socket: TcpStream, link: &Link) {
     match link.call(Request::Connect { port, stream }, CONNECT).await {
         Ok(_) => carry(socket, reader, writer).await,
         Err(error) => {
-            refused(port, &error);
+            tracing::warn!(port, error = chain(&error), "a port cannot be forwarded");
             let _ = socket.set_zero_linger();
         }
     }
-}
-
-fn refused(port: u16, error: &CallError) {
-    tracing::warn!(port, error = chain(error), "a port cannot be forwarded");
 }

@@ -13,8 +13,8 @@ use crate::{Error, Result, View, signal};
 
 /// From the end of a process to its being known here.
 pub(super) const NEWS: Duration = Duration::from_secs(3);
-/// How long it may keep its place in its networks after its end, as with Docker: whoever removes a network next
-/// finds it empty. With a client that does not read its output it is longer.
+/// How long a stop waits for the container to leave its networks, so that whoever removes one next finds it empty.
+/// A client that does not read the output keeps it there longer: nobody waits for that.
 const RELEASED: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(10);
 /// Docker's grace between the stop signal and SIGKILL, in seconds.
