@@ -325,10 +325,6 @@ fn annotations(spec: &Spec, surroundings: &Surroundings) -> Value {
     if let Some(path) = &surroundings.names {
         set(annotation::NAMES, path.display().to_string());
     }
-    if spec.host.limits.nano_cpus > 0 {
-        let cpus = (spec.host.limits.nano_cpus - 1) / 1_000_000_000 + 1;
-        set(annotation::VCPUS, cpus.to_string());
-    }
     if !spec.user.is_empty() {
         set(USER, spec.user.clone());
     }

@@ -212,6 +212,28 @@ fn options_of_run_reach_the_process() {
 }
 
 #[test]
+fn more_cpus_than_a_guest_can_have_are_a_bound() {
+    let engine = Engine::with_busybox();
+    for runtime in runtimes() {
+        let (cpus, queues) = match runtime {
+            "kvm" => ("2", "2"),
+            "uml" => ("1", "1"),
+            _ => ("2", "1"),
+        };
+        let run = ["run", "-d", "--name", runtime, "--runtime", runtime, "--cpus", "2", "busybox"];
+        engine.docker(&[&run[..], &["sleep", "1000"]].concat()).succeeded();
+        let script = "nproc; ls -d /sys/class/net/eth0/queues/tx-* | wc -l";
+        let said = engine.docker(&["exec", runtime, "sh", "-c", script]).succeeded().text();
+        assert_eq!(said, format!("{cpus}\n{queues}"), "{runtime}");
+        engine.docker(&["update", "-m", "48m", "--memory-swap", "48m", runtime]).succeeded();
+        engine.docker(&["rm", "-f", runtime]).succeeded();
+    }
+    let wish =
+        ["run", "--rm", "--runtime", "uml", "--annotation", "io.hyper.vcpus=2", "busybox", "true"];
+    engine.docker(&wish).exited(125).says(&["uml", "2 vCPUs", "always 1"]);
+}
+
+#[test]
 fn a_killed_process_and_oom_are_told_apart() {
     let engine = Engine::with_busybox();
     // Not the first process: that one ignores signals from inside its own pid namespace.

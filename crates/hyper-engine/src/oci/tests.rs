@@ -68,7 +68,6 @@ fn limits_user_and_terminal() {
     let document = document(&spec, &Surroundings::default()).unwrap();
     read(&document);
     assert_eq!(document["annotations"][USER], "www-data:1000");
-    assert_eq!(document["annotations"]["io.hyper.vcpus"], "2");
     assert_eq!(document["linux"]["resources"]["memory"]["swap"], 128 << 20);
     assert_eq!(document["linux"]["resources"]["cpu"]["quota"], 150_000);
     assert_eq!(document["linux"]["resources"]["pids"]["limit"], 9);

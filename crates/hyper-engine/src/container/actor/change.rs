@@ -36,7 +36,7 @@ impl Actor {
         if let Some(limits) = change.limits {
             check_limits(&limits)?;
             if let Work::Up { pod, .. } = &self.work {
-                fits(&self.name, &limits, &pod.report().await?)?;
+                fits(&self.name, &limits, &spec.host.limits, &pod.report().await?)?;
                 let privileged = spec.host.security.privileged;
                 pod.update(&oci::resources(&limits, privileged)).await?;
             }
@@ -52,7 +52,7 @@ impl Actor {
 
 /// Refuses more than the guest has, where it cannot be given more while it runs; where it can, its
 /// pod says how much is too much.
-fn fits(name: &str, limits: &Limits, pod: &PodReport) -> Result<()> {
+fn fits(name: &str, limits: &Limits, before: &Limits, pod: &PodReport) -> Result<()> {
     let refuse = |what: String| {
         Err(Error::Unsupported(format!(
             "container {name}: {what}, and a running guest cannot grow: stop it, update it, and \
@@ -66,7 +66,8 @@ fn fits(name: &str, limits: &Limits, pod: &PodReport) -> Result<()> {
         return refuse(format!("memory of {wanted} bytes is more than its guest has ({memory})"));
     }
     let cpus = i64::from(pod.vcpus).saturating_mul(1_000_000_000);
-    if cpus > 0 && limits.nano_cpus > cpus {
+    // A bound that was above them from the start may stay.
+    if cpus > 0 && limits.nano_cpus > cpus.max(before.nano_cpus) {
         let vcpus = pod.vcpus;
         return refuse(format!("more CPUs are asked for than its guest has ({vcpus})"));
     }
