@@ -70,10 +70,22 @@ pub fn pair() -> Result<(UnixStream, OwnedFd), VmError> {
     make().map_err(|source| VmError::Io { what: "make a pair of sockets", source })
 }
 
-/// A descriptor of a network device's tap, for the process to keep.
+/// Descriptors of a network device's tap, one for each of its queues, for the process to keep.
+pub fn taps(nic: &Nic) -> Result<Vec<OwnedFd>, VmError> {
+    let taps = nic.tap.iter().map(|queue| queue.try_clone()).collect::<Result<_, _>>();
+    taps.map_err(|source| VmError::Io { what: "duplicate a tap's descriptor", source })
+}
+
+/// As [`taps`], of one with one queue.
 pub fn tap(nic: &Nic) -> Result<OwnedFd, VmError> {
-    let tap = nic.tap.try_clone();
-    tap.map_err(|source| VmError::Io { what: "duplicate a tap's descriptor", source })
+    let mut taps = taps(nic)?;
+    match (taps.pop(), taps.len()) {
+        (Some(tap), 0) => Ok(tap),
+        (_, more) => {
+            let source = std::io::Error::other(format!("it has {} queues, not one", more + 1));
+            Err(VmError::Io { what: "use a tap", source })
+        }
+    }
 }
 
 /// What lets the host's kernel serve a network device; hosts without the module do without. Blocks.

@@ -21,7 +21,7 @@ mod saved;
 
 use hyper_hypervisor::VmError;
 
-pub use descriptors::{Descriptors, connect, pair, tap, vhost_net};
+pub use descriptors::{Descriptors, connect, pair, tap, taps, vhost_net};
 pub use disks::{Places, check_stitched, node};
 pub use findings::Findings;
 pub use jail::{refused, set_cpu, set_io, spawn, usage, waits};

@@ -44,6 +44,8 @@ pub struct Capabilities {
     pub disk_map: bool,
     pub max_vcpus: u32,
     pub max_nics: usize,
+    /// Pairs of queues that a network device can have, for as many of the guest's CPUs to send and receive at once.
+    pub nic_queues: usize,
     /// The whole guest can be stopped and continued.
     pub pause: bool,
     /// Directories of the host can be shared with a guest: [`crate::VmConfig::share`].

@@ -15,6 +15,7 @@ pub struct Limits {
     pub min_memory_bytes: u64,
     pub max_vcpus: u32,
     pub max_nics: usize,
+    pub nic_queues: usize,
     pub max_disks: usize,
     pub disk_map: bool,
 }
@@ -35,6 +36,13 @@ impl Limits {
         if config.nics.len() > self.max_nics {
             let (count, most) = (config.nics.len(), self.max_nics);
             return unsupported(format!("give a guest {count} network devices, at most {most}"));
+        }
+        let queues = config.nics.iter().map(|nic| nic.tap.len());
+        if let Some(odd) = queues.into_iter().find(|count| !(1..=self.nic_queues).contains(count)) {
+            let most = self.nic_queues;
+            return unsupported(format!(
+                "give a network device {odd} pairs of queues, 1 to {most}"
+            ));
         }
         if config.disks.len() > self.max_disks {
             let (count, most) = (config.disks.len(), self.max_disks);
@@ -106,6 +114,7 @@ mod test {
         min_memory_bytes: 64 << 20,
         max_vcpus: 4,
         max_nics: 1,
+        nic_queues: 2,
         max_disks: 1,
         disk_map: true,
     };
@@ -148,10 +157,12 @@ mod test {
         for text in ["02:00:00:00:00:0a,x=y", "02:00:00:00:00,0a", "", "02:00:00:00:00:+a"] {
             assert_eq!(mac(text), None, "{text}");
         }
-        let tap = std::sync::Arc::new(File::open("/dev/null").unwrap().into());
-        let said = says(|config| {
-            config.nics = vec![Nic { tap, mac: "02:00".into(), mtu: 1500 }];
-        });
+        let tap = || std::sync::Arc::new(File::open("/dev/null").unwrap().into());
+        let card = |queues: usize, mac: &str| {
+            let tap = (0..queues).map(|_| tap()).collect();
+            says(|config| config.nics = vec![Nic { tap, mac: mac.into(), mtu: 1500 }])
+        };
+        let said = card(1, "02:00");
         assert!(said.contains("`02:00`"), "{said}");
     }
 }

@@ -35,7 +35,9 @@ pub struct Disk {
 /// A network device backed by a tap that is already open.
 #[derive(Debug, Clone)]
 pub struct Nic {
-    pub tap: Arc<OwnedFd>,
+    /// The tap's queues, one for each pair that the device has; at least one, and no more than
+    /// [`crate::Capabilities::nic_queues`].
+    pub tap: Vec<Arc<OwnedFd>>,
     /// `02:…`, lower case.
     pub mac: String,
     pub mtu: u32,

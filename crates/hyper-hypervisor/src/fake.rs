@@ -156,6 +156,7 @@ impl Hypervisor for Fake {
             disk_map: true,
             max_vcpus: 4,
             max_nics: 1,
+            nic_queues: 1,
             pause: true,
             share: self.shares,
             save: false,

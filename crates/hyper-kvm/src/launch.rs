@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use hyper_adapter::{
-    Descriptors, Kept, Name, Places, Process, blocking, connect, open_saved, tap, vhost_net,
+    Descriptors, Kept, Name, Places, Process, blocking, connect, open_saved, taps, vhost_net,
 };
 use hyper_hypervisor::{Limits, Vm, VmConfig, VmError};
 use hyper_jail::{JailSpec, Program};
@@ -14,7 +14,9 @@ use tokio::sync::Mutex;
 use crate::control::{CallError, Control};
 use crate::memory::Memory;
 use crate::vm::KvmGuest;
-use crate::{MAX_NICS, MIN_MEMORY, NAME, Options, calls, disk, machine, memory, pages};
+use crate::{
+    MAX_NIC_QUEUES, MAX_NICS, MIN_MEMORY, NAME, Options, calls, disk, machine, memory, pages,
+};
 
 const PROGRAM: &str = "hyper-vmm";
 /// What the monitor needs beside guest memory: itself, and room for page cache of the disks.
@@ -27,6 +29,7 @@ const LIMITS: Limits = Limits {
     min_memory_bytes: MIN_MEMORY,
     max_vcpus: MAX_VCPUS,
     max_nics: MAX_NICS,
+    nic_queues: MAX_NIC_QUEUES,
     max_disks: MAX_DISKS,
     disk_map: true,
 };
@@ -152,8 +155,12 @@ fn prepare(program: &Path, saved: Option<&Path>, config: &VmConfig) -> Result<Re
             .ok_or_else(|| unusable(format!("use the MAC address `{}`", nic.mac)))?;
         let mtu = u16::try_from(nic.mtu)
             .map_err(|_| unusable(format!("give a network device an MTU of {}", nic.mtu)))?;
-        let vhost = vhost_net().map(|file| fds.pass(file));
-        told.nics.push(config::Nic { tap: fds.pass(tap(nic)?), vhost, mac, mtu });
+        let queues = taps(nic)?.into_iter().map(|tap| {
+            let vhost = vhost_net().map(|file| fds.pass(file));
+            config::NicQueue { tap: fds.pass(tap), vhost }
+        });
+        let queues = queues.collect();
+        told.nics.push(config::Nic { queues, mac, mtu });
     }
     if let Some(share) = &config.share {
         told.share = Some(fds.pass(connect(share)?));
@@ -163,14 +170,12 @@ fn prepare(program: &Path, saved: Option<&Path>, config: &VmConfig) -> Result<Re
 }
 
 fn spec(program: File, config: &VmConfig, io_uring: bool) -> JailSpec {
+    // One for each pair of queues, and one for the control queue.
+    let threads: usize = config.nics.iter().map(|nic| nic.tap.len() + 1).sum();
     let limits = hyper_jail::Limits {
         memory_bytes: Some(config.memory_bytes + OVERHEAD),
-        // Since Linux 6.4 the kernel's thread for a card counts.
-        pids: Some(
-            THREADS
-                + u64::from(config.vcpus)
-                + (MAX_DISKS * (1 + HANDS) + config.nics.len()) as u64,
-        ),
+        // Since Linux 6.4 the kernel's threads for a card count.
+        pids: Some(THREADS + u64::from(config.vcpus) + (MAX_DISKS * (1 + HANDS) + threads) as u64),
         ..hyper_jail::Limits::default()
     };
     let spec = JailSpec::new(config.id.clone(), Program::Fd(program.into()))

@@ -45,6 +45,7 @@ const MAPPED: &str = "/dev/pmem";
 /// A hyperkernel with an agent comes up in this; below it the guest runs out of memory at boot.
 const MIN_MEMORY: u64 = 64 << 20;
 const MAX_NICS: usize = 2;
+const MAX_NIC_QUEUES: usize = hyper_vmm::config::MAX_NIC_QUEUES;
 const PATIENCE: Duration = Duration::from_millis(800);
 
 /// What an operator may choose.
@@ -124,6 +125,7 @@ impl Hypervisor for Kvm {
             disk_map: self.options.map_images,
             max_vcpus: MAX_VCPUS,
             max_nics: MAX_NICS,
+            nic_queues: MAX_NIC_QUEUES,
             pause: true,
             share: true,
             save: !self.options.memory_is_kept(),

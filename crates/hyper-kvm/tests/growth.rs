@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use hyper_hypervisor::Hypervisor as _;
 use hyper_hypervisor::contract::{self, Fixture, Session, Shape};
 use hyper_kvm::{Kvm, Options};
-use tokio::net::UdpSocket;
 
 const MIB: u64 = 1 << 20;
 const BOOTED: u64 = 96 * MIB;
@@ -36,23 +35,6 @@ fn limit(pid: u32) -> Option<u64> {
     })
 }
 
-async fn talk(session: &mut Session, net: &contract::Net) {
-    let socket = UdpSocket::bind((net.host, 0)).await.expect("a socket");
-    let port = socket.local_addr().expect("an address").port();
-    let serve = async {
-        let mut bytes = [0; 64];
-        loop {
-            let (_, from) = socket.recv_from(&mut bytes).await.expect("a word");
-            socket.send_to(b"pong", from).await.expect("an answer");
-        }
-    };
-    let command = format!("udp eth0 {} {} {port}", net.guest, net.host);
-    tokio::select! {
-        said = session.ask(&command) => assert_eq!(said.as_deref(), Ok("pong")),
-        () = serve => unreachable!("it serves for ever"),
-    }
-}
-
 /// A guest that has used memory it was given for its disk, its card and its link, with a device in the
 /// monitor and one in the host's kernel; its cgroup's limit goes along.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,7 +49,7 @@ async fn devices_reach_the_memory_that_came_later() {
     let kvm = Kvm::new(ready.options);
     let shape = Shape { disks: vec![disk], nics: vec![net.nic.clone()], ..Shape::default() };
     let mut session = Session::boot(&kvm, &fixture, shape).await.unwrap();
-    talk(&mut session, &net).await;
+    host::talk(&mut session, &net).await;
     let before = limit(session.vm.pid());
     println!("the memory limit of the cgroup: {before:?}");
     for round in 0..2 {
@@ -80,7 +62,7 @@ async fn devices_reach_the_memory_that_came_later() {
         let read = session.fetch(&command).await.unwrap();
         assert!(read == bytes, "round {round}: the disk reads as something else");
         session.ask("forget /dev/vda").await.unwrap();
-        talk(&mut session, &net).await;
+        host::talk(&mut session, &net).await;
         let sent = vec![b'x'; 400];
         let echo = format!("echo {}", String::from_utf8_lossy(&sent));
         assert_eq!(session.ask(&echo).await.unwrap().as_bytes(), sent);
@@ -89,7 +71,7 @@ async fn devices_reach_the_memory_that_came_later() {
         let has = session.vm.set_memory(BOOTED).await.unwrap();
         assert_eq!(has, BOOTED);
         assert_eq!(limit(session.vm.pid()), before);
-        talk(&mut session, &net).await;
+        host::talk(&mut session, &net).await;
     }
     let counted = session.vm.counters().await.unwrap();
     let of = |name: &str| counted[&format!("mem.{name}")];
@@ -125,10 +107,8 @@ async fn what_has_grown_is_saved_when_it_gave_back() {
     let again = saved(&session, &fixture, "again").await.unwrap();
     session.vm.kill().await;
     for (name, directory) in [("fresh", fresh), ("again", again)] {
-        let config = contract::config(&fixture, Shape::default()).unwrap();
-        let run_dir = config.run_dir.clone();
-        let vm = kvm.restore(&directory, config).await.unwrap();
-        let mut clone = Session::of(vm, run_dir).unwrap();
+        let clone = Session::go_on(&kvm, &fixture, &directory, Shape::default()).await;
+        let mut clone = clone.expect(name);
         clone.ask("look 0").await.expect(name);
         clone.vm.set_memory(BOOTED + MORE).await.expect(name);
         clone.ask(&format!("take 1 {MOST}")).await.expect(name);

@@ -39,6 +39,7 @@ async fn the_hosts_kernel_serves_a_card() {
     }
     let tap = host::Tap::make(78, true).expect("a tap, as the kernel has vhost-net");
     let net = tap.net();
+    let pairs = host::Tap::with_queues(81, true, 2).expect("a tap of two queues");
     let fixture = ready.fixture(128 << 20, Some(net.clone()));
     let kvm = Kvm::new(ready.options);
     let checked = contract::run_only(&kvm, &fixture, "network device").await;
@@ -46,5 +47,18 @@ async fn the_hosts_kernel_serves_a_card() {
     let shape = Shape { nics: vec![net.nic], ..Shape::default() };
     let session = Session::boot(&kvm, &fixture, shape).await.unwrap();
     assert!(is_served(session.vm.pid()), "the monitor serves it itself");
+    session.power_off().await.unwrap();
+
+    let net = pairs.net();
+    let shape = Shape { nics: vec![net.nic.clone()], vcpus: Some(2), ..Shape::default() };
+    let mut session = Session::boot(&kvm, &fixture, shape).await.unwrap();
+    assert!(is_served(session.vm.pid()), "the monitor serves it itself");
+    host::talk_from_both(&mut session, &net).await;
+    session.vm.pause().await.unwrap();
+    session.vm.resume().await.unwrap();
+    host::talk_from_both(&mut session, &net).await;
+    // More memory for a card whose control queue is the monitor's.
+    session.vm.set_memory(256 << 20).await.unwrap();
+    host::talk_from_both(&mut session, &net).await;
     session.power_off().await.unwrap();
 }

@@ -17,15 +17,15 @@ nix::ioctl_write_ptr_bad!(
 );
 
 /// Opens taps in a new network namespace that has nothing else and ends with them: for guests that
-/// shall have cards and no network. Blocking.
+/// shall have cards and no network. `queues`: of each. Blocking.
 ///
 /// # Errors
 /// As [`open`]; no right to make a namespace.
-pub fn unconnected(count: usize) -> Result<Vec<OwnedFd>> {
+pub fn unconnected(count: usize, queues: usize) -> Result<Vec<Vec<OwnedFd>>> {
     let work = move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
             .map_err(|error| file("make", "a network namespace")(error.into()))?;
-        (0..count).map(|at| open(&format!("tap{at}"))).collect()
+        (0..count).map(|at| open(&format!("tap{at}"), queues)).collect()
     };
     // A thread of its own leaves the namespace with its end.
     let thread = std::thread::Builder::new().name("netns".to_owned()).spawn(work);
@@ -53,12 +53,19 @@ pub fn leave(tap: &OwnedFd) -> Result<()> {
         .map_err(|error| link("keep", "tap")(error.into()))
 }
 
-/// Opens a new tap in the thread's network namespace; it is gone with its descriptor. Frames carry
-/// a `virtio_net_hdr`, so that checksums and segmentation can be left to the host.
+/// Opens a new tap in the thread's network namespace, a descriptor for each of its `queues`; it is gone with the last of
+/// them. Frames carry a `virtio_net_hdr`, so that checksums and segmentation can be left to the host. What is sent to
+/// the tap is spread over all queues, whoever reads them.
 ///
 /// # Errors
 /// No `/dev/net/tun`, or the name is taken.
-pub fn open(name: &str) -> Result<OwnedFd> {
+pub fn open(name: &str, queues: usize) -> Result<Vec<OwnedFd>> {
+    // A tap that may have several is made with room for all that the kernel allows.
+    let several = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+    (0..queues.max(1)).map(|_| queue(name, several)).collect()
+}
+
+fn queue(name: &str, several: libc::c_int) -> Result<OwnedFd> {
     let path = "/dev/net/tun";
     let tun = OpenOptions::new().read(true).write(true).open(path).map_err(file("open", path))?;
     // SAFETY: all of this C structure may be zero.
@@ -67,7 +74,7 @@ pub fn open(name: &str) -> Result<OwnedFd> {
     for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | several;
     request.ifr_ifru.ifru_flags = i16::try_from(flags).unwrap_or_default();
     // SAFETY: the request is a valid, zero-ended ifreq that outlives the call; the descriptor is
     // open and /dev/net/tun's.

@@ -35,7 +35,8 @@ const IPVLAN: &str = "ipvlan";
 /// An interface of the pod, for the guest.
 #[derive(Debug)]
 pub struct Wired {
-    pub tap: OwnedFd,
+    /// The tap's queues.
+    pub tap: Vec<OwnedFd>,
     pub card: Card,
 }
 
@@ -62,11 +63,11 @@ pub struct Manner {
     pub removed: bool,
 }
 
-/// Wires every Ethernet interface of the namespace at `path` to a tap of its own. Blocking.
+/// Wires every Ethernet interface of the namespace at `path` to a tap of its own, which has so many queues. Blocking.
 ///
 /// # Errors
 /// The namespace cannot be entered, taps cannot be had.
-pub fn wire(path: &Path, manner: Manner) -> Result<(Wiring, Vec<Wired>)> {
+pub fn wire(path: &Path, manner: Manner, queues: usize) -> Result<(Wiring, Vec<Wired>)> {
     if namespace::is_own(path)? {
         return Err(NetworkError::Unavailable(format!(
             "network namespace `{}` is the host's own: a guest cannot share it, give it another",
@@ -83,11 +84,11 @@ pub fn wire(path: &Path, manner: Manner) -> Result<(Wiring, Vec<Wired>)> {
         let mut all = Vec::new();
         for (at, (found, card)) in cards.into_iter().enumerate() {
             let name = format!("{TAP}{at}");
-            let tap = tap::open(&name)?;
+            let tap = tap::open(&name, queues)?;
             let index = made(&mut netlink, &name)?;
             netlink.up_with_mtu(index, found.mtu)?;
-            if manner.removed {
-                tap::leave(&tap)?;
+            if let Some(first) = tap.first().filter(|_| manner.removed) {
+                tap::leave(first)?;
             }
             let (mac, mtu) = (card.mac, card.mtu);
             wiring.taps.push(Tap { index, mac, mtu });

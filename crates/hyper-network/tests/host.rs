@@ -58,7 +58,7 @@ fn a_bridge_a_pod_and_rules() {
     .unwrap();
     ip(&host, "busybox ping -c1 -W2 10.9.0.2");
 
-    let (mut wiring, wired) = wire(&pod, Manner { strict: true, removed: false }).unwrap();
+    let (mut wiring, wired) = wire(&pod, Manner { strict: true, removed: false }, 1).unwrap();
     assert_eq!(wired.len(), 1);
     assert_eq!(wiring.interfaces(), [Rider { card: wired[0].card.clone(), carrier: None }]);
     let card = &wired[0].card;
@@ -263,7 +263,7 @@ fn a_pod_on_a_lan_hears_itself_and_all_groups_and_nobody_else() {
     .unwrap();
     ip(&pod, "ip addr add 10.9.0.2/24 dev eth0");
     ip(&pod, "ip link set eth0 up");
-    let (_, wired) = wire(&pod, Manner { strict: true, removed: false }).unwrap();
+    let (_, wired) = wire(&pod, Manner { strict: true, removed: false }, 1).unwrap();
     assert_eq!((wired[0].card.name.as_str(), wired[0].card.mtu), ("eth0", 1400));
     namespace::within(&lan, || {
         let socket = std::net::UdpSocket::bind("10.9.0.9:0").unwrap();
@@ -276,10 +276,10 @@ fn a_pod_on_a_lan_hears_itself_and_all_groups_and_nobody_else() {
         Ok(())
     })
     .unwrap();
-    rustix::io::ioctl_fionbio(&wired[0].tap, true).unwrap();
+    rustix::io::ioctl_fionbio(&wired[0].tap[0], true).unwrap();
     let mut heard = String::new();
     let mut frame = [0; 2048];
-    while let Ok(length) = rustix::io::read(&wired[0].tap, &mut frame) {
+    while let Ok(length) = rustix::io::read(&wired[0].tap[0], &mut frame) {
         heard.push_str(&String::from_utf8_lossy(&frame[..length]));
     }
     assert!(heard.contains("239.1.2.3:9") && heard.contains("10.9.0.2:9"), "{heard:?}");
@@ -316,8 +316,8 @@ fn a_guest_is_nobodys_router() {
         netlink.add_address(eth0.index, "fd00:9::2/64".parse().unwrap())
     })
     .unwrap();
-    let (_wiring, wired) = wire(&pod, Manner { strict: true, removed: false }).unwrap();
-    let mut tap = std::fs::File::from(wired[0].tap.try_clone().unwrap());
+    let (_wiring, wired) = wire(&pod, Manner { strict: true, removed: false }, 1).unwrap();
+    let mut tap = std::fs::File::from(wired[0].tap[0].try_clone().unwrap());
     // From a link-local address of its own to all nodes: header of virtio, Ethernet, IPv6, ICMPv6.
     let mut send = |kind: u8| {
         let mut frame = vec![0; 10];

@@ -419,9 +419,14 @@ async fn prepared(
             spec.sysctls[0].0, request.id
         )));
     }
-    let hypervisor =
-        async { if first { choose(settings, &spec.wishes).await.map(Some) } else { Ok(None) } };
-    let network = async { if first { wire(&spec.network).await.map(Some) } else { Ok(None) } };
+    let ground = async {
+        if first {
+            let (hypervisor, network) = ground(settings, &spec).await?;
+            Ok((Some(hypervisor), Some(network)))
+        } else {
+            Ok((None, None))
+        }
+    };
     let (of, id, mounts) = (Arc::clone(settings), request.id.clone(), request.rootfs.clone());
     let (spec_root, spec_read_only) = (spec.root.clone(), spec.read_only);
     let root = blocking(move || {
@@ -433,13 +438,13 @@ async fn prepared(
     });
     let root = async { if spec.sandbox { Ok(None) } else { root.await.map(Some) } };
     let channels = Channels::open(&request.id, &request.stdio, false);
-    let (hypervisor, root, channels, network) = tokio::join!(hypervisor, root, channels, network);
+    let (ground, root, channels) = tokio::join!(ground, root, channels);
     // The root may hold files: it is the last to fail, so that it is never dropped silently.
-    let rest = hypervisor.and_then(|hypervisor| {
+    let rest = ground.and_then(|(hypervisor, network)| {
         let path = request.bundle.join(hyper_task::pod::SOCKET);
         let listener =
             hyper_stdio::socket::bind(&path).map_err(PodError::file("listen on", path))?;
-        Ok((hypervisor, channels?, listener, network?))
+        Ok((hypervisor, channels?, listener, network))
     });
     match (rest, root) {
         (Ok((hypervisor, channels, listener, network)), Ok(root)) => {
@@ -457,19 +462,33 @@ async fn prepared(
     }
 }
 
+/// What a guest runs on: its hypervisor and its network. A guest with several CPUs has a pair of queues for each in each
+/// of its cards, where the hypervisor can.
+async fn ground(
+    settings: &Settings,
+    spec: &Spec,
+) -> Result<(Arc<dyn Hypervisor>, Network), PodError> {
+    let hypervisor = choose(settings, &spec.wishes);
+    if spec.wishes.cpus(settings, u32::MAX) == 1 {
+        let (hypervisor, network) = tokio::join!(hypervisor, wire(&spec.network, 1));
+        return Ok((hypervisor?, network?));
+    }
+    let hypervisor = hypervisor.await?;
+    let can = hypervisor.capabilities();
+    let cpus = usize::try_from(spec.wishes.cpus(settings, can.max_vcpus)).unwrap_or(usize::MAX);
+    let network = wire(&spec.network, cpus.clamp(1, can.nic_queues.max(1))).await?;
+    Ok((hypervisor, network))
+}
+
 async fn booted(
     settings: &Settings,
     container: &str,
     mut prepared: Prepared,
 ) -> Result<Booted, PodError> {
     // A container that came second while the first one failed has not chosen.
-    let hypervisor = match &prepared.hypervisor {
-        Some(hypervisor) => Arc::clone(hypervisor),
-        None => choose(settings, &prepared.spec.wishes).await?,
-    };
-    let network = match prepared.network.take() {
-        Some(network) => network,
-        None => wire(&prepared.spec.network).await?,
+    let (hypervisor, network) = match (&prepared.hypervisor, prepared.network.take()) {
+        (Some(hypervisor), Some(network)) => (Arc::clone(hypervisor), network),
+        _ => ground(settings, &prepared.spec).await?,
     };
     let root = prepared.root.iter();
     let disks = root.flat_map(|root| [Some(&root.image), root.upper.as_ref()]).flatten();

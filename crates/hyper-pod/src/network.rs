@@ -67,17 +67,18 @@ pub(crate) struct Network {
     pub wiring: Option<Wiring>,
 }
 
-/// Wires the namespace, if there is one.
-pub(crate) async fn wire(found: &Found) -> Result<Network, PodError> {
+/// Wires the namespace, if there is one, to taps with so many queues.
+pub(crate) async fn wire(found: &Found, queues: usize) -> Result<Network, PodError> {
     let Some(path) = found.namespace.clone() else { return Ok(Network::default()) };
     let manner = found.manner;
     let (wiring, wired) =
-        blocking(move || hyper_network::wire(&path, manner).map_err(PodError::Network)).await?;
+        blocking(move || hyper_network::wire(&path, manner, queues).map_err(PodError::Network))
+            .await?;
     let mut network = Network { wiring: Some(wiring), ..Network::default() };
     for wired in wired {
         let card = wired.card;
         let mac = mac_text(card.mac);
-        let tap = Arc::new(wired.tap);
+        let tap = wired.tap.into_iter().map(Arc::new).collect();
         network.nics.push(Nic { tap, mac: mac.clone(), mtu: card.mtu });
         network.routes.extend(routes(&card));
         network.interfaces.push(interface(&Rider { card, carrier: None }));

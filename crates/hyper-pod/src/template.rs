@@ -50,6 +50,8 @@ pub struct Shape {
     memory_bytes: u64,
     /// Of its network cards.
     mtus: Vec<u32>,
+    /// Of each card.
+    queues: usize,
     boot_timeout: Duration,
     /// This program: with another, its hypervisors may be others, too.
     program: Part,
@@ -85,6 +87,7 @@ impl Shape {
             vcpus: config.vcpus,
             memory_bytes: config.memory_bytes,
             mtus: config.nics.iter().map(|nic| nic.mtu).collect(),
+            queues: config.nics.first().map_or(1, |nic| nic.tap.len()),
             boot_timeout: flavour.boot_timeout,
             program: Part::of(&std::env::current_exe().ok()?)?,
             host: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?,
@@ -102,7 +105,7 @@ impl Shape {
         &self,
         id: String,
         run_dir: PathBuf,
-        taps: Vec<Arc<std::os::fd::OwnedFd>>,
+        taps: Vec<Vec<Arc<std::os::fd::OwnedFd>>>,
     ) -> VmConfig {
         let nics = taps.into_iter().zip(&self.mtus).enumerate();
         VmConfig {
@@ -182,7 +185,7 @@ impl Template {
         disks: &[Disk],
     ) -> Result<Met, NoClone> {
         let fail = |what: &str, why: String| NoClone::Broken(format!("{what}: {why}"));
-        let taps = config.nics.iter().map(|nic| Arc::clone(&nic.tap)).collect();
+        let taps = config.nics.iter().map(|nic| nic.tap.clone()).collect();
         let mut clone = self.shape.config(config.id.clone(), config.run_dir.clone(), taps);
         clone.cgroup.clone_from(&config.cgroup);
         let restored = hypervisor.restore(&self.directory.join("guest"), clone).await;
@@ -299,9 +302,10 @@ async fn saved(new: &Path, hypervisor: &dyn Hypervisor, shape: &Shape) -> Result
     let (guest, run_dir) = (new.join("guest"), new.join("run"));
     make_private(&guest)?;
     make_private(&run_dir)?;
-    let cards = shape.mtus.len();
-    let taps = blocking(move || hyper_network::tap::unconnected(cards).map_err(PodError::Network));
-    let taps = taps.await?.into_iter().map(Arc::new).collect();
+    let (cards, queues) = (shape.mtus.len(), shape.queues);
+    let taps =
+        blocking(move || hyper_network::tap::unconnected(cards, queues).map_err(PodError::Network));
+    let taps = taps.await?.into_iter().map(|tap| tap.into_iter().map(Arc::new).collect()).collect();
     let id = format!("template-{:.12}-{}", shape.key(), std::process::id());
     let fail = |what: &str| {
         let action = format!("{what} template guest `{id}`");
@@ -383,6 +387,7 @@ mod test {
             vcpus: 1,
             memory_bytes,
             mtus: vec![],
+            queues: 1,
             boot_timeout: Duration::from_secs(1),
             program: part,
             host: "host".to_owned(),

@@ -117,6 +117,7 @@ const LIMITS: Limits = Limits {
     min_memory_bytes: MIN_MEMORY,
     max_vcpus: MAX_VCPUS,
     max_nics: MAX_NICS,
+    nic_queues: 1,
     // One number, whatever the network devices: it is told as a capability.
     max_disks: machine::disk_slots(MAX_NICS + SHARES),
     disk_map: false,

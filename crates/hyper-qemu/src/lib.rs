@@ -107,6 +107,7 @@ impl Hypervisor for Qemu {
             disk_map: false,
             max_vcpus: MAX_VCPUS,
             max_nics: MAX_NICS,
+            nic_queues: 1,
             pause: true,
             share: true,
             save: true,

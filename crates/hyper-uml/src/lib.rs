@@ -124,6 +124,7 @@ impl Hypervisor for Uml {
             // still share one vCPU.
             max_vcpus: 1,
             max_nics: MAX_NICS,
+            nic_queues: 1,
             pause: *self.freezer.get_or_init(hyper_jail::can_freeze),
             share: true,
             save: false,

@@ -23,6 +23,8 @@ const STACK: u64 = 0x8ff0;
 const CMDLINE: u64 = 0x2_0000;
 /// Where x86 ends its first memory; the MP table is looked for from here on.
 const EBDA: u64 = 0x9_fc00;
+/// Behind the MP table, no memory to the guest, but here: see [`crate::generation`].
+pub(crate) const GENERATION: u64 = 0x9_fff0;
 const HIGH_MEMORY: u64 = 0x10_0000;
 
 /// Loads all of it; returns the kernel's entry.

@@ -27,6 +27,8 @@ pub const MAX_DISKS: usize = 64;
 /// Most files that one disk is made of; a message carries at most 253 descriptors (SCM_MAX_FD).
 pub const MAX_EXTENTS: usize = 100;
 pub const MAX_NICS: usize = 8;
+/// Most pairs of queues of a network device: each keeps half a megabyte of the guest's memory ready.
+pub const MAX_NIC_QUEUES: usize = 8;
 /// Threads that a disk may have beside its own, of the monitor or of the host's io_uring.
 pub const HANDS: usize = 4;
 /// Bytes of a kernel command line, its final zero included (COMMAND_LINE_SIZE of x86).
@@ -125,13 +127,21 @@ pub struct Extent {
 }
 
 /// A network device on a tap with `IFF_VNET_HDR`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nic {
+    /// One for each pair of the device's queues.
+    pub queues: Vec<NicQueue>,
+    pub mac: [u8; 6],
+    pub mtu: u16,
+}
+
+/// A queue of a tap, which has `IFF_MULTI_QUEUE` when there are several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NicQueue {
     pub tap: i32,
     /// An open `/dev/vhost-net`, to be used if it can.
     #[serde(default)]
     pub vhost: Option<i32>,
-    pub mac: [u8; 6],
-    pub mtu: u16,
 }

@@ -110,12 +110,19 @@ fn all(memory: &Memory) -> (Vec<Transport>, Vec<OwnedFd>) {
         devices.push(("link", Box::new(Console::new(ours.into()))));
         far_ends.push(theirs.into());
     }
-    // A pipe-like file in the tap's place.
-    if let Ok((ours, theirs)) = std::os::unix::net::UnixDatagram::pair() {
-        let _ = ours.set_nonblocking(true);
-        let _ = theirs.send(&[0; 100]);
-        devices.push(("net", Box::new(Net::untold("net".to_owned(), ours.into()))));
-        far_ends.push(theirs.into());
+    // Pipe-like files in the places of a tap's queues: a card of one pair, and one of two.
+    for pairs in 1..3 {
+        let mut taps = Vec::new();
+        for _ in 0..pairs {
+            let Ok((ours, theirs)) = std::os::unix::net::UnixDatagram::pair() else { continue };
+            let _ = ours.set_nonblocking(true);
+            let _ = theirs.send(&[0; 100]);
+            taps.push(ours.into());
+            far_ends.push(theirs.into());
+        }
+        if let Ok(net) = Net::untold("net".to_owned(), taps) {
+            devices.push(("net", Box::new(net)));
+        }
     }
     let made = devices.into_iter().filter_map(|(name, device)| {
         let line = EventFd::new(libc::EFD_NONBLOCK).ok()?;

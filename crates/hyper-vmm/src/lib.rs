@@ -12,7 +12,7 @@
 //!      saved guest ─┘               └─ save ─► a file of state, a file of memory
 //! ```
 //! The guest has no firmware, no PCI, no ACPI: an MP table, a serial port for its last words, and
-//! virtio-mmio devices that its command line names.
+//! virtio-mmio devices and a generation id that its command line names.
 //!
 //! Invariants:
 //! - Nothing is opened by name: all files are descriptors that were given; once the guest runs
@@ -32,6 +32,7 @@ mod error;
 mod event;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod generation;
 mod growth;
 mod images;
 mod machine;

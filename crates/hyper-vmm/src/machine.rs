@@ -15,7 +15,9 @@ use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::{BASE, Bus, STEP};
-use crate::config::{self, Config, MAX_DISKS, MAX_EXTENTS, MAX_NICS, MAX_VCPUS, MIN_MEMORY, fd};
+use crate::config::{
+    self, Config, MAX_DISKS, MAX_EXTENTS, MAX_NIC_QUEUES, MAX_NICS, MAX_VCPUS, MIN_MEMORY, fd,
+};
 use crate::cpu::{self, Cpus};
 use crate::event::{Event, Maker};
 use crate::growth::Grows;
@@ -28,7 +30,7 @@ use crate::virtio::{
     Transport,
 };
 use crate::wire::Rates;
-use crate::{VmmError, boot, seccomp, serial, virtio};
+use crate::{VmmError, boot, generation, seccomp, serial, virtio};
 
 /// Interrupts that no device of a PC's own has, first those behind the ISA bus's.
 const LINES: [u32; 17] = [16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 9, 10, 11, 12, 14, 15];
@@ -120,6 +122,7 @@ impl Machine {
             let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
             vm.create_pit2(pit).map_err(VmmError::kvm("make a timer"))?;
         }
+        generation::set(&memory)?;
         phases.memory = clock.now();
 
         let (maker, limits) = (Maker::new(events.clone()), Arc::new(Limits::default()));
@@ -141,6 +144,7 @@ impl Machine {
                     vcpus.push(cpu::restore(&vm, index, state)?);
                 }
                 saved.state.machine.apply(&vm)?;
+                generation::tell(&vm)?;
             }
         }
         phases.kernel = clock.now();
@@ -343,7 +347,7 @@ fn load(
     memory: &Memory,
     devices: usize,
 ) -> Result<u64, VmmError> {
-    let mut cmdline = config.cmdline.clone();
+    let mut cmdline = config.cmdline.clone() + &generation::word();
     for at in 0..devices {
         let (address, line) = place(at);
         cmdline.push_str(&format!(" virtio_mmio.device=4K@{address:#x}:{line}"));
@@ -416,9 +420,7 @@ fn devices(
     let spares = first..list.len();
     for (at, nic) in config.nics.iter().enumerate() {
         let name = format!("net{at}");
-        let tap = given.take(nic.tap)?;
-        nonblocking(&tap)?;
-        let net = card(&name, nic, tap, given)?.map_err(failed(&name, "use its tap"))?;
+        let net = card(&name, nic, given)?.map_err(failed(&name, "use its tap"))?;
         list.push((name, net));
     }
     if let Some(number) = config.share {
@@ -435,20 +437,28 @@ fn devices(
 fn card(
     name: &str,
     nic: &config::Nic,
-    tap: OwnedFd,
     given: &mut Given,
 ) -> Result<std::io::Result<Box<dyn Device>>, VmmError> {
-    let vhost = nic.vhost.map(|number| given.take(number)).transpose()?.map(File::from);
-    if let Some(vhost) = vhost {
-        match KernelNet::try_out(&vhost) {
+    let (mut taps, mut vhosts) = (Vec::new(), Vec::new());
+    for queue in &nic.queues {
+        let tap = given.take(queue.tap)?;
+        nonblocking(&tap)?;
+        taps.push(tap);
+        vhosts.extend(queue.vhost.map(|number| given.take(number)).transpose()?.map(File::from));
+    }
+    if let Some(vhost) = vhosts.first()
+        && vhosts.len() == taps.len()
+    {
+        match KernelNet::try_out(vhost) {
             Ok(known) => {
-                let net = KernelNet::new(tap, vhost, known, nic.mac, nic.mtu);
+                let queues = taps.into_iter().zip(vhosts).collect();
+                let net = KernelNet::new(name.to_owned(), queues, known, nic.mac, nic.mtu);
                 return Ok(net.map(|net| Box::new(net) as Box<dyn Device>));
             }
             Err(error) => eprintln!("hyper-vmm: {name}: not by the host's vhost-net: {error}"),
         }
     }
-    let net = Net::new(name.to_owned(), tap, nic.mac, nic.mtu);
+    let net = Net::new(name.to_owned(), taps, nic.mac, nic.mtu);
     Ok(net.map(|net| Box::new(net) as Box<dyn Device>))
 }
 
@@ -487,6 +497,11 @@ fn check(config: &Config) -> Result<(), VmmError> {
     }
     if config.nics.len() > MAX_NICS {
         return refuse("network devices", format!("{}, at most {MAX_NICS}", config.nics.len()));
+    }
+    let queues = config.nics.iter().map(|nic| nic.queues.len());
+    if let Some(odd) = queues.into_iter().find(|count| !(1..=MAX_NIC_QUEUES).contains(count)) {
+        let why = format!("{odd}, not 1 to {MAX_NIC_QUEUES}");
+        return refuse("pairs of queues of a network device", why);
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ use crate::memory::Memory;
 use crate::virtio::TransportState;
 
 /// Changes with every change of what is saved.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const MAGIC: &str = "hyper-vmm saved guest";
 /// Longest state in bytes: some KiB per CPU and device in practice.
 const MAX_STATE: u64 = 16 << 20;

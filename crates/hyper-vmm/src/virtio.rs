@@ -120,6 +120,9 @@ pub(crate) struct DeviceState {
     /// guest that have been sent already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console: Option<ConsoleState>,
+    /// A network card's: pairs of queues that its driver uses, where it has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<u16>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

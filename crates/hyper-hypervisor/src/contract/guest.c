@@ -15,6 +15,7 @@
  *   take I BYTES          fills as much memory, kept as number I (0 to 3)
  *   look I                whether all of it is as it was filled
  *   drop I                gives it back
+ *   stay CPU              is on this CPU from now on
  *   udp IF IP PEER PORT   sets IF up with IP/24, sends "ping" to PEER:PORT, answers ok REPLY
  *   poweroff | panic      no answer
  *
@@ -26,6 +27,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <net/if.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -294,6 +296,14 @@ static void udp(const char *name, const char *ip, const char *peer, int port) {
     say("\n");
 }
 
+static void stay(unsigned cpu) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    if (sched_setaffinity(0, sizeof set, &set)) { fail("affinity"); return; }
+    say("ok\n");
+}
+
 static void obey(char *line) {
     char a[160] = "", b[64] = "", c[64] = "";
     unsigned long long x = 0, y = 0;
@@ -312,6 +322,7 @@ static void obey(char *line) {
     else if (sscanf(line, "look %llu", &x) == 1 && x < 4) look((unsigned)x);
     else if (sscanf(line, "drop %llu", &x) == 1 && x < 4) drop_memory((unsigned)x);
     else if (sscanf(line, "udp %63s %63s %159s %d", b, c, a, &port) == 4) udp(b, c, a, port);
+    else if (sscanf(line, "stay %llu", &x) == 1 && x < CPU_SETSIZE) stay((unsigned)x);
     else if (!strcmp(line, "poweroff")) { sync(); reboot(RB_POWER_OFF); die("power off"); }
     else if (!strcmp(line, "panic")) _exit(7);
     else { errno = EINVAL; fail("unknown command"); }

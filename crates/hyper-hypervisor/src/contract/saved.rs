@@ -72,7 +72,7 @@ async fn saved_with(
 
     let mut clones = Vec::new();
     for _ in 0..2 {
-        clones.push(go_on(hypervisor, fixture, &directory, shape()).await?);
+        clones.push(Session::go_on(hypervisor, fixture, &directory, shape()).await?);
     }
     for (at, clone) in clones.iter_mut().enumerate() {
         beats(clone, None).await.map_err(|why| format!("clone {at}: {why}"))?;
@@ -124,21 +124,6 @@ async fn other_shapes(
     let refused = timeout(PATIENCE, hypervisor.restore(directory, config(fixture, shape)?)).await;
     hold!(matches!(refused, Ok(Err(_))), "a damaged guest went on");
     Ok(())
-}
-
-async fn go_on(
-    hypervisor: &dyn Hypervisor,
-    fixture: &Fixture,
-    directory: &Path,
-    shape: Shape,
-) -> Result<Session, String> {
-    let config = config(fixture, shape)?;
-    let run_dir = config.run_dir.clone();
-    let restored = timeout(fixture.boot, hypervisor.restore(directory, config)).await;
-    let vm = restored
-        .map_err(|_| "restore did not return in time".to_owned())?
-        .map_err(|error| format!("restore: {}", chain(&error)))?;
-    Session::of(vm, run_dir)
 }
 
 /// The rest of the beats: from `first` on, or from any but the first few.

@@ -1,6 +1,6 @@
 //! One launched guest and the conversation with its program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -93,6 +93,22 @@ impl Session {
             Ok(said) => Err(session.blame(&format!("guest's first word is {said:?}"))),
             Err(_) => Err(session.blame("guest did not speak in time")),
         }
+    }
+
+    /// Has the guest saved in `directory` go on as a new one.
+    pub async fn go_on(
+        hypervisor: &dyn Hypervisor,
+        fixture: &Fixture,
+        directory: &Path,
+        shape: Shape,
+    ) -> Result<Self, String> {
+        let config = config(fixture, shape)?;
+        let run_dir = config.run_dir.clone();
+        let restored = timeout(fixture.boot, hypervisor.restore(directory, config)).await;
+        let vm = restored
+            .map_err(|_| "restore did not return in time".to_owned())?
+            .map_err(|error| format!("restore: {}", chain(&error)))?;
+        Self::of(vm, run_dir)
     }
 
     /// The conversation with a guest that runs already.

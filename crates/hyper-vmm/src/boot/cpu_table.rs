@@ -3,7 +3,7 @@
 
 use vm_memory::{Bytes as _, GuestAddress};
 
-use super::{EBDA, written};
+use super::{EBDA, GENERATION, written};
 use crate::VmmError;
 use crate::memory::Memory;
 
@@ -25,7 +25,7 @@ pub(super) fn write(memory: &Memory, vcpus: u32) -> Result<(), VmmError> {
     pointer.extend([1, 4, 0, 0, 0, 0, 0, 0]);
     pointer[10] = checksum(&pointer);
     pointer.extend(&table);
-    if EBDA + pointer.len() as u64 > 0xa_0000 {
+    if EBDA + pointer.len() as u64 > GENERATION {
         let why = format!("{vcpus} do not fit into the MP table");
         return Err(VmmError::Config { what: "virtual CPUs", why });
     }

@@ -121,7 +121,8 @@ impl Device for Console {
 
     fn save(&self) -> DeviceState {
         let (open, words) = self.control.save();
-        DeviceState { console: Some(ConsoleState { open, words, sent: self.sent }) }
+        let console = ConsoleState { open, words, sent: self.sent };
+        DeviceState { console: Some(console), ..DeviceState::default() }
     }
 
     fn load(&mut self, state: DeviceState) {

@@ -1,28 +1,35 @@
 //! Network device (virtio 1.2, 5.1) on a tap.
 //!
+//! ```text
+//!  tap ─┬─ queue 0 ◀─▶ pair 0: thread, two queues of the driver's   [pair.rs], or the host's kernel's [kernel.rs]
+//!       └─ queue 1 ◀─▶ pair 1
+//!          attached, detached ◀── control queue: so many pairs are in use       [control.rs, tap.rs]
+//! ```
+//! A guest with several CPUs has a pair of queues for each; a card of one pair has no control queue.
+//!
 //! Both sides speak `virtio_net_hdr`, so checksums and segmentation are left to whoever has to do
 //! them: between pods of one host nobody does. Packets for which the guest has no buffers wait in
 //! the tap's own queue, whose length is the host's to bound; what the tap does not take is
 //! dropped, as a wire would. Where the host has vhost-net its kernel does all of that ([`KernelNet`]).
 
+mod control;
 mod kernel;
+mod pair;
 mod tap;
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::event::PollFlags;
-use virtio_queue::{Queue, QueueT as _};
-use vmm_sys_util::eventfd::EventFd;
+use virtio_queue::Queue;
 
 pub(crate) use kernel::KernelNet;
 
-use super::buffers::{Buffers, Piece, Way, listen, next, scatter, total, transfer, used};
-use super::worker::{Stop, Worker, borrow};
-use super::{Device, Live, copy_config};
-use crate::memory::Memory;
-use crate::metrics::{DeviceCounters, count};
+use super::worker::Worker;
+use super::{Device, DeviceState, Live, copy_config};
+use control::Control;
+use pair::Pair;
+use tap::Tap;
 
 const KIND: u32 = 1;
 const F_CSUM: u64 = 1 << 0;
@@ -34,23 +41,23 @@ const F_GUEST_TSO6: u64 = 1 << 8;
 const F_HOST_TSO4: u64 = 1 << 11;
 const F_HOST_TSO6: u64 = 1 << 12;
 const F_MRG_RXBUF: u64 = 1 << 15;
-const RX: usize = 0;
-const TX: usize = 1;
-const SIZES: [u16; 2] = [256, 256];
+const F_CTRL_VQ: u64 = 1 << 17;
+const F_MQ: u64 = 1 << 22;
+/// Entries of a queue of packets, and of the control queue.
+const PACKETS: u16 = 256;
+const CONTROL: u16 = 16;
 /// `struct virtio_net_hdr_v1`, and where its number of buffers is.
 const HEADER: usize = 12;
 const NUM_BUFFERS: usize = 10;
-/// Largest packet with its header: 64 KiB of IP behind an Ethernet header.
-const LARGEST: usize = 65_536 + 14 + HEADER;
-
-/// System calls of its thread.
-const CALLS: &[i64] = &[libc::SYS_writev];
 
 /// What the driver is told of its card.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Card {
     mac: [u8; 6],
     mtu: u16,
+    pairs: u16,
+    /// Lengths of its queues: those of each pair, then the control queue.
+    queues: Vec<u16>,
 }
 
 impl Card {
@@ -64,19 +71,50 @@ impl Card {
         | F_MTU
         | F_MRG_RXBUF;
 
-    fn config(self, offset: usize, data: &mut [u8]) {
+    fn new(mac: [u8; 6], mtu: u16, pairs: usize) -> Self {
+        let mut queues = vec![PACKETS; 2 * pairs];
+        if pairs > 1 {
+            queues.push(CONTROL);
+        }
+        Self { mac, mtu, pairs: u16::try_from(pairs).unwrap_or(u16::MAX), queues }
+    }
+
+    fn features(&self) -> u64 {
+        Self::FEATURES | if self.pairs > 1 { F_MQ | F_CTRL_VQ } else { 0 }
+    }
+
+    fn config(&self, offset: usize, data: &mut [u8]) {
         let mut space = [0; 12];
         space[..6].copy_from_slice(&self.mac);
+        space[8..10].copy_from_slice(&self.pairs.to_le_bytes());
         space[10..].copy_from_slice(&self.mtu.to_le_bytes());
         copy_config(&space, offset, data);
     }
 
-    /// Tells the tap what the driver can do.
-    fn agree(tap: &OwnedFd, features: u64) -> io::Result<()> {
-        let has = |feature| features & feature != 0;
-        let offloads = tap::offloads(has(F_GUEST_CSUM), has(F_GUEST_TSO4), has(F_GUEST_TSO6));
-        tap::set_offloads(tap, offloads)
+    /// The queues of a driver with these features, taken apart.
+    fn split(&self, live: Live) -> Split {
+        let pairs = if live.features & F_MQ == 0 { 1 } else { usize::from(self.pairs) };
+        let (mut queues, mut kicks) = (live.queues.into_iter(), live.kicks.into_iter());
+        let mut take = |count: usize| Live {
+            memory: Arc::clone(&live.memory),
+            queues: queues.by_ref().take(count).collect(),
+            kicks: kicks.by_ref().take(count).collect(),
+            interrupt: Arc::clone(&live.interrupt),
+            features: live.features,
+            counters: Arc::clone(&live.counters),
+        };
+        let data = (0..pairs).map(|_| take(2)).collect();
+        let control = (live.features & F_CTRL_VQ != 0).then(|| take(1));
+        Split { data, control, unused: queues.collect() }
     }
+}
+
+/// What belongs together of a device's queues.
+struct Split {
+    /// Receiving and sending, pair by pair.
+    data: Vec<Live>,
+    control: Option<Live>,
+    unused: Vec<Queue>,
 }
 
 /// The device.
@@ -84,28 +122,45 @@ impl Card {
 pub(crate) struct Net {
     name: String,
     card: Card,
+    tap: Arc<Tap>,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
-    Idle(OwnedFd),
-    Busy(Worker<Work>),
+    Idle,
+    Busy { pairs: Vec<Worker<Pair>>, control: Option<Control>, unused: Vec<Queue> },
     Lost,
 }
 
 impl Net {
-    /// A device on `tap`, which must have `IFF_VNET_HDR` and not block.
-    pub fn new(name: String, tap: OwnedFd, mac: [u8; 6], mtu: u16) -> io::Result<Self> {
-        tap::set_header(&tap, HEADER)?;
-        Ok(Self { name, card: Card { mac, mtu }, state: State::Idle(tap) })
+    /// A device on the queues of a tap, which must have `IFF_VNET_HDR` and not block.
+    pub fn new(name: String, tap: Vec<OwnedFd>, mac: [u8; 6], mtu: u16) -> io::Result<Self> {
+        let card = Card::new(mac, mtu, tap.len());
+        let tap = Arc::new(Tap::new(tap)?);
+        tap.set_header(HEADER)?;
+        Ok(Self { name, card, tap, state: State::Idle })
     }
 
     /// A device on something that is no tap: for tests and the fuzz targets.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub fn untold(name: String, tap: OwnedFd) -> Self {
-        let card = Card { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
-        Self { name, card, state: State::Idle(tap) }
+    pub fn untold(name: String, tap: Vec<OwnedFd>) -> io::Result<Self> {
+        let card = Card::new([2, 0, 0, 0, 0, 1], 1500, tap.len());
+        Ok(Self { name, card, tap: Arc::new(Tap::new(tap)?), state: State::Idle })
+    }
+
+    fn start(&mut self, live: Live) -> io::Result<()> {
+        let Split { data, control, unused } = self.card.split(live);
+        let mut pairs = Vec::new();
+        for (at, live) in data.into_iter().enumerate() {
+            let name = format!("{}.{at}", self.name);
+            pairs.push(Pair::start(&name, Arc::clone(&self.tap), at, live)?);
+        }
+        let control = control
+            .map(|live| Control::start(&self.name, Arc::clone(&self.tap), live))
+            .transpose()?;
+        self.state = State::Busy { pairs, control, unused };
+        Ok(())
     }
 }
 
@@ -115,11 +170,11 @@ impl Device for Net {
     }
 
     fn features(&self) -> u64 {
-        Card::FEATURES
+        self.card.features()
     }
 
     fn queues(&self) -> &[u16] {
-        &SIZES
+        &self.card.queues
     }
 
     fn config(&self, offset: usize, data: &mut [u8]) {
@@ -127,39 +182,29 @@ impl Device for Net {
     }
 
     fn activate(&mut self, live: Live) -> io::Result<()> {
-        match std::mem::replace(&mut self.state, State::Lost) {
-            State::Idle(tap) => {
-                // That of tests and fuzz targets is none.
-                if let Err(error) = Card::agree(&tap, live.features)
-                    && !cfg!(any(test, feature = "fuzzing"))
-                {
-                    self.state = State::Idle(tap);
-                    return Err(error);
-                }
-                let merge = live.features & F_MRG_RXBUF != 0;
-                let work =
-                    Work { tap, live, merge, packet: vec![0; LARGEST], waiting: 0, held: vec![] };
-                self.state = State::Busy(Worker::start(&self.name, CALLS, work, Work::run)?);
-                Ok(())
-            }
-            other => {
-                self.state = other;
-                Err(io::Error::other("it has a driver already"))
-            }
+        if !matches!(self.state, State::Idle) {
+            return Err(io::Error::other("it has a driver already"));
         }
+        // That of tests and fuzz targets is none.
+        if let Err(error) = self.tap.agree(live.features)
+            && !cfg!(any(test, feature = "fuzzing"))
+        {
+            return Err(error);
+        }
+        // Queues that a thread took before another could not be started are gone with it.
+        self.state = State::Lost;
+        self.start(live)
     }
 
     fn stop(&mut self) -> Vec<Queue> {
         match std::mem::replace(&mut self.state, State::Lost) {
-            State::Busy(worker) => {
-                let Some(mut work) = worker.stop() else { return Vec::new() };
-                // Buffers that wait for the rest of a packet go back; the packet is dropped.
-                let held = u16::try_from(work.held.len()).unwrap_or(0);
-                if let Some(queue) = work.live.queues.get_mut(RX) {
-                    queue.set_next_avail(queue.next_avail().wrapping_sub(held));
-                }
-                self.state = State::Idle(work.tap);
-                work.live.queues
+            State::Busy { pairs, control, unused } => {
+                // All end before any of them is asked what it has left.
+                let ended: Vec<_> = pairs.into_iter().map(Pair::stop).collect();
+                let ended = ended.into_iter().chain(control.map(Control::stop));
+                let Some(queues) = ended.collect::<Option<Vec<_>>>() else { return Vec::new() };
+                self.state = State::Idle;
+                queues.into_iter().flatten().chain(unused).collect()
             }
             other => {
                 self.state = other;
@@ -167,179 +212,16 @@ impl Device for Net {
             }
         }
     }
-}
 
-#[derive(Debug)]
-struct Work {
-    tap: OwnedFd,
-    live: Live,
-    merge: bool,
-    packet: Vec<u8>,
-    /// Bytes of a packet in `packet` that found too few buffers yet.
-    waiting: usize,
-    /// The buffers it did find.
-    held: Vec<(u16, Vec<Piece>)>,
-}
-
-impl Work {
-    fn run(&mut self, stop: &Stop) -> io::Result<()> {
-        let kicks = std::mem::take(&mut self.live.kicks);
-        let ended = self.serve(stop, &kicks);
-        self.live.kicks = kicks;
-        ended
+    fn reset(&mut self) {
+        self.tap.use_pairs(1);
     }
 
-    fn serve(&mut self, stop: &Stop, kicks: &[EventFd]) -> io::Result<()> {
-        let [rx, tx] = kicks else { return Err(io::Error::other("queues are missing")) };
-        loop {
-            let mut again = self.send()?;
-            let (starved, more) = self.receive()?;
-            again |= more;
-            if again {
-                continue;
-            }
-            let kicked = [(borrow(rx), PollFlags::IN), (borrow(tx), PollFlags::IN)];
-            let ready = if starved {
-                // The tap may have packets for a long time; only the guest's buffers count.
-                stop.wait(kicked)?
-            } else {
-                let [a, b] = kicked;
-                let tap = (self.tap.as_fd(), PollFlags::IN);
-                stop.wait([a, b, tap])?.map(|[a, b, _]| [a, b])
-            };
-            let Some(ready) = ready else { return Ok(()) };
-            for (kick, ready) in [rx, tx].into_iter().zip(ready) {
-                if ready {
-                    let _ = kick.read();
-                    count(&self.live.counters.kicks, 1);
-                }
-            }
-        }
+    fn save(&self) -> DeviceState {
+        self.tap.save()
     }
 
-    /// From the guest to the tap; whether there is more.
-    fn send(&mut self) -> io::Result<bool> {
-        let memory = Arc::clone(&self.live.memory);
-        let queue = &mut self.live.queues[TX];
-        while let Some(chain) = next(queue, &memory)? {
-            let head = chain.head_index();
-            let sent = Buffers::of(&memory, chain)
-                .filter(|buffers| (HEADER..=LARGEST).contains(&total(&buffers.readable)))
-                .and_then(|buffers| {
-                    let way = Way::Out;
-                    transfer(&memory, self.tap.as_fd(), way, None, &buffers.readable).ok()
-                });
-            match sent {
-                Some(bytes) => count(&self.live.counters.bytes_out, bytes as u64),
-                None => count(&self.live.counters.errors, 1),
-            }
-            used(queue, &memory, &self.live.interrupt, head, 0)?;
-        }
-        listen(queue, &memory)
-    }
-
-    /// From the tap to the guest; whether the guest has too few buffers, and whether to look again.
-    fn receive(&mut self) -> io::Result<(bool, bool)> {
-        let memory = Arc::clone(&self.live.memory);
-        loop {
-            if self.waiting == 0 {
-                match rustix::io::read(&self.tap, &mut self.packet) {
-                    Ok(0) | Err(rustix::io::Errno::AGAIN) => return Ok((false, false)),
-                    Ok(bytes) => self.waiting = bytes,
-                    Err(rustix::io::Errno::INTR) => continue,
-                    // A tap whose interface is gone, or down.
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            let queue = &mut self.live.queues[RX];
-            if !collect(queue, &memory, &mut self.held, self.waiting, self.merge)? {
-                return Ok((true, listen(queue, &memory)?));
-            }
-            let packet = &mut self.packet[..self.waiting];
-            place(queue, &memory, &mut self.held, packet, &self.live.counters)?;
-            self.waiting = 0;
-            if queue.needs_notification(&*memory).map_err(io::Error::other)? {
-                self.live.interrupt.used();
-            }
-        }
-    }
-}
-
-/// Takes buffers for `bytes`: one, or several where the driver merges them. Whether that is enough:
-/// as many as the queue has are, however short they may be.
-fn collect(
-    queue: &mut Queue,
-    memory: &Memory,
-    held: &mut Vec<(u16, Vec<Piece>)>,
-    bytes: usize,
-    merge: bool,
-) -> io::Result<bool> {
-    let mut room: usize = held.iter().map(|(_, pieces)| total(pieces)).sum();
-    let most = usize::from(queue.size());
-    while held.is_empty() || (merge && room < bytes && held.len() < most) {
-        let Some(chain) = next(queue, memory)? else { return Ok(false) };
-        let head = chain.head_index();
-        let pieces = Buffers::of(memory, chain).map(|buffers| buffers.writable).unwrap_or_default();
-        room += total(&pieces);
-        held.push((head, pieces));
-    }
-    Ok(true)
-}
-
-/// Puts a packet into its buffers; what does not fit is cut off.
-fn place(
-    queue: &mut Queue,
-    memory: &Memory,
-    held: &mut Vec<(u16, Vec<Piece>)>,
-    packet: &mut [u8],
-    counters: &DeviceCounters,
-) -> io::Result<()> {
-    let buffers = u16::try_from(held.len()).unwrap_or(1);
-    if let Some(number) = packet.get_mut(NUM_BUFFERS..HEADER) {
-        number.copy_from_slice(&buffers.to_le_bytes());
-    }
-    let mut done = 0;
-    for (head, pieces) in held.drain(..) {
-        let written = scatter(memory, &pieces, &packet[done..])?;
-        done += written;
-        let length = u32::try_from(written).unwrap_or(0);
-        queue.add_used(&**memory, head, length).map_err(io::Error::other)?;
-    }
-    if done < packet.len() {
-        count(&counters.errors, 1);
-    }
-    count(&counters.bytes_in, done as u64);
-    Ok(())
-}
-
-#[cfg(test)]
-mod test {
-    use vm_memory::{Bytes as _, GuestAddress};
-
-    use super::*;
-    use crate::memory;
-
-    #[test]
-    fn buffers_without_room_are_not_collected_for_ever() {
-        let memory = memory::take(1 << 20, false, Default::default()).unwrap();
-        let (descriptors, available, size) = (0x1000, 0x2000, 8_u16);
-        // One descriptor: no bytes, for the device to write.
-        memory.write_obj(2_u16, GuestAddress(descriptors + 12)).unwrap();
-        let mut queue = Queue::new(size).unwrap();
-        queue.set_desc_table_address(Some(0x1000), Some(0));
-        queue.set_avail_ring_address(Some(0x2000), Some(0));
-        queue.set_used_ring_address(Some(0x3000), Some(0));
-        queue.set_ready(true);
-        let mut held = Vec::new();
-        let mut enough = false;
-        for round in 1..=4_u16 {
-            memory.write_obj(round * 4, GuestAddress(available + 2)).unwrap();
-            enough = collect(&mut queue, &memory, &mut held, 100, true).unwrap();
-        }
-        assert!(enough, "it waits for more than the queue can have");
-        assert_eq!(held.len(), usize::from(size));
-        let counters = DeviceCounters::default();
-        place(&mut queue, &memory, &mut held, &mut [1; 100], &counters).unwrap();
-        assert!(held.is_empty());
+    fn load(&mut self, state: DeviceState) {
+        self.tap.use_pairs(state.pairs.unwrap_or(1));
     }
 }

@@ -281,7 +281,7 @@ proptest! {
         for length in &packets {
             theirs.send(&vec![9; *length]).unwrap();
         }
-        let net = Net::untold("net".to_owned(), OwnedFd::from(ours));
+        let net = Net::untold("net".to_owned(), vec![OwnedFd::from(ours)]).unwrap();
         serve(&ground, Box::new(net), 2, receiving.features);
         prop_assert!(ground.holds(), "written outside of memory");
         let mut packet = vec![0; 128 << 10];

@@ -1,6 +1,6 @@
-//! The network device with its queues in the host's kernel (`/dev/vhost-net`, Linux, vhost.h): packets go between tap and
-//! guest without a thread of the monitor's and without being copied twice. The kernel looks at what the guest says, and
-//! nothing is counted.
+//! The network device with its queues in the host's kernel (`/dev/vhost-net`, Linux, vhost.h), which is opened once for
+//! each pair of them: packets go between tap and guest without a thread of the monitor's and without being copied twice.
+//! The kernel looks at what the guest says, and nothing is counted. The control queue is the monitor's.
 #![expect(
     unsafe_code,
     reason = "VHOST_NET_SET_BACKEND; the crate's own device opens its file by name"
@@ -8,7 +8,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use vhost::vhost_kern::VhostKernBackend;
 use vhost::vhost_kern::vhost_binding::{VHOST_NET_SET_BACKEND, vhost_vring_file};
@@ -20,9 +21,11 @@ use vm_memory::{
 };
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
-use super::{Card, F_MRG_RXBUF, HEADER, KIND, SIZES, tap};
+use super::control::Control;
+use super::tap::Tap;
+use super::{Card, F_MRG_RXBUF, HEADER, KIND, Split};
 use crate::memory::Memory;
-use crate::virtio::{Device, F_VERSION_1, Live};
+use crate::virtio::{Device, DeviceState, F_VERSION_1, Live};
 
 /// Without these the tap's header has another length than the guest's.
 const NEEDED: u64 = F_MRG_RXBUF | F_VERSION_1;
@@ -30,12 +33,22 @@ const NEEDED: u64 = F_MRG_RXBUF | F_VERSION_1;
 /// The device.
 #[derive(Debug)]
 pub(crate) struct KernelNet {
+    name: String,
     card: Card,
-    tap: OwnedFd,
-    vhost: File,
+    tap: Arc<Tap>,
+    /// One for each pair.
+    vhosts: Vec<File>,
     /// Features that the kernel knows; the others are the tap's.
     known: u64,
-    live: Option<Live>,
+    busy: Option<Busy>,
+}
+
+#[derive(Debug)]
+struct Busy {
+    /// What the kernel serves, pair by pair.
+    pairs: Vec<Live>,
+    control: Option<Control>,
+    unused: Vec<Queue>,
 }
 
 impl KernelNet {
@@ -54,14 +67,30 @@ impl KernelNet {
         }
     }
 
-    /// A device on `tap`, which must have `IFF_VNET_HDR`; `known`: from [`Self::try_out`].
-    pub fn new(tap: OwnedFd, vhost: File, known: u64, mac: [u8; 6], mtu: u16) -> io::Result<Self> {
-        tap::set_header(&tap, HEADER)?;
-        Ok(Self { card: Card { mac, mtu }, tap, vhost, known, live: None })
+    /// A device on the queues of a tap, which must have `IFF_VNET_HDR`, with a `/dev/vhost-net` for each, of which one
+    /// has been tried out; `known`: from there.
+    pub fn new(
+        name: String,
+        queues: Vec<(OwnedFd, File)>,
+        known: u64,
+        mac: [u8; 6],
+        mtu: u16,
+    ) -> io::Result<Self> {
+        let card = Card::new(mac, mtu, queues.len());
+        let (files, vhosts): (_, Vec<_>) = queues.into_iter().unzip();
+        for vhost in vhosts.iter().skip(1) {
+            let kernel = Kernel { vhost, memory: &Memory::default() };
+            kernel.set_owner().map_err(io::Error::other)?;
+        }
+        let tap = Arc::new(Tap::new(files)?);
+        tap.set_header(HEADER)?;
+        Ok(Self { name, card, tap, vhosts, known, busy: None })
     }
 
-    fn connect(&self, live: &Live) -> io::Result<()> {
-        let kernel = Kernel { vhost: &self.vhost, memory: &live.memory };
+    /// Lets the kernel serve pair `at`, whose queues are `live`.
+    fn connect(&self, at: usize, live: &Live) -> io::Result<()> {
+        let vhost = self.vhosts.get(at).ok_or(io::ErrorKind::InvalidInput)?;
+        let kernel = Kernel { vhost, memory: &live.memory };
         let failed = |error: vhost::Error| io::Error::other(error);
         kernel.set_features(live.features & self.known).map_err(failed)?;
         kernel.set_mem_table(&table(&live.memory)).map_err(failed)?;
@@ -82,63 +111,23 @@ impl KernelNet {
             let kick = live.kicks.get(at).ok_or(io::ErrorKind::InvalidInput)?;
             kernel.set_vring_kick(at, kick).map_err(failed)?;
         }
+        let tap = self.tap.file(at).as_raw_fd();
         for (at, kick) in live.kicks.iter().enumerate() {
-            kernel.set_backend(at, self.tap.as_fd().as_raw_fd())?;
+            kernel.set_backend(at, tap)?;
             // For what was there before the kernel looked.
             let _ = kick.write(1);
         }
         Ok(())
     }
-}
 
-impl Device for KernelNet {
-    fn kind(&self) -> u32 {
-        KIND
+    fn obey(&self, live: Live) -> io::Result<Control> {
+        Control::start(&self.name, Arc::clone(&self.tap), live)
     }
 
-    fn features(&self) -> u64 {
-        Card::FEATURES
-    }
-
-    fn queues(&self) -> &[u16] {
-        &SIZES
-    }
-
-    fn config(&self, offset: usize, data: &mut [u8]) {
-        self.card.config(offset, data);
-    }
-
-    fn is_served_elsewhere(&self) -> bool {
-        true
-    }
-
-    fn activate(&mut self, live: Live) -> io::Result<()> {
-        if !live.queues.iter().all(Queue::ready) {
-            return Err(io::Error::other("queues are missing"));
-        }
-        Card::agree(&self.tap, live.features)?;
-        let connected = self.connect(&live);
-        self.live = Some(live);
-        if connected.is_err() {
-            // One of the queues may be served.
-            drop(self.stop());
-        }
-        connected
-    }
-
-    /// The kernel takes another table while it works.
-    fn extend(&mut self, memory: &Memory) -> Option<io::Result<()>> {
-        let Some(live) = &mut self.live else { return Some(Ok(())) };
-        let told = Kernel { vhost: &self.vhost, memory }.set_mem_table(&table(memory));
-        if told.is_ok() {
-            live.memory = Memory::clone(memory);
-        }
-        Some(told.map_err(io::Error::other))
-    }
-
-    fn stop(&mut self) -> Vec<Queue> {
-        let Some(mut live) = self.live.take() else { return Vec::new() };
-        let kernel = Kernel { vhost: &self.vhost, memory: &live.memory };
+    /// Takes the queues of pair `at` back.
+    fn disconnect(&self, at: usize, mut live: Live) -> Vec<Queue> {
+        let Some(vhost) = self.vhosts.get(at) else { return live.queues };
+        let kernel = Kernel { vhost, memory: &live.memory };
         for (at, queue) in live.queues.iter_mut().enumerate() {
             // When it returns the kernel has let go of the queue.
             let _ = kernel.set_backend(at, -1);
@@ -150,6 +139,87 @@ impl Device for KernelNet {
             queue.set_next_used(used.map_or(0, u16::from_le));
         }
         live.queues
+    }
+}
+
+impl Device for KernelNet {
+    fn kind(&self) -> u32 {
+        KIND
+    }
+
+    fn features(&self) -> u64 {
+        self.card.features()
+    }
+
+    fn queues(&self) -> &[u16] {
+        &self.card.queues
+    }
+
+    fn config(&self, offset: usize, data: &mut [u8]) {
+        self.card.config(offset, data);
+    }
+
+    fn is_served_elsewhere(&self) -> bool {
+        true
+    }
+
+    fn activate(&mut self, live: Live) -> io::Result<()> {
+        let Split { data: pairs, control, unused } = self.card.split(live);
+        if !pairs.iter().flat_map(|pair| &pair.queues).all(Queue::ready) {
+            return Err(io::Error::other("queues are missing"));
+        }
+        self.tap.agree(pairs.first().map_or(0, |pair| pair.features))?;
+        let connect = || {
+            pairs.iter().enumerate().try_for_each(|(at, pair)| self.connect(at, pair))?;
+            control.map(|live| self.obey(live)).transpose()
+        };
+        let (control, connected) = match connect() {
+            Ok(control) => (control, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        self.busy = Some(Busy { pairs, control, unused });
+        if connected.is_err() {
+            // One of the queues may be served.
+            drop(self.stop());
+        }
+        connected
+    }
+
+    /// The kernel takes another table while it works.
+    fn extend(&mut self, memory: &Memory) -> Option<io::Result<()>> {
+        let Some(busy) = &mut self.busy else { return Some(Ok(())) };
+        if busy.control.is_some() {
+            // Its commands may lie there.
+            return None;
+        }
+        for (vhost, live) in self.vhosts.iter().zip(&mut busy.pairs) {
+            if let Err(error) = (Kernel { vhost, memory }).set_mem_table(&table(memory)) {
+                return Some(Err(io::Error::other(error)));
+            }
+            live.memory = Memory::clone(memory);
+        }
+        Some(Ok(()))
+    }
+
+    fn stop(&mut self) -> Vec<Queue> {
+        let Some(Busy { pairs, control, unused }) = self.busy.take() else { return Vec::new() };
+        let control = control.map(Control::stop);
+        let pairs = pairs.into_iter().enumerate();
+        let pairs: Vec<_> = pairs.map(|(at, live)| self.disconnect(at, live)).collect();
+        let all = pairs.into_iter().map(Some).chain(control).collect::<Option<Vec<_>>>();
+        all.into_iter().flatten().flatten().chain(unused).collect()
+    }
+
+    fn reset(&mut self) {
+        self.tap.use_pairs(1);
+    }
+
+    fn save(&self) -> DeviceState {
+        self.tap.save()
+    }
+
+    fn load(&mut self, state: DeviceState) {
+        self.tap.use_pairs(state.pairs.unwrap_or(1));
     }
 }
 

@@ -1,34 +1,145 @@
-//! What a tap is told: Linux, if_tun.h.
+//! A tap with one or several queues: Linux, if_tun.h. What comes for the guest is spread over those that are
+//! attached; at first that is one, as the driver has it.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{F_GUEST_CSUM, F_GUEST_TSO4, F_GUEST_TSO6};
+use crate::virtio::DeviceState;
 
 const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
 const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
+const TUNSETQUEUE: libc::c_ulong = 0x4004_54d9;
 const TUN_F_CSUM: u32 = 1;
 const TUN_F_TSO4: u32 = 2;
 const TUN_F_TSO6: u32 = 4;
 
-/// Length of the header before each packet.
-pub(super) fn set_header(tap: &OwnedFd, bytes: usize) -> io::Result<()> {
-    let bytes = libc::c_int::try_from(bytes).map_err(io::Error::other)?;
-    // SAFETY: the request reads an int from the pointer; the descriptor is open.
-    let done = unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETVNETHDRSZ, &raw const bytes) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+/// The tap. Who attaches and detaches is one at a time: the thread of the control queue, or the device while that
+/// thread does not run.
+#[derive(Debug)]
+pub(super) struct Tap {
+    queues: Vec<Queue>,
+    attached: AtomicUsize,
 }
 
-/// What the other side does for the host: checksums, and cutting of long segments.
-pub(super) fn offloads(checksums: bool, tso4: bool, tso6: bool) -> u32 {
-    if !checksums {
-        return 0;
+#[derive(Debug)]
+struct Queue {
+    file: OwnedFd,
+    /// It has been attached or detached.
+    turned: EventFd,
+}
+
+impl Tap {
+    /// Of descriptors that are all of the same tap, and all attached.
+    pub fn new(files: Vec<OwnedFd>) -> io::Result<Self> {
+        let mut queues = Vec::new();
+        for file in files {
+            let turned = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+            queues.push(Queue { file, turned });
+        }
+        let tap = Self { attached: AtomicUsize::new(queues.len()), queues };
+        tap.attach(1)?;
+        Ok(tap)
     }
-    let bit = |wanted, bit| if wanted { bit } else { 0 };
-    TUN_F_CSUM | bit(tso4, TUN_F_TSO4) | bit(tso6, TUN_F_TSO6)
+
+    /// Queues that it has.
+    pub fn pairs(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// What packets of pair `at` come and go by.
+    pub fn file(&self, at: usize) -> BorrowedFd<'_> {
+        self.queues[at].file.as_fd()
+    }
+
+    /// Can be read when pair `at` has been attached or detached.
+    pub fn turned(&self, at: usize) -> &EventFd {
+        &self.queues[at].turned
+    }
+
+    /// Whether packets come and go by pair `at`.
+    pub fn is_attached(&self, at: usize) -> bool {
+        at < self.attached.load(Ordering::SeqCst)
+    }
+
+    /// Attaches the first `count` queues, and no others.
+    pub fn attach(&self, count: usize) -> io::Result<()> {
+        let count = count.clamp(1, self.queues.len().max(1));
+        let before = self.attached.load(Ordering::SeqCst);
+        // A thread whose queue is gone before it is told takes it for an error of the tap's.
+        self.attached.store(count.min(before), Ordering::SeqCst);
+        for queue in self.queues.iter().take(before).skip(count) {
+            queue.turn(libc::IFF_DETACH_QUEUE)?;
+        }
+        for queue in self.queues.iter().take(count).skip(before) {
+            queue.turn(libc::IFF_ATTACH_QUEUE)?;
+        }
+        self.attached.store(count, Ordering::SeqCst);
+        for queue in &self.queues {
+            let _ = queue.turned.write(1);
+        }
+        Ok(())
+    }
+
+    /// As [`Self::attach`], of whom no driver waits for an answer.
+    pub fn use_pairs(&self, pairs: u16) {
+        if let Err(error) = self.attach(pairs.into()) {
+            eprintln!("hyper-vmm: {pairs} queues of a tap: {error}");
+        }
+    }
+
+    /// Length of the header before each packet.
+    pub fn set_header(&self, bytes: usize) -> io::Result<()> {
+        let bytes = libc::c_int::try_from(bytes).map_err(io::Error::other)?;
+        // SAFETY: the request reads an int from the pointer; the descriptor is open.
+        self.each(|file| unsafe { libc::ioctl(file, TUNSETVNETHDRSZ, &raw const bytes) })
+    }
+
+    /// Tells it what the driver does for the host: checksums, and cutting of long segments.
+    pub fn agree(&self, features: u64) -> io::Result<()> {
+        let has = |feature| features & feature != 0;
+        let bit = |wanted, bit| if wanted { bit } else { 0 };
+        let offloads = if has(F_GUEST_CSUM) {
+            TUN_F_CSUM | bit(has(F_GUEST_TSO4), TUN_F_TSO4) | bit(has(F_GUEST_TSO6), TUN_F_TSO6)
+        } else {
+            0
+        };
+        let offloads = libc::c_ulong::from(offloads);
+        // All queues are of one interface, and the first is always attached.
+        let Some(first) = self.queues.first() else { return Ok(()) };
+        // SAFETY: the request takes a number, no pointer; the descriptor is open.
+        done(unsafe { libc::ioctl(first.file.as_raw_fd(), TUNSETOFFLOAD, offloads) })
+    }
+
+    /// How many pairs the driver uses, where it can choose.
+    pub fn save(&self) -> DeviceState {
+        let attached = self.attached.load(Ordering::SeqCst);
+        let pairs = (self.queues.len() > 1).then(|| u16::try_from(attached).unwrap_or(1));
+        DeviceState { pairs, ..DeviceState::default() }
+    }
+
+    fn each(&self, ask: impl Fn(i32) -> i32) -> io::Result<()> {
+        self.queues.iter().try_for_each(|queue| done(ask(queue.file.as_raw_fd())))
+    }
 }
 
-pub(super) fn set_offloads(tap: &OwnedFd, offloads: u32) -> io::Result<()> {
-    // SAFETY: the request takes a number, no pointer; the descriptor is open.
-    let done =
-        unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETOFFLOAD, libc::c_ulong::from(offloads)) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+impl Queue {
+    fn turn(&self, flag: i32) -> io::Result<()> {
+        // SAFETY: all of this C structure may be zero.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        request.ifr_ifru.ifru_flags = i16::try_from(flag).map_err(io::Error::other)?;
+        // SAFETY: the request reads an ifreq from the pointer, which outlives the call; the descriptor is open.
+        match done(unsafe { libc::ioctl(self.file.as_raw_fd(), TUNSETQUEUE, &raw const request) }) {
+            // That of tests and fuzz targets is no tap.
+            Err(_) if cfg!(any(test, feature = "fuzzing")) => Ok(()),
+            turned => turned,
+        }
+    }
+}
+
+fn done(code: i32) -> io::Result<()> {
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
