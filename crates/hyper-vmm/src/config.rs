@@ -27,7 +27,7 @@ pub const MAX_DISKS: usize = 64;
 /// Most files that one disk is made of; a message carries at most 253 descriptors (SCM_MAX_FD).
 pub const MAX_EXTENTS: usize = 100;
 pub const MAX_NICS: usize = 8;
-/// Most pairs of queues of a network device: each keeps half a megabyte of the guest's memory ready.
+/// Most pairs of queues of a network device: each keeps some 0.4 MB of the guest's memory ready.
 pub const MAX_NIC_QUEUES: usize = 8;
 /// Threads that a disk may have beside its own, of the monitor or of the host's io_uring.
 pub const HANDS: usize = 4;

@@ -13,6 +13,7 @@ use hyper_hypervisor::contract::Net;
 pub struct Tap {
     /// Its queues.
     tap: Vec<Arc<OwnedFd>>,
+    name: String,
     subnet: u8,
 }
 
@@ -51,7 +52,14 @@ impl Tap {
             let done = Command::new("ip").args(&words).status();
             assert!(done.is_ok_and(|status| status.success()), "ip {words:?}");
         }
-        Some(Self { tap, subnet })
+        Some(Self { tap, name, subnet })
+    }
+
+    /// Queues that are attached.
+    pub fn attached(&self) -> usize {
+        let queues = format!("/sys/class/net/{}/queues", self.name);
+        let entries = std::fs::read_dir(&queues).expect("its queues").flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("tx-")).count()
     }
 
     pub fn net(&self) -> Net {

@@ -20,8 +20,8 @@ const ERR: u8 = 1;
 /// A command, and the number of pairs.
 const BYTES: usize = 4;
 
-/// System calls of its thread: the tap's queues are attached and detached.
-const CALLS: &[i64] = &[libc::SYS_ioctl];
+/// System calls of its thread: the tap's queues are attached and detached, not too often.
+const CALLS: &[i64] = &[libc::SYS_clock_gettime, libc::SYS_clock_nanosleep, libc::SYS_ioctl];
 
 /// Its thread.
 #[derive(Debug)]

@@ -1,9 +1,14 @@
 //! A tap with one or several queues: Linux, if_tun.h. What comes for the guest is spread over those that are
 //! attached; at first that is one, as the driver has it.
+//!
+//! *Invariant:* a guest has the host's kernel change the interface a few times, then ten times a second at most: each
+//! change holds a lock that all of the host's interfaces share (RTNL), and waits for all of its CPUs.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -16,6 +21,9 @@ const TUNSETQUEUE: libc::c_ulong = 0x4004_54d9;
 const TUN_F_CSUM: u32 = 1;
 const TUN_F_TSO4: u32 = 2;
 const TUN_F_TSO6: u32 = 4;
+/// Changes that need not wait: a driver's start makes two.
+const AT_ONCE: u32 = 8;
+const APART: Duration = Duration::from_millis(100);
 
 /// The tap. Who attaches and detaches is one at a time: the thread of the control queue, or the device while that
 /// thread does not run.
@@ -23,6 +31,8 @@ const TUN_F_TSO6: u32 = 4;
 pub(super) struct Tap {
     queues: Vec<Queue>,
     attached: AtomicUsize,
+    /// When the changes that have been made would all have been made [`APART`].
+    paid: Mutex<Instant>,
 }
 
 #[derive(Debug)]
@@ -33,14 +43,15 @@ struct Queue {
 }
 
 impl Tap {
-    /// Of descriptors that are all of the same tap, and all attached.
+    /// Of descriptors that are all of the same tap, the first one attached.
     pub fn new(files: Vec<OwnedFd>) -> io::Result<Self> {
         let mut queues = Vec::new();
         for file in files {
             let turned = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
             queues.push(Queue { file, turned });
         }
-        let tap = Self { attached: AtomicUsize::new(queues.len()), queues };
+        let attached = AtomicUsize::new(queues.len());
+        let tap = Self { queues, attached, paid: Mutex::new(Instant::now()) };
         tap.attach(1)?;
         Ok(tap)
     }
@@ -69,6 +80,10 @@ impl Tap {
     pub fn attach(&self, count: usize) -> io::Result<()> {
         let count = count.clamp(1, self.queues.len().max(1));
         let before = self.attached.load(Ordering::SeqCst);
+        if count == before {
+            return Ok(());
+        }
+        self.pace();
         // A thread whose queue is gone before it is told takes it for an error of the tap's.
         self.attached.store(count.min(before), Ordering::SeqCst);
         for queue in self.queues.iter().take(before).skip(count) {
@@ -108,6 +123,7 @@ impl Tap {
             0
         };
         let offloads = libc::c_ulong::from(offloads);
+        self.pace();
         // All queues are of one interface, and the first is always attached.
         let Some(first) = self.queues.first() else { return Ok(()) };
         // SAFETY: the request takes a number, no pointer; the descriptor is open.
@@ -119,6 +135,19 @@ impl Tap {
         let attached = self.attached.load(Ordering::SeqCst);
         let pairs = (self.queues.len() > 1).then(|| u16::try_from(attached).unwrap_or(1));
         DeviceState { pairs, ..DeviceState::default() }
+    }
+
+    /// Waits until there may be one more change. Blocks whoever the guest's driver waits for.
+    fn pace(&self) {
+        let wait = {
+            let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            *paid = (*paid).max(now) + APART;
+            (*paid - now).saturating_sub(APART * AT_ONCE)
+        };
+        if !wait.is_zero() {
+            std::thread::sleep(wait);
+        }
     }
 
     fn each(&self, ask: impl Fn(i32) -> i32) -> io::Result<()> {
@@ -133,6 +162,8 @@ impl Queue {
         request.ifr_ifru.ifru_flags = i16::try_from(flag).map_err(io::Error::other)?;
         // SAFETY: the request reads an ifreq from the pointer, which outlives the call; the descriptor is open.
         match done(unsafe { libc::ioctl(self.file.as_raw_fd(), TUNSETQUEUE, &raw const request) }) {
+            // It is already: another monitor had it before, which a clone failed in.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
             // That of tests and fuzz targets is no tap.
             Err(_) if cfg!(any(test, feature = "fuzzing")) => Ok(()),
             turned => turned,
@@ -142,4 +173,29 @@ impl Queue {
 
 fn done(code: i32) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_changes_its_mind_waits() {
+        let file = || std::fs::File::open("/dev/null").unwrap().into();
+        let tap = Tap::new(vec![file(), file()]).unwrap();
+        let start = Instant::now();
+        // The same again is no change; making it was one.
+        for _ in 0..1000 {
+            tap.attach(1).unwrap();
+        }
+        for at in 0..AT_ONCE as usize - 1 {
+            tap.attach(2 - at % 2).unwrap();
+        }
+        assert!(start.elapsed() < APART, "the first few wait: {:?}", start.elapsed());
+        for at in 0..3 {
+            tap.attach(1 + at % 2).unwrap();
+        }
+        let took = start.elapsed();
+        assert!(took >= APART * 2 && took < APART * 20, "{took:?}");
+    }
 }
