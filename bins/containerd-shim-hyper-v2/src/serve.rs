@@ -4,10 +4,13 @@
 //! stdin = listening socket ─► Task API v2 + v3 ─► Pod ─► events
 //! ends: Shutdown of an empty pod · SIGTERM, SIGINT (the pod is ended first)
 //! ```
+//! The socket's file goes first: from the answer to Shutdown on containerd may start another supervisor of the same name,
+//! while this one still takes leave.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,23 +51,53 @@ pub fn serve(args: &Args, started_ns: i64) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let served = runtime.block_on(run(args, &bundle, &config, started_ns));
+    let socket = SocketFile::of(args.socket.as_deref());
+    let served = runtime.block_on(run(args, &bundle, &config, &socket, started_ns));
     // Connections that do not close must not keep us.
     runtime.shutdown_timeout(Duration::from_millis(100));
-    if let Some(socket) = &args.socket {
-        // containerd may have removed it.
-        let _ = std::fs::remove_file(socket);
-    }
+    socket.remove();
     if let Err(error) = &served {
         tracing::error!("{error:#}");
     }
     served
 }
 
-async fn run(args: &Args, bundle: &Path, config: &Config, started_ns: i64) -> anyhow::Result<()> {
+/// The file that containerd finds us by. What else is there later is another supervisor's.
+struct SocketFile {
+    path: PathBuf,
+    made: Option<(u64, u64, i64, i64)>,
+}
+
+impl SocketFile {
+    fn of(path: Option<&Path>) -> Self {
+        let path = path.unwrap_or(Path::new("")).to_owned();
+        Self { made: made(&path), path }
+    }
+
+    fn remove(&self) {
+        if self.made.is_some() && made(&self.path) == self.made {
+            // containerd may have removed it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// What no two files of a path have in common: numbers of files are given again.
+fn made(path: &Path) -> Option<(u64, u64, i64, i64)> {
+    let meta = std::fs::symlink_metadata(path).ok()?;
+    Some((meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec()))
+}
+
+async fn run(
+    args: &Args,
+    bundle: &Path,
+    config: &Config,
+    socket: &SocketFile,
+    started_ns: i64,
+) -> anyhow::Result<()> {
     if bundle.join(FOREIGN).exists() {
         let own = config.run_dir.join("pods").join(bundle_hash(bundle));
-        let served = foreign(args, bundle, started_ns).await;
+        let served = foreign(args, bundle, socket, started_ns).await;
         // Where `start` noted our number.
         let _ = std::fs::remove_dir_all(own);
         return served;
@@ -89,6 +122,7 @@ async fn run(args: &Args, bundle: &Path, config: &Config, started_ns: i64) -> an
         _ = term.recv() => end(&pod, "SIGTERM").await,
         _ = int.recv() => end(&pod, "SIGINT").await,
     }
+    socket.remove();
     // The answer to Shutdown is on its way: the client closes when it has it.
     let _ = tokio::time::timeout(FAREWELL, server.shutdown()).await;
     drop((pod, service, server));
@@ -97,7 +131,12 @@ async fn run(args: &Args, bundle: &Path, config: &Config, started_ns: i64) -> an
 }
 
 /// The same for a container that another runtime's shim runs.
-async fn foreign(args: &Args, bundle: &Path, started_ns: i64) -> anyhow::Result<()> {
+async fn foreign(
+    args: &Args,
+    bundle: &Path,
+    socket: &SocketFile,
+    started_ns: i64,
+) -> anyhow::Result<()> {
     let listener = std::os::unix::net::UnixListener::from(take_stdin().context("take the socket")?);
     listener.set_nonblocking(true).context("use the socket")?;
     let settings = hyper_foreign::Settings {
@@ -123,6 +162,7 @@ async fn foreign(args: &Args, bundle: &Path, started_ns: i64) -> anyhow::Result<
         _ = term.recv() => service.end().await,
         _ = int.recv() => service.end().await,
     }
+    socket.remove();
     let _ = tokio::time::timeout(FAREWELL, server.shutdown()).await;
     Ok(())
 }
@@ -177,5 +217,30 @@ fn settings(args: &Args, bundle: &Path, config: &Config, started_ns: i64) -> Set
         },
         upper_bytes: config.upper_bytes,
         started_ns,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_supervisor_that_takes_leave_does_not_remove_the_next_ones_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let first = UnixListener::bind(&path).unwrap();
+        let file = SocketFile::of(Some(&path));
+        // As `start` does when nobody listens any more.
+        drop(first);
+        std::fs::remove_file(&path).unwrap();
+        let _next = UnixListener::bind(&path).unwrap();
+        file.remove();
+        assert!(path.exists(), "the next one cannot be found");
+        SocketFile::of(Some(&path)).remove();
+        assert!(!path.exists());
+        SocketFile::of(None).remove();
+        SocketFile::of(Some(&path)).remove();
     }
 }
