@@ -38,6 +38,17 @@ fn unknown_user_is_named() {
 }
 
 #[test]
+fn the_name_is_free_when_the_failure_of_run_rm_is_told() {
+    let engine = Engine::with_busybox();
+    for _ in 0..5 {
+        let run = ["run", "--rm", "--name", "same", "-u", "nosuch", "busybox", "true"];
+        engine.docker(&run).exited(125).says(&["nosuch"]);
+        engine.hyper(&run).exited(125).says(&["nosuch"]);
+    }
+    assert_eq!(engine.hyper(&["ps", "-aq"]).text(), "");
+}
+
+#[test]
 fn names_are_unique_and_checked() {
     let engine = Engine::with_busybox();
     engine.hyper(&["create", "--name", "twin", "busybox"]).succeeded();

@@ -455,13 +455,23 @@ impl Actor {
         self.event("die", [("exitCode", exit_code.to_string())]);
         let wait = self.backoff.after(Duration::ZERO);
         self.settle(wait);
-        let mut error = Some(error);
-        for reply in replies {
-            let _ = reply.send(Err(error.take().unwrap_or_else(|| Error::Conflict(why.clone()))));
-        }
+        let tell = move || {
+            let mut error = Some(error);
+            for reply in replies {
+                let error = error.take().unwrap_or_else(|| Error::Conflict(why.clone()));
+                let _ = reply.send(Err(error));
+            }
+        };
         if self.spec.host.auto_remove {
-            let (reply, _) = oneshot::channel();
+            let (reply, removed) = oneshot::channel();
             self.deferred.push_back(Command::Remove { force: true, reply });
+            // Who hears of it may take the name again. It is answered, or dropped with this actor.
+            tokio::spawn(async move {
+                let _ = removed.await;
+                tell();
+            });
+        } else {
+            tell();
         }
     }
 
