@@ -31,7 +31,7 @@ const APART: Duration = Duration::from_millis(100);
 pub(super) struct Tap {
     queues: Vec<Queue>,
     attached: AtomicUsize,
-    /// When the changes that have been made would all have been made [`APART`].
+    /// When all changes so far would have been made, one each [`APART`].
     paid: Mutex<Instant>,
 }
 
