@@ -140,6 +140,12 @@ mod test {
         LIMITS.check(&config).err().map(|error| error.to_string()).unwrap_or_default()
     }
 
+    fn with_card(queues: usize, mac: &str) -> String {
+        let tap = || std::sync::Arc::new(File::open("/dev/null").unwrap().into());
+        let tap = (0..queues).map(|_| tap()).collect();
+        says(|config| config.nics = vec![Nic { tap, mac: mac.into(), mtu: 1500 }])
+    }
+
     #[test]
     fn words_cannot_break_out_of_the_command_line() {
         assert_eq!(says(|_| {}), "");
@@ -157,12 +163,16 @@ mod test {
         for text in ["02:00:00:00:00:0a,x=y", "02:00:00:00:00,0a", "", "02:00:00:00:00:+a"] {
             assert_eq!(mac(text), None, "{text}");
         }
-        let tap = || std::sync::Arc::new(File::open("/dev/null").unwrap().into());
-        let card = |queues: usize, mac: &str| {
-            let tap = (0..queues).map(|_| tap()).collect();
-            says(|config| config.nics = vec![Nic { tap, mac: mac.into(), mtu: 1500 }])
-        };
-        let said = card(1, "02:00");
+        let said = with_card(1, "02:00");
         assert!(said.contains("`02:00`"), "{said}");
+    }
+
+    #[test]
+    fn a_card_has_no_more_queues_than_the_hypervisor_can() {
+        for queues in [0, 3] {
+            let said = with_card(queues, "02:00:00:00:00:0a");
+            assert!(said.contains(&format!("{queues} pairs of queues, 1 to 2")), "{said}");
+        }
+        assert_eq!(with_card(2, "02:00:00:00:00:0a"), "");
     }
 }

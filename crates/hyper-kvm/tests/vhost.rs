@@ -53,6 +53,7 @@ async fn the_hosts_kernel_serves_a_card() {
     let shape = Shape { nics: vec![net.nic.clone()], vcpus: Some(2), ..Shape::default() };
     let mut session = Session::boot(&kvm, &fixture, shape).await.unwrap();
     assert!(is_served(session.vm.pid()), "the monitor serves it itself");
+    assert_eq!(pairs.attached(), 2, "the driver's wish did not reach the tap");
     host::talk_from_both(&mut session, &net).await;
     session.vm.pause().await.unwrap();
     session.vm.resume().await.unwrap();

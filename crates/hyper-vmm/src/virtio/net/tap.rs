@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ const TUN_F_TSO4: u32 = 2;
 const TUN_F_TSO6: u32 = 4;
 /// Changes that need not wait: a driver's start makes two.
 const AT_ONCE: u32 = 8;
+/// No offloads: nothing was told yet.
+const UNTOLD: u32 = u32::MAX;
 const APART: Duration = Duration::from_millis(100);
 
 /// The tap. Who attaches and detaches is one at a time: the thread of the control queue, or the device while that
@@ -31,6 +33,8 @@ const APART: Duration = Duration::from_millis(100);
 pub(super) struct Tap {
     queues: Vec<Queue>,
     attached: AtomicUsize,
+    /// The offloads that it was told of last.
+    offloads: AtomicU32,
     /// When all changes so far would have been made, one each [`APART`].
     paid: Mutex<Instant>,
 }
@@ -51,7 +55,8 @@ impl Tap {
             queues.push(Queue { file, turned });
         }
         let attached = AtomicUsize::new(queues.len());
-        let tap = Self { queues, attached, paid: Mutex::new(Instant::now()) };
+        let offloads = AtomicU32::new(UNTOLD);
+        let tap = Self { queues, attached, offloads, paid: Mutex::new(Instant::now()) };
         tap.attach(1)?;
         Ok(tap)
     }
@@ -122,12 +127,17 @@ impl Tap {
         } else {
             0
         };
-        let offloads = libc::c_ulong::from(offloads);
-        self.pace();
-        // All queues are of one interface, and the first is always attached.
-        let Some(first) = self.queues.first() else { return Ok(()) };
-        // SAFETY: the request takes a number, no pointer; the descriptor is open.
-        done(unsafe { libc::ioctl(first.file.as_raw_fd(), TUNSETOFFLOAD, offloads) })
+        // The same driver goes on, e.g. with more memory.
+        if self.offloads.swap(UNTOLD, Ordering::SeqCst) != offloads {
+            self.pace();
+            // All queues are of one interface, and the first is always attached.
+            let Some(first) = self.queues.first() else { return Ok(()) };
+            let told = libc::c_ulong::from(offloads);
+            // SAFETY: the request takes a number, no pointer; the descriptor is open.
+            done(unsafe { libc::ioctl(first.file.as_raw_fd(), TUNSETOFFLOAD, told) })?;
+        }
+        self.offloads.store(offloads, Ordering::SeqCst);
+        Ok(())
     }
 
     /// How many pairs the driver uses, where it can choose.
